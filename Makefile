@@ -1,0 +1,36 @@
+# Every target works on a fresh machine: it makes .venv and installs what it needs first.
+PYTHON ?= python3
+BIN := .venv/bin
+N ?= 10000
+
+.PHONY: demo test bench fuzz build check clean
+
+demo: .venv/installed
+	$(BIN)/sparank-gen build
+	$(BIN)/python tests/demo/wisconsin.py
+
+test: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/sparank-gen check
+	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python tests/bench/layer.py
+	$(BIN)/python tests/bench/generator.py
+
+fuzz: .venv/installed
+	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py
+
+build check: .venv/installed
+	$(BIN)/sparank-gen $@
+
+clean:
+	rm -rf .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps sparank==0.1.7
+	touch $@

@@ -1,0 +1,1 @@
+"""A compiler from specs of multimodal fusion modes to torch modules, tests and documentation."""

@@ -1,0 +1,76 @@
+"""What the template of a mode's documentation page lays out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from sparank_gen.backends.docs.latex import SHARED, equation
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.check import FEATURES
+from sparank_gen.ir.derive import derive
+from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.simplify import tidy
+from sparank_gen.lang.ops import OPERATORS
+
+
+@dataclass(frozen=True)
+class Page:
+    """A mode's page: its equations, its adjoints, and its axes."""
+
+    formulas: tuple[str, ...]
+    adjoints: tuple[str, ...]
+    axes: tuple[tuple[str, str], ...]
+    out: str
+    weights: str | None
+
+
+def mode_page(mode: Mode) -> Page:
+    """The page of a mode."""
+    forward = mode.program
+    names: dict[Node, Definition] = {d.node: d for d in forward.definitions}
+    return Page(
+        formulas=tuple(equation(forward, definition, names) for definition in forward.definitions),
+        adjoints=adjoints(mode, names),
+        axes=tuple((axis, str(extent)) for axis, extent in forward.extents.items() if axis != BATCH),
+        out=str(mode.out),
+        weights=str(mode.weights) if mode.weights else None,
+    )
+
+
+def slots_of(mode: Mode) -> dict[str, tuple[str, ...]]:
+    """The axes that name the dimensions of each tensor: the features, and every parameter."""
+    feature = next((axis for axis, extent in mode.program.extents.items() if str(extent) == "dim"), "i")
+    slots = {FEATURES: (BATCH, "m", feature)}
+    return slots | {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
+
+
+def adjoints(mode: Mode, forward: dict[Node, Definition]) -> tuple[str, ...]:
+    """The equations of the derived adjoints of the output."""
+    if not mode.program.outputs or mode.out.name == FEATURES:
+        return ()
+    derived = tidy(derive(mode.program, slots_of(mode), mode.program.outputs[:1]))
+    definitions = with_shared(derived, forward)
+    names = dict(forward) | {definition.node: definition for definition in definitions}
+    return tuple(equation(derived, definition, names) for definition in definitions)
+
+
+def with_shared(program: Program, known: dict[Node, Definition]) -> tuple[Definition, ...]:
+    """The definitions, and before the first use of each long expression that stands in several places, its own."""
+    definitions = program.definitions
+    named = set(known) | {definition.node for definition in definitions}
+    uses: Counter[Node] = Counter()
+    for node in ir.reachable(definition.node for definition in definitions):
+        uses.update(set(node.args))
+    result: list[Definition] = []
+    given: set[Node] = set()
+    for definition in definitions:
+        for node in ir.reachable([definition.node]):
+            is_long = node.op in OPERATORS and len([arg for arg in node.args if arg.args and arg not in known]) > 0
+            if uses[node] > 1 and is_long and node not in named and node not in given:
+                given.add(node)
+                axes = tuple(axis for axis in program.extents if axis in node.axes and axis != BATCH)
+                result.append(Definition(f"s{SHARED}{len(given)}", axes, node))
+        result.append(definition)
+    return tuple(result)

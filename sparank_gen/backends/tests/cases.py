@@ -1,0 +1,97 @@
+"""The sizes that generated tests run at, and inputs by a rule that no library version can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparank_gen.ir.check import FEATURES
+from sparank_gen.ir.mode import Mode
+
+Array = NDArray[np.float64]
+
+BATCH = 3
+SMALLEST_DIM = 6
+LARGEST_DIM = 256
+PRIME = 10007
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of sizes."""
+
+    dim: int
+    n_modalities: int
+    options: tuple[tuple[str, int | float], ...]
+
+    def sizes(self, batch: int) -> dict[str, int]:
+        """The names that extents are made of."""
+        integers = {name: value for name, value in self.options if isinstance(value, int)}
+        return {"dim": self.dim, "modalities": self.n_modalities, "batch": batch, **integers}
+
+
+def cases(mode: Mode) -> tuple[Case, ...]:
+    """Sizes for one mode: its default hyper-parameters, a small width that they allow, and one or two numbers of
+    modalities."""
+    count = mode.spec.modalities
+    least = max(count.minimum, 2) if count.maximum is None or count.maximum > 1 else 1
+    most = least if count.maximum is not None and count.maximum <= least else least + 1
+    options = tuple((h.name.value, h.default) for h in mode.spec.hyperparameters)
+    return tuple(Case(_fitting_dim(mode, n, options), n, options) for n in range(least, most + 1))
+
+
+def _fitting_dim(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> int:
+    for dim in range(SMALLEST_DIM, LARGEST_DIM):
+        sizes = Case(dim, n_modalities, options).sizes(BATCH)
+        try:
+            for extent in mode.program.extents.values():
+                extent.value(sizes)
+        except ValueError:
+            continue
+        return dim
+    raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits the default hyper-parameters")
+
+
+def rule(key: str, shape: tuple[int, ...]) -> Array:
+    """Numbers in [-1, 1) from a name and positions alone: integer arithmetic, then one division."""
+    offset = sum((position + 1) * ord(character) for position, character in enumerate(key))
+    count = int(np.prod(shape, dtype=np.int64))
+    numbers = (np.arange(count, dtype=np.int64) * 7919 + offset * 104729) % PRIME
+    return (numbers / PRIME * 2 - 1).reshape(shape)
+
+
+def stored_tensors(mode: Mode, case: Case) -> Iterator[tuple[str, str, int | None, tuple[int, ...]]]:
+    """Every parameter tensor as it is stored: state-dict key, name in the math, modality, shape."""
+    sizes = case.sizes(BATCH)
+    for module in mode.modules:
+        for parameter in module.parameters:
+            shape = tuple(
+                int(np.prod([mode.program.extents[axis].value(sizes) for axis in dimension]))
+                for dimension in parameter.layout.without(module.per)
+            )
+            name = parameter.layout.name
+            if module.per is None:
+                yield f"{module.path}.{parameter.path}", name, None, shape
+            else:
+                for m in range(case.n_modalities):
+                    yield f"{module.path}.{m}.{parameter.path}", name, m, shape
+
+
+def tensors(mode: Mode, case: Case, batch: int = BATCH) -> Mapping[str, Array]:
+    """What the evaluator reads: features ``(batch, m, dim)``, and parameters with one dimension for each index."""
+    sizes = case.sizes(batch)
+    features = [rule(f"features.{m}", (batch, case.dim)) for m in range(case.n_modalities)]
+    found: dict[str, Array] = {FEATURES: np.stack(features, axis=1)}
+    parts: dict[str, list[Array]] = {}
+    for key, name, _, shape in stored_tensors(mode, case):
+        parts.setdefault(name, []).append(rule(key, shape))
+    for module in mode.modules:
+        for parameter in module.parameters:
+            layout = parameter.layout
+            inner = [mode.program.extents[a].value(sizes) for a in layout.axes if a != module.per]
+            pieces = [part.reshape(inner) for part in parts[layout.name]]
+            found[layout.name] = pieces[0] if module.per is None else np.stack(pieces, layout.axes.index(module.per))
+    return found

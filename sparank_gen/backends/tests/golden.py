@@ -1,0 +1,106 @@
+"""Golden outputs: computed by the reference evaluator, kept as small readable JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparank_gen.backends.tests.cases import BATCH, Case, cases, tensors
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.evaluate import evaluate, evaluate_at
+from sparank_gen.ir.mode import Mode
+from sparank_gen.lang.layouts import Layout
+
+DIGITS = 12
+TOLERANCE = 1e-10
+
+
+def golden_text(mode: Mode) -> str:
+    """The golden file of a mode."""
+    entries = [golden_case(mode, case) for case in cases(mode)]
+    return "{\n" + f'  "mode": "{mode.name}",\n  "cases": [\n' + ",\n".join(map(_case_text, entries)) + "\n  ]\n}\n"
+
+
+def golden_case(mode: Mode, case: Case) -> dict[str, Any]:
+    """Sizes, output and weights of one case."""
+    entry: dict[str, Any] = {"dim": case.dim, "n_modalities": case.n_modalities, "batch": BATCH, "options": dict(case.options)}
+    found = tensors(mode, case)
+    for key, layout in (("out", mode.out), ("weights", mode.weights)):
+        if layout is not None:
+            entry[key] = laid_out(mode, layout, found, case.sizes(BATCH))
+    return entry
+
+
+def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int]) -> NDArray[np.float64]:
+    """A result of a mode as its layout says, from the evaluator."""
+    program = mode.program
+    definition = next((d for d in program.definitions if d.name == layout.name), None)
+    if definition is not None:
+        node = definition.node
+    else:
+        modality = next(axis for axis in layout.axes if axis in program.modality_axes)
+        node = ir.leaf(layout.name, ("b", modality, next(a for a in layout.axes if a not in (modality, "b"))))
+    array = evaluate_at(node, layout.axes, evaluate([node], found, program.extents, sizes), program.extents, sizes)
+    position, shape = 0, []
+    for dimension in layout.dimensions:
+        shape.append(int(np.prod(array.shape[position : position + len(dimension)])))
+        position += len(dimension)
+    return array.reshape(shape)
+
+
+def _case_text(entry: dict[str, Any]) -> str:
+    lines = []
+    for key, value in entry.items():
+        text = _array_text(value, 8) if isinstance(value, np.ndarray) else json.dumps(value)
+        lines.append(f'      "{key}": {text}')
+    return "    {\n" + ",\n".join(lines) + "\n    }"
+
+
+def _array_text(array: NDArray[np.float64], indent: int) -> str:
+    """Nested lists with the last dimension on one line."""
+    margin = " " * indent
+    if array.ndim == 1:
+        return "[" + ", ".join(_number(value) for value in array) + "]"
+    rows = [_array_text(row, indent + 2) for row in array]
+    return "[\n" + ",\n".join(margin + row for row in rows) + "\n" + margin[:-2] + "]"
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return repr(float(f"{value:.{DIGITS}g}"))
+
+
+def largest_move(old: str, new: str) -> float | None:
+    """How far golden numbers moved between two files; None where their sizes or cases differ."""
+    try:
+        before, after = json.loads(old), json.loads(new)
+    except json.JSONDecodeError:
+        return None
+    return _distance(before, after)
+
+
+def _distance(before: Any, after: Any) -> float | None:
+    if isinstance(before, bool) or isinstance(after, bool) or type(before) is not type(after):
+        numbers = isinstance(before, (int, float)) and isinstance(after, (int, float))
+        return abs(before - after) if numbers else None
+    if isinstance(before, float):
+        return 0.0 if before == after or (math.isnan(before) and math.isnan(after)) else abs(before - after)
+    if isinstance(before, dict):
+        if before.keys() != after.keys():
+            return None
+        return _largest([_distance(before[key], after[key]) for key in before])
+    if isinstance(before, list):
+        if len(before) != len(after):
+            return None
+        return _largest([_distance(a, b) for a, b in zip(before, after, strict=True)])
+    return 0.0 if before == after else None
+
+
+def _largest(distances: list[float | None]) -> float | None:
+    known = [distance for distance in distances if distance is not None]
+    return max(known, default=0.0) if len(known) == len(distances) else None

@@ -1,0 +1,95 @@
+"""What the template of a generated test file lays out: cases, and the properties as statements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparank_gen.backends.tests.cases import Case, cases
+from sparank_gen.backends.torch.emit import Emitter
+from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.backends.torch.values import Dense, Scalar, Value
+from sparank_gen.ir.check import FEATURES
+from sparank_gen.ir.mode import Mode, Property
+from sparank_gen.ir.node import BATCH
+from sparank_gen.lang.layouts import Layout
+
+ASSERTIONS = {
+    "==": "assert_equal({0}, {1})",
+    "<=": "assert_at_most({0}, {1})",
+    ">=": "assert_at_most({1}, {0})",
+    "<": "assert_at_most({0}, {1})",
+    ">": "assert_at_most({1}, {0})",
+}
+
+
+@dataclass(frozen=True)
+class PropertyTest:
+    """One property: how the spec writes it, and the statements that assert it."""
+
+    source: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TestFile:
+    """Everything the template of a test file needs beside the module file.
+
+    Attributes:
+        cases: the sizes.
+        bindings: statements that give results their names in the math, dimensions ``(b, …)``.
+        properties: the property tests.
+        wrong_modalities: a number of modalities that the mode refuses, or None.
+    """
+
+    cases: tuple[Case, ...]
+    bindings: tuple[str, ...]
+    properties: tuple[PropertyTest, ...]
+    wrong_modalities: int | None
+
+
+def test_file(mode: Mode) -> TestFile:
+    """The test file of a mode."""
+    count = mode.spec.modalities
+    wrong = count.maximum + 1 if count.maximum is not None else count.minimum - 1 if count.minimum > 2 else None
+    return TestFile(
+        cases=cases(mode),
+        bindings=tuple(
+            _binding(mode, layout, key) for layout, key in ((mode.out, "out"), (mode.weights, "weights")) if layout is not None
+        ),
+        properties=tuple(_property(mode, each) for each in mode.properties),
+        wrong_modalities=wrong,
+    )
+
+
+def _binding(mode: Mode, layout: Layout, key: str) -> str:
+    """A result as the math names it: composed dimensions taken apart, the batch first."""
+    code, symbols = key, {"dim": "layer.dim", "modalities": "layer.n_modalities"}
+    symbols |= {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
+    for position in reversed(range(len(layout.dimensions))):
+        axes = layout.dimensions[position]
+        if len(axes) > 1:
+            sizes = ", ".join(mode.program.extents[axis].code(symbols) for axis in axes)
+            code = f"{code}.unflatten({position}, ({sizes}))"
+    if layout.name == FEATURES:
+        return ""
+    wanted = (BATCH, *mode.program[layout.name].axes)
+    value = Dense(code, layout.axes).ordered(wanted)
+    return "" if value.code == layout.name else f"{layout.name} = {value.code}"
+
+
+def _property(mode: Mode, each: Property) -> PropertyTest:
+    symbols = {"dim": "layer.dim", "modalities": "layer.n_modalities"}
+    symbols |= {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
+    emitter = Emitter(mode.program.extents, symbols)
+    lowering = Lowering(mode.program, (), emitter, stacked=False)
+    lowering.definitions = {}
+    lowering.count_uses([each.left, each.right])
+    sides: list[Value] = [lowering.lower(each.left), lowering.lower(each.right)]
+    union = lowering.sorted(set().union(*(side.axes for side in sides)))
+    codes = []
+    for side in sides:
+        if isinstance(side, Scalar):
+            codes.append(side.code)
+        else:
+            codes.append(lowering.dense(side).aligned(union).code)
+    return PropertyTest(each.source, (*emitter.lines, ASSERTIONS[each.relation].format(*codes)))

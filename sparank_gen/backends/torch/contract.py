@@ -1,0 +1,313 @@
+"""Sums of products: GEMMs on the stored weights where the math has them, broadcast products or einsum elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, parenthesised
+from sparank_gen.ir.node import Node
+from sparank_gen.ir.simplify import factors_of, product_of
+
+if TYPE_CHECKING:
+    from sparank_gen.backends.torch.lower import Lowering
+
+
+JOINED = "(joined)"
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """``sum[inner](W[outer, inner] · x[…, inner])``: a linear map with a stored weight.
+
+    Attributes:
+        weight: the leaf of the weight.
+        operand: what it is applied to.
+        outer: the axes of the result that come from the weight, in its order.
+        inner: the contracted axes, in the weight's order.
+    """
+
+    weight: Node
+    operand: Node
+    outer: tuple[str, ...]
+    inner: tuple[str, ...]
+
+
+def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
+    """The linear map that ``node`` is, if it is one."""
+    if node.op != "sum" or node.args[0].op != "mul":
+        return None
+    factors = factors_of(node.args[0])
+    for weight in factors:
+        if weight.op != "leaf" or weight.data[0] not in lowering.parameters:
+            continue
+        rest = [factor for factor in factors if factor is not weight]
+        operand_axes = frozenset().union(*(factor.axes for factor in rest))
+        _, per = lowering.parameters[weight.data[0]]
+        layout_axes = [index for index in weight.data[1] if isinstance(index, str)]
+        listed = _listed_axis(lowering, weight)
+        shared = (weight.axes & operand_axes) - set(node.over) - {listed}
+        is_wide = len(rest) > 1 and not any(factor.axes == operand_axes for factor in rest)
+        if not rest or shared or is_wide or not set(node.over) <= weight.axes & operand_axes or listed in node.over:
+            continue
+        if listed is not None and listed not in operand_axes:
+            continue
+        if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
+            continue
+        inner = tuple(axis for axis in layout_axes if axis in node.over)
+        outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
+        return Gemm(weight, product_of(rest), outer, inner)
+    return None
+
+
+def _listed_axis(lowering: Lowering, weight: Node) -> str | None:
+    layout, per = lowering.parameters[weight.data[0]]
+    if per is None:
+        return None
+    index = weight.data[1][layout.axes.index(per)]
+    return index if isinstance(index, str) else None
+
+
+def affine(lowering: Lowering, node: Node) -> Value | None:
+    """A sum of terms in which a GEMM takes up its bias, or a layer normalisation its scale and shift."""
+    if node.op not in ("add", "sub"):
+        return None
+    normalised = _scaled_layer_norm(lowering, node)
+    if normalised is not None:
+        return normalised
+    terms = _terms(lowering, node)
+    for position, (sign, term) in enumerate(terms):
+        gemm = match_gemm(lowering, term) if sign > 0 and term not in lowering.values else None
+        if gemm is None or lowering.uses[term] > 1:
+            continue
+        for other, (bias_sign, bias) in enumerate(terms):
+            if bias_sign > 0 and other != position and _is_bias(lowering, bias, gemm):
+                value = linear(lowering, gemm, bias)
+                rest = [pair for k, pair in enumerate(terms) if k not in (position, other)]
+                return _added(lowering, value, rest)
+    return None
+
+
+def _terms(lowering: Lowering, node: Node) -> list[tuple[int, Node]]:
+    """The signed terms of a sum; sums that are variables of their own, or subtracted, are not taken apart."""
+    if node.op not in ("add", "sub"):
+        return [(1, node)]
+    inner = []
+    for position, argument in enumerate(node.args):
+        if node.op == "sub" and position == 1:
+            inner.append((-1, argument))
+            continue
+        is_variable = lowering.uses[argument] > 1 or argument in lowering.definitions or argument in lowering.piece_names
+        inner.extend([(1, argument)] if is_variable else _terms(lowering, argument))
+    return inner
+
+
+def _is_bias(lowering: Lowering, bias: Node, gemm: Gemm) -> bool:
+    if bias.op != "leaf" or bias.data[0] not in lowering.parameters or not gemm.outer:
+        return False
+    return bias.axes - {_listed_axis(lowering, bias)} == set(gemm.outer) and _listed_axis(lowering, bias) == _listed_axis(
+        lowering, gemm.weight
+    )
+
+
+def _added(lowering: Lowering, value: Value, rest: Sequence[tuple[int, Node]]) -> Value:
+    for sign, term in rest:
+        other = lowering.lower(term)
+
+        def combine(a: Dense | Scalar, b: Dense | Scalar, symbol: str = "+" if sign > 0 else "-") -> Dense:
+            axes = lowering.result_axes([x for x in (a, b) if isinstance(x, Dense)])
+            left, right = (x.aligned(axes) if isinstance(x, Dense) else x for x in (a, b))
+            return Dense(f"{parenthesised(left, 6)} {symbol} {parenthesised(right, 7)}", axes, 6)
+
+        value = lowering.lift(combine, value, other)
+    return value
+
+
+def _scaled_layer_norm(lowering: Lowering, node: Node) -> Value | None:
+    """``layernorm[i](x) * scale[i] + shift[i]`` as one call."""
+    if node.op != "add":
+        return None
+    for scaled, shift in (node.args, node.args[::-1]):
+        if scaled.op != "mul" or not _is_vector(lowering, shift):
+            continue
+        for normal, scale in (scaled.args, scaled.args[::-1]):
+            over = set(normal.over)
+            is_plain = normal.op == "layernorm" and len(over) == 1 and normal not in lowering.definitions
+            if is_plain and _is_vector(lowering, scale) and scale.axes == over == shift.axes:
+                codes = [_code(lowering.lower(vector)) for vector in (scale, shift)]
+                value = lowering.lower(normal.args[0])
+                return lowering.lift(lambda x, n=normal, c=codes: lowering.layer_norm(n, x, *c), value)
+    return None
+
+
+def _is_vector(lowering: Lowering, node: Node) -> bool:
+    is_parameter = node.op == "leaf" and node.data[0] in lowering.parameters and len(node.axes) == 1
+    return is_parameter and lowering.parameters[node.data[0]][1] is None
+
+
+def _code(value: Value) -> str:
+    assert isinstance(value, Dense)
+    return value.code
+
+
+def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
+    """``F.linear`` with the stored weight, taking composed axes together and apart again."""
+    matrix = _matrix(lowering, gemm.weight, gemm.outer, gemm.inner)
+    offset = _matrix(lowering, bias, gemm.outer, ()) if bias is not None else None
+    operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
+    joined = _joined_list(operand, gemm.inner)
+    if joined is not None:
+        operand = joined
+
+    def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
+        rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != JOINED)
+        if JOINED not in x.axes:
+            x = x.ordered((*rest, *gemm.inner))
+            x = x if len(gemm.inner) == 1 else Dense(f"{x.atom}.flatten({-len(gemm.inner)})", x.axes)
+        if not gemm.outer:
+            return Dense(f"{parenthesised(x, 7)} @ {weight.atom}", rest, 7)
+        arguments = ", ".join([x.code, weight.code, *([constant.code] if constant else [])])
+        code = f"F.linear({arguments})"
+        if len(gemm.outer) > 1:
+            code = f"{code}.unflatten(-1, {lowering.sizes(gemm.outer)})"
+        return Dense(code, (*rest, *gemm.outer))
+
+    return lowering.lift(call, operand, matrix, *([offset] if offset is not None else []))
+
+
+def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
+    """A list that is contracted along its own axis too, concatenated: one GEMM instead of one for each modality."""
+    if not isinstance(operand, Listed) or operand.axis not in inner:
+        return None
+    tail = operand.element.axes[len(operand.element.axes) - len(inner) + 1 :]
+    if inner != (operand.axis, *tail):
+        return None
+    element = operand.element
+    rest = element.axes[: len(element.axes) - len(tail)]
+    if len(tail) > 1:
+        element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
+    sequence = Listed(operand.axis, element, operand.sources).sequence
+    return Dense(f"torch.cat({sequence}, dim=-1)", (*rest, JOINED))
+
+
+def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...]) -> Value:
+    """A parameter as a matrix ``(outer, inner)``, or as a vector where one of the two is empty."""
+    name, indices = leaf.data
+    layout, per = lowering.parameters[name]
+    name = lowering.variables[name]
+    axis = _listed_axis(lowering, leaf)
+    stored = layout.without(per)
+    groups = tuple(group for group in (outer, inner) if group)
+    plain = [index for k, index in enumerate(indices) if layout.axes[k] != per]
+    position = 0
+    read: list[tuple[str, ...]] = []
+    for dimension in stored:
+        read.append(tuple(str(index) for index in plain[position : position + len(dimension)]))
+        position += len(dimension)
+    fixed = any(isinstance(index, int) for index in plain)
+    element = name if per is None else f"{name}_{axis}" if axis else f"{name}[{indices[layout.axes.index(per)]}]"
+    if not fixed and tuple(read) == groups:
+        value = Dense(element, tuple(outer + inner))
+    elif not fixed and tuple(read) == groups[::-1]:
+        value = Dense(f"{element}.t()", tuple(outer + inner))
+    else:
+        whole = lowering.leaf(leaf)
+        dense = whole.element if isinstance(whole, Listed) else whole
+        assert isinstance(dense, Dense)
+        code = dense.ordered(outer + inner).atom
+        if len(inner) > 1:
+            code = f"{code}.flatten({len(outer)})"
+        if len(outer) > 1:
+            code = f"{code}.flatten(0, {len(outer) - 1})"
+        value = Dense(code, tuple(outer + inner))
+    return Listed(axis, value, ((element, name),)) if axis else value
+
+
+def contraction(lowering: Lowering, node: Node) -> Value:
+    """A sum over axes."""
+    gemm = match_gemm(lowering, node)
+    if gemm is not None:
+        return linear(lowering, gemm)
+    factors = factors_of(node.args[0]) if node.args[0] not in lowering.definitions else [node.args[0]]
+    if len(factors) == 1:
+        return _sum(lowering, lowering.lower(node.args[0]), node.over)
+    values = [lowering.shortened(factor, lowering.lower(factor)) for factor in factors]
+    lists = {value.axis for value in values if isinstance(value, Listed)}
+    if len(lists) == 1 and lists <= set(node.over) and not _spans_modalities(lowering, values, lists):
+        (axis,) = lists
+        rest = [other for other in node.over if other != axis]
+        if not rest and len(values) == 2 and not any(isinstance(value, Scalar) for value in values):
+            pair = [_sequence(lowering, value, axis) for value in values]
+            if pair[0].element.axes == pair[1].element.axes:
+                codes = ", ".join(value.sequence for value in pair)
+                return Dense(f"sum_of_products({codes})", pair[0].element.axes)
+        inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
+        return _sum(lowering, inner, (axis,))
+    return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
+
+
+def _spans_modalities(lowering: Lowering, values: Sequence[Value], lists: set[str]) -> bool:
+    """Whether a dense factor runs over a modality axis other than that of the lists."""
+    axes = {axis for value in values if isinstance(value, Dense) for axis in value.axes}
+    return bool(axes & lowering.program.modality_axes - lists) or not any(isinstance(v, Listed) for v in values)
+
+
+def _sequence(lowering: Lowering, value: Value, axis: str) -> Listed:
+    if isinstance(value, Listed):
+        return value
+    assert isinstance(value, Dense)
+    if axis in value.axes:
+        return lowering.as_list(value, axis)
+    named = lowering.emitter.name_for(value, "shared")
+    assert isinstance(named, Dense)
+    return Listed(axis, named, (("_", "h"),))
+
+
+def _sum(lowering: Lowering, value: Value, over: Sequence[str]) -> Value:
+    if isinstance(value, Listed) and value.axis in over:
+        rest = [axis for axis in over if axis != value.axis]
+        element = lowering.dense_over_axes("sum", value.element, rest) if rest else value.element
+        return Dense(f"sum_all({Listed(value.axis, element, value.sources).generator})", element.axes)
+    return lowering.lift(lambda x: lowering.dense_over_axes("sum", x, over), value)
+
+
+def product_sum(lowering: Lowering, values: list[Dense | Scalar], over: Sequence[str]) -> Dense:
+    """A sum of products of dense values: a broadcast product where that stays small, else einsum."""
+    tensors = [value for value in values if isinstance(value, Dense)]
+    scalars = [value for value in values if isinstance(value, Scalar)]
+    union = set().union(*(value.axes for value in tensors))
+    rest = union - set(over)
+    present = [set(value.axes) for value in tensors] + [rest]
+    is_small = any(union - axes <= lowering.program.modality_axes for axes in present)
+    if len(tensors) == 1 or is_small or not over:
+        product = product_code(lowering, tensors)
+        result = lowering.dense_over_axes("sum", product, over) if over else product
+    else:
+        result = _einsum(lowering, tensors, lowering.sorted(rest))
+    for scalar in scalars:
+        result = Dense(f"{parenthesised(result, 7)} * {parenthesised(scalar, 8)}", result.axes, 7)
+    return result
+
+
+def product_code(lowering: Lowering, values: Sequence[Dense]) -> Dense:
+    """The broadcast product of dense values."""
+    axes = lowering.result_axes(values)
+    if len(values) == 1:
+        return values[0]
+    code = " * ".join(parenthesised(value.aligned(axes), 7 if k == 0 else 8) for k, value in enumerate(values))
+    return Dense(code, axes, 7)
+
+
+def _einsum(lowering: Lowering, values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
+    axes = list(dict.fromkeys(axis for value in values for axis in value.axes))
+    letters = {axis: axis for axis in axes if len(axis) == 1}
+    spare = (letter for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in letters)
+    for axis in axes:
+        letters.setdefault(axis, next(spare))
+
+    def subscripts(names: Sequence[str]) -> str:
+        return "".join(letters[name] for name in names)
+
+    equation = f"{','.join(subscripts(value.axes) for value in values)}->{subscripts(result)}"
+    return Dense(f'torch.einsum("{equation}", {", ".join(value.code for value in values)})', result)

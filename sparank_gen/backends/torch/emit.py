@@ -1,0 +1,92 @@
+"""Statements of a generated function: names, comments, and the values that are already computed."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sparank_gen.backends.torch.values import Listed, Scalar, Value, listed
+from sparank_gen.ir.node import BATCH
+from sparank_gen.lang.extents import Extent
+
+RESERVED = frozenset(
+    ["self", "torch", "F", "math", "nn", "Tensor", "len", "zip", "h", "return_weights", "sum_all", "sum_of_products", "lerp", "map", "list", "tuple", "float", "int", "features", "range", "min", "max", "abs", "sum", "dim", "l", "O", "I", "module", "modules", "cast", "Iterable"]
+)
+LONGEST_LINE = 84
+NOUNS = {
+    "add": "total",
+    "sub": "difference",
+    "mul": "product",
+    "div": "quotient",
+    "pow": "power",
+    "neg": "negative",
+    "sum": "total",
+    "max": "peak",
+    "min": "low",
+    "mean": "average",
+    "leaf": "view",
+    "select": "part",
+}
+
+
+@dataclass
+class Emitter:
+    """Collects the lines of one function.
+
+    Attributes:
+        extents: the extent of each axis, for shape comments.
+        symbols: how the names in extents are written in the code.
+        lines: the statements so far.
+        taken: the names in use.
+    """
+
+    extents: Mapping[str, Extent]
+    symbols: Mapping[str, str]
+    lines: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=lambda: set(RESERVED))
+
+    def unique(self, name: str) -> str:
+        """A variable name like ``name`` that nothing uses yet."""
+        candidate, count = (f"{name}_" if keyword.iskeyword(name) or name in RESERVED else name), 1
+        while candidate in self.taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        self.taken.add(candidate)
+        return candidate
+
+    def assign(self, value: Value, name: str, source: str = "") -> Value:
+        """A statement that gives ``value`` a name; ``source`` is the formula to show above it."""
+        if isinstance(value, Scalar):
+            return value
+        name = self.unique(name)
+        if source:
+            self.lines.extend(f"# {line}" for line in source.split("\n"))
+        code = value.sequence if isinstance(value, Listed) else value.code
+        statement, shape = f"{name} = {code}", self.shape(value)
+        if len(statement) + len(shape) > LONGEST_LINE:
+            self.lines.extend([f"# {name}: {shape}", statement])
+        else:
+            self.lines.append(f"{statement}  # {shape}")
+        if isinstance(value, Listed):
+            return listed(name, value.axis, value.element.axes)
+        return value.named(name)
+
+    def name_for(self, value: Value, op: str) -> Value:
+        """``value``, as a variable if it is not one yet."""
+        return value if value.is_name else self.assign(value, NOUNS.get(op, op))
+
+    def shape(self, value: Value) -> str:
+        """The shape of a value as a comment shows it."""
+        if isinstance(value, Listed):
+            return f"{self.size(value.axis)} × {self.shape(value.element)}"
+        sizes = [self.size(axis) for axis in value.axes]
+        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+    def size(self, axis: str) -> str:
+        """The extent of an axis in a comment: ``B`` for the batch, ``M`` for the modalities."""
+        return "B" if axis == BATCH else self.extents.get(axis, Extent.symbol(axis)).code({"modalities": "M"})
+
+    def extent_code(self, axis: str) -> str:
+        """The extent of an axis as code."""
+        return "h[0].shape[0]" if axis == BATCH else self.extents[axis].code(self.symbols)

@@ -1,0 +1,374 @@
+"""From the graph to torch statements: pointwise work, reductions, views and layouts.
+
+Contractions have a module of their own. Values are dense tensors whose dimensions are named, or Python lists along
+one modality axis: features and per-modality parameters stay lists as long as nothing needs them stacked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sparank_gen.backends.torch import contract
+from sparank_gen.backends.torch.emit import NOUNS, Emitter
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.modules import Module
+from sparank_gen.lang.ops import OPERATORS
+
+LONGEST_OPERAND = 60
+FEATURE = "dim"
+
+
+class Lowering:
+    """Lowers the nodes of one program into one function.
+
+    Args:
+        program: a simplified program.
+        modules: where the parameters live.
+        emitter: receives the statements.
+        stacked: whether the features are stacked into one tensor first.
+    """
+
+    def __init__(self, program: Program, modules: Sequence[Module], emitter: Emitter, stacked: bool) -> None:
+        self.program = program
+        self.emitter = emitter
+        self.parameters: dict[str, tuple[Layout, str | None]] = {
+            parameter.layout.name: (parameter.layout, module.per) for module in modules for parameter in module.parameters
+        }
+        self.variables = {name: emitter.unique(name) for name in self.parameters}
+        self.definitions = {definition.node: definition for definition in program.definitions}
+        self.values: dict[Node, Value] = {}
+        self.order = {axis: position for position, axis in enumerate(program.extents)}
+        self.piece_names: dict[Node, str] = {}
+        for definition in program.definitions:
+            if definition.node.op == "stack":
+                for position, piece in enumerate(definition.node.args):
+                    self.piece_names.setdefault(piece, f"{definition.name}_{position}")
+        self.uses: Counter[Node] = Counter()
+        self.feature_tensor: Dense | None = None
+        if stacked:
+            value = emitter.assign(Dense("torch.stack(h)", ("m", BATCH, FEATURE)), "tokens")
+            assert isinstance(value, Dense)
+            self.feature_tensor = value
+
+    def count_uses(self, roots: Sequence[Node]) -> None:
+        """Learn which nodes are read more than once, so that they become variables."""
+        self.uses = Counter(arg for node in ir.reachable(roots) for arg in node.args)
+        self.uses.update(roots)
+
+    def lower(self, node: Node) -> Value:
+        """The value of ``node``; statements that compute it are emitted as needed."""
+        if node not in self.values:
+            value = self._lower(node)
+            self.values[node] = self._remember(node, value)
+        return self.values[node]
+
+    def _remember(self, node: Node, value: Value) -> Value:
+        """Give a value a variable where the math names it, or where it is used again."""
+        if node.op in ("leaf", "constant", "extent") or isinstance(value, Scalar):
+            return value
+        if node in self.definitions:
+            definition = self.definitions[node]
+            return value if value.is_name else self.emitter.assign(value, definition.name, definition.source)
+        if node.op == "rename":
+            return value
+        if self.uses[node] > 1 and not value.is_name and node in self.piece_names:
+            return self.emitter.assign(value, self.piece_names[node])
+        if self.uses[node] > 1 and not value.is_name and node.op != "select":
+            is_projection = "F.linear" in value.code if isinstance(value, Dense) else False
+            return self.emitter.assign(value, "projected" if is_projection else NOUNS.get(node.op, node.op))
+        return value
+
+    def _lower(self, node: Node) -> Value:
+        if node.op == "leaf":
+            return self.leaf(node)
+        if node.op == "constant":
+            return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
+        if node.op == "extent":
+            code = node.data.code(self.emitter.symbols)
+            return Scalar(code, 10 if code.replace(".", "").isidentifier() or code.isdigit() else 6)
+        if node.op == "rename":
+            return self.rename(node)
+        if node.op == "select":
+            return self.select(node)
+        if node.op == "stack":
+            return self.stack(node)
+        kind = OPERATORS[node.op].kind
+        if kind in ("pointwise", "comparison"):
+            return contract.affine(self, node) or self.pointwise(node)
+        if node.op == "sum":
+            return contract.contraction(self, node)
+        return self.over_axes(node)
+
+    # Leaves and views
+
+    def leaf(self, node: Node) -> Value:
+        """Features, a parameter, or (in properties) a result, at its indices."""
+        name, indices = node.data
+        if name == "h":
+            return self.feature(indices)
+        if name not in self.parameters:
+            return index_dense(Dense(name, tuple(str(index) for index in indices)), indices)
+        layout, per = self.parameters[name]
+        name = self.variables[name]
+        if per is None:
+            return index_dense(self.unpacked(name, layout.dimensions, layout.axes), indices)
+        slot = layout.axes.index(per)
+        inner = tuple(axis for axis in layout.axes if axis != per)
+        rest = [index for k, index in enumerate(indices) if k != slot]
+        if isinstance(indices[slot], int):
+            return index_dense(self.unpacked(f"{name}[{indices[slot]}]", layout.without(per), inner), rest)
+        element = f"{name}_{indices[slot]}"
+        value = index_dense(self.unpacked(element, layout.without(per), inner), rest)
+        return Listed(indices[slot], value, ((element, name),))
+
+    def feature(self, indices: Sequence[str | int]) -> Value:
+        batch, modality, axis = indices
+        if isinstance(modality, int):
+            return index_dense(Dense(f"h[{modality}]", (BATCH, FEATURE)), (batch, axis))
+        if self.feature_tensor is not None:
+            return index_dense(self.feature_tensor, (modality, batch, axis))
+        element = Dense(f"h_{modality}", (BATCH, FEATURE))
+        return Listed(modality, index_dense(element, (batch, axis)), ((element.code, "h"),))
+
+    def unpacked(self, code: str, dimensions: Sequence[tuple[str, ...]], axes: tuple[str, ...]) -> Dense:
+        """A stored tensor with each composed dimension taken apart."""
+        for position in reversed(range(len(dimensions))):
+            if len(dimensions[position]) > 1:
+                code = f"{code}.unflatten({position}, {self.sizes(dimensions[position])})"
+        return Dense(code, axes)
+
+    def sizes(self, axes: Sequence[str]) -> str:
+        """The extents of axes as a tuple in code."""
+        return f"({', '.join(self.emitter.extent_code(axis) for axis in axes)}{',' if len(axes) == 1 else ''})"
+
+    def rename(self, node: Node) -> Value:
+        value, names = self.lower(node.args[0]), dict(node.data)
+        if isinstance(value, Listed):
+            element = replace(value.element, axes=tuple(names.get(axis, axis) for axis in value.element.axes))
+            return Listed(names.get(value.axis, value.axis), element, value.sources)
+        assert isinstance(value, Dense)
+        return replace(value, axes=tuple(names.get(axis, axis) for axis in value.axes))
+
+    def select(self, node: Node) -> Value:
+        value, (axis,) = self.lower(node.args[0]), node.over
+        if isinstance(value, Listed) and value.axis == axis:
+            sequence = self.emitter.name_for(value, node.args[0].op)
+            assert isinstance(sequence, Listed)
+            return Dense(f"{sequence.sequence}[{node.data}]", value.element.axes)
+
+        def pick(x: Dense) -> Dense:
+            return index_dense(x, [node.data if a == axis else a for a in x.axes])
+
+        return self.lift(pick, value)
+
+    def stack(self, node: Node) -> Value:
+        pieces = [self.dense(self.tensor(self.lower(piece))) for piece in node.args]
+        axes = self.sorted(set().union(*(piece.axes for piece in pieces)))
+        if len(pieces) == 1:
+            return Dense(f"{pieces[0].ordered(axes).atom}.unsqueeze(0)", (*node.over, *axes))
+        if all(set(piece.axes) == set(axes) for piece in pieces):
+            codes = ", ".join(piece.ordered(axes).code for piece in pieces)
+            return Dense(f"torch.stack(({codes}))", (*node.over, *axes))
+        codes = ", ".join(piece.aligned(axes).code for piece in pieces)
+        return Dense(f"torch.stack(torch.broadcast_tensors({codes}))", (*node.over, *axes))
+
+    # Lists and dense tensors
+
+    def sorted(self, axes: set[str]) -> tuple[str, ...]:
+        """Axes in canonical order: modality axes, the batch, feature axes."""
+        return tuple(sorted(axes, key=lambda axis: self.order[axis]))
+
+    def tensor(self, value: Value) -> Dense | Listed:
+        """A plain number as a tensor."""
+        return Dense(f"h[0].new_tensor({value.code})", ()) if isinstance(value, Scalar) else value
+
+    def dense(self, value: Dense | Listed) -> Dense:
+        """One tensor for a value; a list is stacked."""
+        if isinstance(value, Dense):
+            return value
+        sequence = value.sequence
+        return Dense(f"torch.stack({sequence})", value.axes)
+
+    def as_list(self, value: Dense, axis: str) -> Listed:
+        """A tensor as the sequence of its slices along ``axis``: views, nothing is copied."""
+        named = self.emitter.name_for(value, "stacked")
+        assert isinstance(named, Dense)
+        rest = tuple(other for other in named.axes if other != axis)
+        if named.axes[0] == axis:
+            return listed(named.code, axis, rest)
+        element = f"{named.code}_{axis}"
+        return Listed(axis, Dense(element, rest), ((element, f"{named.code}.unbind({named.axes.index(axis)})"),))
+
+    def lift(self, function: Callable[..., Dense], *values: Value) -> Value:
+        """Apply a function of dense values; over lists, to each element."""
+        lists = {value.axis for value in values if isinstance(value, Listed)}
+        busy = [axis for value in values if isinstance(value, Dense) for axis in value.axes if axis in self.program.modality_axes]
+        if not lists:
+            return function(*values)
+        if len(lists) > 1 or set(busy) - lists:
+            return function(*(self.dense(value) if isinstance(value, Listed) else value for value in values))
+        (axis,) = lists
+        elements: list[Dense | Scalar] = []
+        sources: dict[str, str] = {}
+        for value in values:
+            if isinstance(value, Dense) and axis in value.axes:
+                value = self.as_list(value, axis)
+            if isinstance(value, Listed):
+                sources.update(value.sources)
+                elements.append(value.element)
+            else:
+                elements.append(value if isinstance(value, Scalar) else self.emitter.name_for(value, "shared"))  # type: ignore[arg-type]
+        return Listed(axis, function(*elements), tuple(sources.items()))
+
+    def shortened(self, node: Node, value: Value) -> Value:
+        """A dense operand that is too long to read inside another expression, as a variable."""
+        if isinstance(value, Dense) and len(value.code) > LONGEST_OPERAND:
+            return self.emitter.name_for(value, NOUNS.get(node.op, node.op))
+        return value
+
+    # Pointwise work and reductions
+
+    def pointwise(self, node: Node) -> Value:
+        operator = OPERATORS[node.op]
+        values = [self.shortened(arg, self.lower(arg)) for arg in node.args]
+        if all(isinstance(value, Scalar) for value in values):
+            operands = self.operands(operator.scalar, operator.precedence, values, bool(operator.symbol))
+            precedence = operator.precedence if operator.symbol else 2 if " if " in operator.scalar else 5
+            precedence = 10 if operator.scalar.startswith("math.") else precedence
+            return Scalar(operator.scalar.format(*operands), precedence)
+        if node.op in ("maximum", "minimum"):
+            values = [self.tensor(value) for value in values]
+        if node.op == "where":
+            if isinstance(values[0], Scalar):
+                values[0] = Dense(f"torch.tensor({values[0].code})", ())
+            if all(isinstance(value, Scalar) for value in values[1:]):
+                values[1] = self.tensor(values[1])
+
+        def combine(*operands: Dense | Scalar) -> Dense:
+            axes = self.result_axes([operand for operand in operands if isinstance(operand, Dense)])
+            aligned = [x.aligned(axes) if isinstance(x, Dense) else x for x in operands]
+            codes = self.operands(operator.torch, operator.precedence, aligned, bool(operator.symbol))
+            return Dense(operator.torch.format(*codes), axes, operator.precedence)
+
+        return self.lift(combine, *values)
+
+    def operands(self, template: str, precedence: int, values: Sequence[Value], infix: bool) -> list[str]:
+        """The codes of operands, in parentheses where the operator binds more tightly."""
+        codes = []
+        for position, value in enumerate(values):
+            assert not isinstance(value, Listed)
+            tight = precedence + (1 if position > 0 and infix and precedence < 9 else 0)
+            if template.count("**"):
+                tight = 10
+            codes.append(parenthesised(value, tight) if infix else value.code)
+        return codes
+
+    def result_axes(self, values: Sequence[Dense]) -> tuple[str, ...]:
+        """The order of dimensions of a pointwise result: that of an operand that has them all, or the canonical one."""
+        union = set().union(*(value.axes for value in values))
+        whole = next((value.axes for value in values if len(value.axes) == len(union)), None)
+        return whole if whole is not None else self.sorted(union)
+
+    def over_axes(self, node: Node) -> Value:
+        """A reduction other than a sum, or a normalisation."""
+        value = self.lower(node.args[0])
+        if node.op == "mean" and isinstance(value, Listed) and node.over == (value.axis,):
+            return Dense(f"sum_all({value.generator}) / {self.emitter.extent_code(value.axis)}", value.element.axes, 7)
+        if isinstance(value, Listed) and value.axis in node.over:
+            value = self.dense(value)
+        if node.op == "layernorm":
+            return self.lift(lambda x: self.layer_norm(node, x), value)
+        return self.lift(lambda x: self.dense_over_axes(node.op, x, node.over), value)
+
+    def dense_over_axes(self, op: str, value: Dense, over: Sequence[str]) -> Dense:
+        """A reduction or normalisation of one tensor by a method of torch."""
+        operator = OPERATORS[op]
+        rest = tuple(axis for axis in value.axes if axis not in over)
+        if len(over) == 1:
+            code = operator.torch.format(value.atom, dim=value.dim(over[0]))
+            return Dense(code, value.axes if operator.kind == "normalisation" else rest)
+        if op in ("softmax", "prod"):
+            joined = value.ordered((*rest, *over))
+            code = operator.torch.format(f"{joined.atom}.flatten({-len(over)})", dim=-1)
+            if operator.kind == "normalisation":
+                return Dense(f"{code}.unflatten(-1, {self.sizes(over)})", (*rest, *over))
+            return Dense(code, rest)
+        dims = tuple(sorted(value.axes.index(axis) for axis in over))
+        return Dense(operator.torch.format(value.atom, dim=dims), rest)
+
+    def layer_norm(self, node: Node, value: Dense, scale: str = "", shift: str = "") -> Dense:
+        """``F.layer_norm`` over trailing dimensions, with an elementwise scale and shift if given."""
+        rest = tuple(axis for axis in value.axes if axis not in node.over)
+        over = tuple(axis for axis in value.axes if axis in node.over)
+        ordered = value.ordered((*rest, *over))
+        shape = self.sizes(over) + (f", {scale}, {shift}" if scale else "")
+        options = {name: number_code(number) for name, number in node.data}
+        return Dense(OPERATORS["layernorm"].torch.format(ordered.code, shape=shape, **options), (*rest, *over))
+
+    # Results
+
+    def result_node(self, layout: Layout) -> Node:
+        """The node that ``layout`` lays out: a definition, or the features themselves."""
+        if layout.name != "h":
+            return self.program[layout.name].node
+        modality = next(axis for axis in layout.axes if axis in self.program.modality_axes)
+        feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
+        return ir.leaf("h", (BATCH, modality, feature))
+
+    def realise(self, value: Value, layout: Layout) -> str:
+        """Code for ``value`` laid out as ``layout`` says."""
+        value = self.tensor(value)
+        if isinstance(value, Listed):
+            joined = self.concatenated(value, layout)
+            if joined is not None:
+                return joined
+        dense = self.dense(value)
+        missing = [axis for axis in layout.axes if axis not in dense.axes]
+        if missing:
+            wanted = [self.emitter.extent_code(axis) for axis in layout.axes]
+            dense = Dense(f"{dense.aligned(layout.axes).atom}.expand({', '.join(wanted)})", layout.axes)
+        dense = dense.ordered(layout.axes)
+        code, position = dense.atom, len(layout.dimensions) - 1
+        for position in reversed(range(len(layout.dimensions))):
+            composed = layout.dimensions[position]
+            if len(composed) > 1:
+                end = position + len(composed) - 1
+                code = f"{code}.flatten({position})" if end == len(layout.axes) - 1 and position == len(layout.dimensions) - 1 else f"{code}.flatten({position}, {end})"
+        return code if len(layout.dimensions) < len(layout.axes) else dense.code
+
+    def concatenated(self, value: Listed, layout: Layout) -> str | None:
+        """A layout that composes the list's axis with the one after it, as ``torch.cat`` of the elements."""
+        for position, composed in enumerate(layout.dimensions):
+            if composed[0] == value.axis and len(composed) == 2:
+                flat = [axis for axis in layout.axes if axis != value.axis]
+                if tuple(flat) == value.element.axes and all(len(d) == 1 for d in layout.dimensions if d != composed):
+                    dim = -1 if position == len(layout.dimensions) - 1 else position
+                    return f"torch.cat({value.sequence}, dim={dim})"
+        return None
+
+
+def index_dense(value: Dense, indices: Sequence[str | int]) -> Dense:
+    """``value`` at ``indices``, one for each dimension: a name for the whole of it, or a position."""
+    if value.picked is not None:
+        base, outer = value.picked
+        inner = iter(indices)
+        return index_dense(Dense(base, ()), [index if isinstance(index, int) else next(inner) for index in outer])
+    axes = tuple(index for index in indices if isinstance(index, str))
+    if len(axes) == len(indices):
+        return Dense(value.code, axes, value.precedence)
+    shown = [str(index) if isinstance(index, int) else ":" for index in indices]
+    while shown[-1] == ":":
+        shown.pop()
+    return Dense(f"{value.atom}[{', '.join(shown)}]", axes, picked=(value.atom, tuple(indices)))
+
+
+def number_code(value: float) -> str:
+    """A number as Python writes it; whole ones without a fraction."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+

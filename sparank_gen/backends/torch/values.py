@@ -1,0 +1,144 @@
+"""Torch code for tensors of named axes: dense tensors, Python lists along one modality axis, and plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ATOM = 10
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One tensor: ``code`` evaluates to it, ``axes`` names its dimensions in order.
+
+    ``picked`` remembers the tensor and the indices of which it is a view, so that views of views read as one.
+    """
+
+    code: str
+    axes: tuple[str, ...]
+    precedence: int = ATOM
+    picked: tuple[str, tuple[str | int, ...]] | None = None
+
+    @property
+    def atom(self) -> str:
+        """The code, in parentheses where a method call or an index could not follow it."""
+        return self.code if self.precedence == ATOM else f"({self.code})"
+
+    def named(self, code: str) -> Dense:
+        return Dense(code, self.axes)
+
+    @property
+    def is_name(self) -> bool:
+        return self.code.isidentifier()
+
+    def dim(self, axis: str) -> int:
+        """The dimension of ``axis``, counted from the end where that is shorter to read."""
+        position = self.axes.index(axis)
+        return -1 if position == len(self.axes) - 1 else position
+
+    def ordered(self, axes: Sequence[str]) -> Dense:
+        """The same tensor with its dimensions in the order of ``axes``."""
+        if tuple(axes) == self.axes:
+            return self
+        order = [self.axes.index(axis) for axis in axes]
+        swapped = [k for k, position in enumerate(order) if k != position]
+        if len(swapped) == 2:
+            return Dense(f"{self.atom}.transpose({swapped[0]}, {swapped[1]})", tuple(axes))
+        return Dense(f"{self.atom}.permute({', '.join(map(str, order))})", tuple(axes))
+
+    def aligned(self, axes: Sequence[str]) -> Dense:
+        """The same tensor, ready to broadcast against one with dimensions ``axes``.
+
+        ``axes`` holds all of this tensor's axes. Dimensions of size one are put in where it lacks an axis; leading
+        ones are left to broadcasting.
+        """
+        value = self.ordered([axis for axis in axes if axis in self.axes])
+        wanted = list(axes)
+        while wanted and wanted[0] not in value.axes:
+            wanted.pop(0)
+        missing = [axis for axis in wanted if axis not in value.axes]
+        if not missing:
+            return value
+        last = max(k for k, axis in enumerate(wanted) if axis in missing)
+        if len(missing) == 1:
+            depth = last if last < len(wanted) - 1 else -1
+            return Dense(f"{value.atom}.unsqueeze({depth})", value.axes)
+        index = [":" if axis in value.axes else "None" for axis in wanted]
+        while index[-1] == ":":
+            index.pop()
+        return Dense(f"{value.atom}[{', '.join(index)}]", value.axes)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A Python sequence with one tensor for each modality.
+
+    Attributes:
+        axis: the modality axis that the sequence runs along.
+        element: the code of one element, over the loop variables.
+        sources: the loop variables and the sequences they run over.
+    """
+
+    axis: str
+    element: Dense
+    sources: tuple[tuple[str, str], ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.axis, *self.element.axes)
+
+    @property
+    def loop(self) -> str:
+        """The ``for`` clause that binds the loop variables."""
+        names = ", ".join(name for name, _ in self.sources)
+        if len(self.sources) == 1:
+            return f"for {names} in {self.sources[0][1]}"
+        return f"for {names} in zip({', '.join(code for _, code in self.sources)})"
+
+    @property
+    def sequence(self) -> str:
+        """Code for the sequence itself."""
+        if len(self.sources) == 1 and self.element.code == self.sources[0][0]:
+            return self.sources[0][1]
+        return f"[{self.element.code} {self.loop}]"
+
+    @property
+    def generator(self) -> str:
+        """Code for an argument that is iterated once."""
+        sequence = self.sequence
+        return sequence[1:-1] if sequence.startswith("[") else sequence
+
+    @property
+    def is_name(self) -> bool:
+        return self.sequence.isidentifier()
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A Python number."""
+
+    code: str
+    precedence: int = ATOM
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def is_name(self) -> bool:
+        return True
+
+
+Value = Dense | Listed | Scalar
+
+
+def listed(name: str, axis: str, axes: Sequence[str]) -> Listed:
+    """The sequence ``name`` along ``axis``, whose elements have dimensions ``axes``."""
+    element = f"{name}_{axis}" if name.isidentifier() else "x"
+    return Listed(axis, Dense(element, tuple(axes)), ((element, name),))
+
+
+def parenthesised(value: Dense | Scalar, needed: int) -> str:
+    """The code of ``value``, in parentheses where it binds less tightly than ``needed``."""
+    return value.code if value.precedence >= needed else f"({value.code})"

@@ -1,0 +1,110 @@
+"""The command line: ``sparank-gen build`` and ``sparank-gen check``.
+
+Exit codes: 0 all is well, 1 there are differences or findings, 2 the input or the call is wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sparank_gen.project.build import GoldenMove, HandEdited, Outcome
+from sparank_gen.project.build import build as build_project
+from sparank_gen.project.build import check as check_project
+from sparank_gen.project.config import UsageError, load_config
+from sparank_gen.project.files import Difference
+
+app = typer.Typer(
+    name="sparank-gen",
+    help="Compile specs of multimodal fusion modes into a package of torch modules, tests and documentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Specs = Annotated[Path | None, typer.Argument(help="The specs folder [default: as pyproject.toml says, or specs].")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="The folder of the generated files.")]
+Templates = Annotated[Path | None, typer.Option("--templates", help="A folder of templates that replace shipped ones.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")]
+Update = Annotated[bool, typer.Option("--update-goldens", help="Take over golden outputs that moved.")]
+
+KINDS = {
+    "missing": "is missing",
+    "changed": "is not what the specs say",
+    "edited": "was edited by hand",
+    "stale": "is no longer made by any spec",
+    "orphan": "has our header and is in no manifest; remove it by hand",
+}
+
+
+@app.command()
+def build(
+    specs: Specs = None, output: Output = None, templates: Templates = None, force: Force = False, update_goldens: Update = False
+) -> None:
+    """Bring the generated files up to date with the specs."""
+    try:
+        outcome = build_project(load_config(specs, output, templates), force, update_goldens)
+    except HandEdited as error:
+        _show(error.differences)
+        _fail(error)
+    except Exception as error:
+        _fail(error)
+    for difference in outcome.differences:
+        verb = {"missing": "wrote", "stale": "removed"}.get(difference.kind, "updated")
+        typer.echo(f"{verb} {difference.path}")
+    for move in outcome.golden_moves:
+        typer.echo(_describe(move, "updated" if update_goldens else "kept"))
+    if not outcome.differences:
+        typer.echo(f"nothing changed: {outcome.files} files are up to date")
+    if outcome.golden_moves and not update_goldens:
+        typer.echo("golden outputs moved; if that is meant, run: sparank-gen build --update-goldens")
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(specs: Specs = None, output: Output = None, templates: Templates = None) -> None:
+    """Say what differs between the specs and the generated files; write nothing."""
+    try:
+        outcome: Outcome = check_project(load_config(specs, output, templates))
+    except Exception as error:
+        _fail(error)
+    _show(outcome.differences)
+    for move in outcome.golden_moves:
+        typer.echo(_describe(move, "found"))
+    if not outcome.is_clean:
+        count = len(outcome.differences) + len(outcome.golden_moves)
+        typer.echo(f"{count} difference{'s' if count > 1 else ''}; run: sparank-gen build")
+        raise typer.Exit(1)
+    typer.echo(f"{outcome.files} files agree with the specs")
+
+
+def _show(differences: tuple[Difference, ...]) -> None:
+    for difference in differences:
+        typer.echo(f"{difference.path} {KINDS[difference.kind]}")
+        if difference.diff:
+            typer.echo(difference.diff)
+
+
+def _describe(move: GoldenMove, verb: str) -> str:
+    how = "its sizes or cases differ" if move.distance is None else f"numbers moved by up to {move.distance:.3g}"
+    return f"{verb} {move.path}: {how}"
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Report an error of the input or the call; anything else is a bug, and keeps its traceback."""
+    from sparank_gen.project.generate import SpecErrors
+
+    if not isinstance(error, (SpecErrors, UsageError, OSError)):
+        raise error
+    typer.echo(str(error) if isinstance(error, SpecErrors) else f"error: {error}", err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="sparank-gen")
+
+

@@ -1,0 +1,393 @@
+"""From a spec to a checked mode: every name resolved, every axis bound, every parameter used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
+from sparank_gen.ir.mode import Mode, Property
+from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
+from sparank_gen.lang.extents import Division, Extent, parse_extent
+from sparank_gen.lang.layouts import Layout, parse_layout
+from sparank_gen.lang.modules import Module, resolve_module
+from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.parse import parse_expression, parse_statements
+from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
+from sparank_gen.spec import errors
+from sparank_gen.spec.model import FusionSpec
+from sparank_gen.spec.source import Span, Text
+
+FEATURES = "h"
+FEATURE_AXES = ("m", "dim")
+RESERVED = {"m": "the modality axis", "b": "the batch axis", "h": "the features", "size": "the extent of an axis"}
+RELATIONS = ("eq", "le", "ge", "lt", "gt")
+
+
+def check_spec(spec: FusionSpec) -> Mode:
+    """The checked mode of a spec.
+
+    Raises:
+        SpecError: the first thing that does not fit, with its place.
+    """
+    return _Checker(spec).mode()
+
+
+@dataclass
+class _Checker:
+    """The state of checking one spec: what is known of each name so far."""
+
+    spec: FusionSpec
+    names: dict[str, Span] = field(default_factory=dict)
+    extents: dict[str, Extent] = field(default_factory=dict)
+    divisions: list[Division] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    statements: dict[str, list[Statement]] = field(default_factory=dict)
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    open: list[str] = field(default_factory=list)
+
+    def mode(self) -> Mode:
+        self.scalars = {"dim": Extent.symbol("dim"), "modalities": Extent.symbol("modalities")}
+        for hyperparameter in self.spec.hyperparameters:
+            self.claim(hyperparameter.name.value, hyperparameter.name.span())
+            self.scalars[hyperparameter.name.value] = Extent.symbol(hyperparameter.name.value)
+        self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
+        self.declare_axes()
+        self.tensors[FEATURES] = Tensor(FEATURES, (self.extents["m"], self.scalars["dim"]))
+        modules = self.declare_modules()
+        self.scope = Scope(
+            extents={axis: extent for axis, extent in self.extents.items() if axis != BATCH},
+            scalars=self.scalars,
+            lookup=self.lookup,
+            names=lambda: [*self.tensors, *self.statements],
+            known=self.known,
+            minimum=self.least_sizes(),
+        )
+        self.read_statements()
+        out = self.result(self.spec.out, "out")
+        weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
+        for name in self.statements:
+            self.lookup(name, self.statements[name][0].target.span)
+        self.check_results(out, weights)
+        self.check_used({out.name, *([weights.name] if weights else [])})
+        program = Program(
+            extents=self.extents,
+            tensors=self.tensors,
+            definitions=tuple(self.definitions.values()),
+            outputs=tuple(
+                dict.fromkeys(layout.name for layout in (out, weights) if layout is not None and layout.name != FEATURES)
+            ),
+        )
+        properties = tuple(self.property(text, out, weights) for text in self.spec.properties)
+        return Mode(self.spec, program, modules, out, weights, tuple(self.divisions), self.known, properties)
+
+    def claim(self, name: str, span: Span) -> None:
+        """Give ``name`` its one meaning."""
+        if name in RESERVED or name in ("dim", "modalities"):
+            meaning = RESERVED.get(name, "an extent")
+            raise errors.ReusedName(f"{name!r} is {meaning}, in every spec", span, "choose another name")
+        if name in self.names:
+            raise errors.ReusedName(
+                f"{name!r} already has a meaning, given at line {self.names[name].line}", span, "choose another name"
+            )
+        self.names[name] = span
+
+    def least_sizes(self) -> dict[str, int]:
+        sizes = {"modalities": self.spec.modalities.minimum, "dim": 1}
+        for hyperparameter in self.spec.hyperparameters:
+            if hyperparameter.minimum is not None:
+                sizes[hyperparameter.name.value] = int(hyperparameter.minimum)
+        return sizes
+
+    def declare_axes(self) -> None:
+        """Axes in canonical order: modality axes, the batch, feature axes as the spec declares them."""
+        declared: dict[str, Extent] = {"m": self.scalars["modalities"]}
+        for name, text in self.spec.axes:
+            self.claim(name.value, name.span())
+            declared[name.value], divisions = parse_extent(text, self.scalars)
+            self.divisions.extend(division for division in divisions if division not in self.divisions)
+        modality = {axis: extent for axis, extent in declared.items() if extent == self.scalars["modalities"]}
+        features = {axis: extent for axis, extent in declared.items() if axis not in modality}
+        self.extents = {**modality, BATCH: Extent.symbol("batch"), **features}
+
+    def known_axes(self) -> dict[str, str]:
+        return {axis: str(extent) for axis, extent in self.extents.items()}
+
+    def declare_modules(self) -> tuple[Module, ...]:
+        modules = []
+        for spec in self.spec.params:
+            layouts: dict[str, Layout] = {}
+            for path, text in spec.tensors:
+                layout = parse_layout(text, self.known_axes())
+                self.claim(layout.name, layout.text.span(0, 0, len(layout.name)))
+                if BATCH in layout.axes:
+                    raise errors.LayoutMismatch("a parameter has no batch axis", layout.span_of(BATCH), "leave 'b' out")
+                if spec.per and (spec.per.value,) not in layout.dimensions:
+                    raise errors.LayoutMismatch(
+                        f"{layout} has no dimension {spec.per.value!r} of its own, though there is one module per {spec.per.value}",
+                        layout.text.span(),
+                        f"write it as the first index: '{layout.name}[{spec.per.value},…]'",
+                    )
+                layouts[path.value] = layout
+                self.layouts[layout.name] = layout
+                self.tensors[layout.name] = Tensor(layout.name, tuple(self.extents[axis] for axis in layout.axes))
+            if spec.per and self.extents.get(spec.per.value) != self.scalars["modalities"]:
+                raise errors.UnknownIndex(
+                    f"'per' takes an axis over modalities, found {spec.per.value!r}", spec.per.span(), "write 'per: m'"
+                )
+            modules.append(resolve_module(spec, layouts, self.extents, self.scalars))
+        return tuple(modules)
+
+    def read_statements(self) -> None:
+        if self.spec.math is None:
+            return
+        for statement in parse_statements(self.spec.math):
+            name = statement.target.name
+            if name not in self.statements:
+                self.claim(name, statement.target.span)
+            self.statements.setdefault(name, []).append(statement)
+        for group in self.statements.values():
+            if len(group) > 1 and not all(_positions(statement) for statement in group):
+                raise errors.ReusedName(
+                    f"{group[1].target.name!r} is defined twice, first at line {group[0].target.span.line}",
+                    group[1].target.span,
+                    "choose another name, or define pieces with whole-number indices",
+                )
+
+    def lookup(self, name: str, span: Span) -> Quantity | None:
+        self.used.add(name)
+        if name == FEATURES:
+            return Quantity(self.tensors[FEATURES].slots, lambda indices: ir.leaf(FEATURES, (BATCH, *indices)))
+        if name in self.tensors:
+            return Quantity(self.tensors[name].slots, lambda indices: ir.leaf(name, indices))
+        if name not in self.statements:
+            return None
+        if name in self.open:
+            chain = " → ".join([*self.open[self.open.index(name) :], name])
+            raise errors.CyclicReference(f"{name!r} is defined by itself: {chain}", span, "break the cycle")
+        if name not in self.definitions:
+            self.open.append(name)
+            self.definitions[name] = self.define(self.statements[name])
+            self.open.pop()
+        definition = self.definitions[name]
+        slots = tuple(self.extents[axis] for axis in definition.axes)
+        return Quantity(slots, lambda indices: _read(definition, indices))
+
+    def define(self, group: Sequence[Statement]) -> Definition:
+        if _positions(group[0]):
+            return self.define_pieces(group)
+        target = group[0].target
+        axes = tuple(check_axis(index, self.scope) for index in target.indices)
+        return Definition(target.name, axes, self.value(group[0], axes), self.source(group))
+
+    def source(self, group: Sequence[Statement]) -> str:
+        """The statements of a definition as the spec writes them, one a line."""
+        assert self.spec.math is not None
+        lines = self.spec.math.value.split("\n")
+        texts = [" ".join(" ".join(lines[s.first_line : s.last_line + 1]).split()) for s in group]
+        return "\n".join(texts)
+
+    def value(self, statement: Statement, axes: tuple[str, ...]) -> Node:
+        """The node of a statement's right side, its axes checked against those on the left."""
+        target = statement.target
+        for index in target.indices:
+            if [other.value for other in target.indices].count(index.value) > 1 and isinstance(index.value, str):
+                raise errors.RepeatedIndex(f"index {index.value!r} stands twice", index.span, "name each axis once")
+        node = lower(statement.value, self.scope)
+        if is_comparison(node):
+            raise errors.WrongArguments("a definition is a number", statement.value.span, "use where(condition, x, y)")
+        for axis in sorted(node.axes - {BATCH} - set(axes)):
+            raise errors.UnboundIndex(
+                f"index {axis!r} is bound neither by the left side nor by a reduction",
+                _first_free(statement.value, axis) or statement.value.span,
+                f"reduce over it, as in sum[{axis}](…), or add it to {target.name!r}",
+            )
+        for index in target.indices:
+            if isinstance(index.value, str) and index.value not in node.axes:
+                raise errors.UnusedIndex(
+                    f"index {index.value!r} of {target.name!r} is not used on the right", index.span, "remove it, or use it"
+                )
+        return node
+
+    def define_pieces(self, group: Sequence[Statement]) -> Definition:
+        target = group[0].target
+        (slot,) = _positions(group[0])[:1]
+        others = [index.value for k, index in enumerate(target.indices) if k != slot]
+        pieces: dict[int, Node] = {}
+        for statement in group:
+            indices = statement.target.indices
+            rest = [index.value for k, index in enumerate(indices) if k != slot]
+            if _positions(statement) != (slot,) or rest != others:
+                raise errors.IncompletePieces(
+                    f"the pieces of {target.name!r} differ in their indices",
+                    statement.target.span,
+                    "write every piece with the same indices but for one whole number",
+                )
+            position = int(indices[slot].value)
+            if position in pieces:
+                raise errors.ReusedName(f"piece {position} is defined twice", indices[slot].span, "remove one of the two")
+            axes = tuple(check_axis(index, self.scope) for k, index in enumerate(indices) if k != slot)
+            pieces[position] = self.value(statement, axes)
+        if sorted(pieces) != list(range(len(pieces))):
+            missing = next(k for k in range(len(pieces) + 1) if k not in pieces)
+            raise errors.IncompletePieces(f"piece {missing} of {target.name!r} is missing", target.span, "define it too")
+        axis = self.piece_axis(target, slot, len(pieces), [str(other) for other in others])
+        axes = tuple(axis if k == slot else str(index.value) for k, index in enumerate(target.indices))
+        node = ir.stack([pieces[k] for k in range(len(pieces))], axis)
+        return Definition(target.name, axes, node, self.source(group))
+
+    def piece_axis(self, target: Reference, slot: int, count: int, taken: list[str]) -> str:
+        """The axis that whole-number pieces run along: the first declared one of that extent."""
+        for axis, extent in self.scope.extents.items():
+            if self.scope.resolved(extent) == Extent.number(count) and axis not in taken:
+                return axis
+        raise errors.ExtentMismatch(
+            f"{target.name!r} has {count} pieces, and no axis of extent {count} is declared",
+            target.indices[slot].span,
+            f"define every piece, or declare an axis of extent {count}",
+        )
+
+    def result(self, text: Text | None, key: str) -> Layout:
+        """The layout of ``out`` or ``weights``; by default ``out`` in the order of its indices."""
+        if text is None:
+            if "out" not in self.statements:
+                place = self.spec.math.span() if self.spec.math else self.spec.place
+                raise errors.MissingKey(
+                    "the spec defines no output", place, "define 'out[i] = …' in the math, or add an 'out' layout"
+                )
+            target = self.statements["out"][0].target
+            axes = ", ".join(str(index.value) for index in target.indices)
+            written = f"out[b, {axes}]"
+            text = Text(written, self.spec.path, ((target.span.line, target.span.column),), (target.span.text,) * target.span.line)
+        layout = parse_layout(text, self.known_axes())
+        span = text.span(0, 0, len(layout.name))
+        quantity = self.lookup(layout.name, span)
+        if quantity is None or layout.name in self.layouts:
+            hint = errors.did_you_mean(layout.name, [FEATURES, *self.statements])
+            raise errors.UnknownName(f"{layout.name!r} is not defined{hint}", span, f"define it, or name another quantity as '{key}'")
+        return layout
+
+    def check_results(self, out: Layout, weights: Layout | None) -> None:
+        for layout in filter(None, (out, weights)):
+            slots = self.axes_of(layout.name)
+            if BATCH not in layout.axes:
+                raise errors.LayoutMismatch(f"{layout} has no batch axis", layout.text.span(), "write 'b' where the batch goes")
+            for axis in layout.axes:
+                if axis != BATCH and axis not in slots and layout.name != FEATURES:
+                    raise errors.LayoutMismatch(
+                        f"{layout.name!r} has no axis {axis!r}; its axes are {', '.join(slots) or 'none'}",
+                        layout.span_of(axis),
+                        "name the axes as the definition does",
+                    )
+            expected = len(slots) + 1
+            if len(layout.axes) != expected:
+                missing = [axis for axis in slots if axis not in layout.axes]
+                raise errors.LayoutMismatch(
+                    f"{layout} does not cover the axes of {layout.name!r}: {', '.join(missing)} missing",
+                    layout.text.span(),
+                    "name every axis once; compose axes in parentheses",
+                )
+            if layout.name == FEATURES:
+                self.check_feature_layout(layout)
+        if len(out.dimensions) != 2 or out.dimensions[0] != (BATCH,):
+            raise errors.LayoutMismatch(
+                f"the output is laid out as {out}, and must have two dimensions, the batch first",
+                out.text.span(),
+                "compose the other axes, as in 'out[b, (m i)]'",
+            )
+        if BATCH not in self.result_node(out).axes:
+            raise errors.UnusedName("the output does not depend on the features", out.text.span(), "use h[m,i] in the math")
+        if weights is not None and any(len(dimension) > 1 and BATCH in dimension for dimension in weights.dimensions):
+            raise errors.LayoutMismatch("the batch is composed with another axis", weights.text.span(), "keep 'b' apart")
+
+    def axes_of(self, name: str) -> tuple[str, ...]:
+        return FEATURE_AXES if name == FEATURES else self.definitions[name].axes
+
+    def check_feature_layout(self, layout: Layout) -> None:
+        for extent in self.tensors[FEATURES].slots:
+            if not any(axis != BATCH and self.extents[axis] == extent for axis in layout.axes):
+                raise errors.LayoutMismatch(
+                    f"{layout} does not cover the features: an axis of extent {extent} is missing",
+                    layout.text.span(),
+                    "write one axis over modalities and one over dim",
+                )
+
+    def result_node(self, layout: Layout) -> Node:
+        if layout.name in self.definitions:
+            return self.definitions[layout.name].node
+        modality = next(axis for axis in layout.axes if self.extents[axis] == self.scalars["modalities"])
+        feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
+        return ir.leaf(FEATURES, (BATCH, modality, feature))
+
+    def check_used(self, results: set[str]) -> None:
+        """Every parameter and every definition must reach a result."""
+        roots = [self.definitions[name].node for name in results if name in self.definitions]
+        reached = {node.data[0] for node in ir.reachable(roots) if node.op == "leaf"}
+        for name, layout in self.layouts.items():
+            if name not in reached:
+                raise errors.UnusedName(
+                    f"parameter {name!r} is not used by any result", layout.text.span(0, 0, len(name)), "use it, or remove it"
+                )
+        nodes = set(ir.reachable(roots))
+        for name, definition in self.definitions.items():
+            if definition.node not in nodes:
+                raise errors.UnusedName(
+                    f"{name!r} is not used by any result", self.statements[name][0].target.span, "use it, or remove it"
+                )
+        for axis, _ in self.spec.axes:
+            mentioned = any(axis.value in node.axes or axis.value in node.over for node in nodes)
+            in_layout = any(axis.value in layout.axes for layout in self.layouts.values())
+            if not mentioned and not in_layout and self.spec.math is not None:
+                raise errors.UnusedIndex(f"index {axis.value!r} is declared and not used", axis.span(), "remove it")
+
+    def property(self, text: Text, out: Layout, weights: Layout | None) -> Property:
+        expression = parse_expression(text)
+        if not isinstance(expression, Call) or expression.function not in RELATIONS:
+            raise errors.BadValue(f"{text.value!r} is not a statement", text.span(), "write 'x == y', 'x <= y' or 'x >= y'")
+        visible = {FEATURES, out.name, *([weights.name] if weights else [])}
+
+        def lookup(name: str, span: Span) -> Quantity | None:
+            if name in self.statements and name not in visible:
+                raise errors.UnknownName(
+                    f"{name!r} is not visible in properties", span, f"properties may speak of {', '.join(sorted(visible))}"
+                )
+            if name == FEATURES or name not in visible:
+                return self.lookup(name, span) if name == FEATURES else None
+            axes = self.definitions[name].axes
+            slots = tuple(self.extents[axis] for axis in axes)
+            return Quantity(slots, lambda indices: ir.leaf(name, (BATCH, *indices)))
+
+        scope = Scope(self.scope.extents, self.scalars, lookup, lambda: sorted(visible), self.known, self.scope.minimum)
+        left, right = (lower(argument, scope) for argument in expression.arguments)
+        return Property(text.value, OPERATORS[expression.function].symbol, left, right)
+
+
+def _positions(statement: Statement) -> tuple[int, ...]:
+    """Where the left side of a statement has whole numbers for indices."""
+    return tuple(k for k, index in enumerate(statement.target.indices) if isinstance(index.value, int))
+
+
+def _read(definition: Definition, indices: tuple[str | int, ...]) -> Node:
+    """A definition's node with its axes renamed to ``indices``, and fixed where those are whole numbers."""
+    node = definition.node
+    names: Mapping[str, str] = {}
+    for axis, index in zip(definition.axes, indices, strict=True):
+        if isinstance(index, int):
+            node = ir.select(node, axis, index)
+        else:
+            names = {**names, axis: index}
+    return ir.rename(node, names)
+
+
+def _first_free(expression: Expression, axis: str) -> Span | None:
+    """Where ``axis`` first stands outside a reduction over it."""
+    if isinstance(expression, Reference):
+        return next((index.span for index in expression.indices if index.value == axis), None)
+    if isinstance(expression, Call):
+        if axis in [index.value for index in expression.axes] and OPERATORS[expression.function].kind == "reduction":
+            return None
+        return next(filter(None, (_first_free(argument, axis) for argument in expression.arguments)), None)
+    return None

@@ -1,0 +1,105 @@
+"""Reverse-mode derivation: the adjoints of a program, as a program in the same IR.
+
+For every definition ``x`` on the way from the outputs to the tensors there is an adjoint definition ``x_bar``, the
+derivative of the outputs, contracted with their cotangents, with respect to ``x``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.template import broadcast_reduce, instantiate
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.ops import OPERATORS
+
+ADJOINT = "_bar"
+ARGUMENTS = ("a", "b", "c")
+
+
+def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequence[str]) -> Program:
+    """The adjoint program.
+
+    Args:
+        program: the forward program.
+        slots: for each tensor to differentiate, the axes that name its dimensions.
+        outputs: the definitions that have cotangents; the cotangent of ``x`` is the tensor ``x_bar``, dimensions
+            ``(b, *axes)``.
+
+    Returns:
+        A program whose definitions are the adjoints, outputs first and tensors last; its outputs are the adjoints of
+        the tensors of ``slots`` that the outputs depend on.
+    """
+    adjoints: dict[Node, Node] = {}
+    names = {definition.node: definition for definition in program.definitions}
+    for name in outputs:
+        definition = program[name]
+        _add(adjoints, definition.node, ir.leaf(name + ADJOINT, (BATCH, *definition.axes)))
+    order = list(ir.reachable(program[name].node for name in outputs))
+    relevant = _dependents(order, slots)
+    definitions: list[Definition] = []
+    by_tensor: dict[str, Node] = {}
+    for node in reversed(order):
+        if node not in relevant or node not in adjoints:
+            continue
+        adjoint = adjoints[node]
+        if node in names and names[node].name not in outputs:
+            definitions.append(Definition(names[node].name + ADJOINT, names[node].axes, adjoint))
+        if node.op == "leaf":
+            name = node.data[0]
+            part = _to_slots(adjoint, node, slots[name])
+            by_tensor[name] = ir.apply("add", by_tensor[name], part) if name in by_tensor else part
+            continue
+        for position, argument in enumerate(node.args):
+            if argument in relevant:
+                _add(adjoints, argument, _contribution(node, position, adjoint, program.extents))
+    for name, adjoint in by_tensor.items():
+        definitions.append(Definition(name + ADJOINT, tuple(axis for axis in slots[name] if axis != BATCH), adjoint))
+    return Program(program.extents, program.tensors, tuple(definitions), tuple(name + ADJOINT for name in by_tensor))
+
+
+def _dependents(order: Sequence[Node], slots: Mapping[str, tuple[str, ...]]) -> set[Node]:
+    """The nodes that depend on a tensor of ``slots``."""
+    relevant: set[Node] = set()
+    for node in order:
+        if node.op == "leaf" and node.data[0] in slots or any(arg in relevant for arg in node.args):
+            relevant.add(node)
+    return relevant
+
+
+def _add(adjoints: dict[Node, Node], node: Node, contribution: Node) -> None:
+    adjoints[node] = ir.apply("add", adjoints[node], contribution) if node in adjoints else contribution
+
+
+def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str, Extent]) -> Node:
+    """What ``node`` adds to the adjoint of its operand at ``position``."""
+    argument = node.args[position]
+    if node.op == "rename":
+        return ir.rename(adjoint, {new: old for old, new in node.data})
+    if node.op == "select":
+        return ir.place(adjoint, node.over[0], node.data)
+    if node.op == "stack":
+        picked = ir.select(adjoint, node.over[0], position) if node.over[0] in adjoint.axes else adjoint
+        return broadcast_reduce("sum", picked, node.axes - argument.axes - set(node.over), extents)
+    operator = OPERATORS[node.op]
+    source = operator.derivative[position]
+    if source is None:
+        raise ValueError(f"{node.op} has no derivative in its argument {position}")
+    names = dict(zip(ARGUMENTS, node.args, strict=False)) | {"y": node, "g": adjoint}
+    names |= {name: ir.constant(value) for name, value in node.data or ()}
+    part = instantiate(source, names, extents, node.over)
+    if operator.kind == "pointwise":
+        return broadcast_reduce("sum", part, node.axes - argument.axes, extents)
+    return part
+
+
+def _to_slots(adjoint: Node, leaf: Node, slots: tuple[str, ...]) -> Node:
+    """The adjoint of one reading of a tensor, as an adjoint of the whole tensor."""
+    indices = leaf.data[1]
+    names = {index: slot for slot, index in zip(slots, indices, strict=True) if isinstance(index, str)}
+    adjoint = ir.rename(adjoint, names)
+    for slot, index in zip(slots, indices, strict=True):
+        if isinstance(index, int):
+            adjoint = ir.place(adjoint, slot, index)
+    return adjoint

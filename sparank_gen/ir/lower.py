@@ -1,0 +1,199 @@
+"""Expressions to the graph: names resolved, axes checked in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, Node
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.ops import OPERATORS, Operator
+from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Span
+
+PAIRWISE = {"max": "maximum", "min": "minimum"}
+BOUNDED = {"maximum": "clamp_min", "minimum": "clamp_max"}
+CALLABLE = sorted(name for name, operator in OPERATORS.items() if not operator.internal and not operator.symbol)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a name stands for.
+
+    Attributes:
+        slots: the extent of each index.
+        read: the node for given indices (axes or whole numbers).
+    """
+
+    slots: tuple[Extent, ...]
+    read: Callable[[tuple[str | int, ...]], Node]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What an expression may speak of.
+
+    Attributes:
+        extents: the extent of each index name.
+        scalars: names that stand for an extent or a hyper-parameter.
+        lookup: the quantity of a name, or None; the place is for the errors of what the name stands for.
+        names: all quantity names, for proposals.
+        known: values of extents that are fixed, such as the number of modalities of a mode for exactly two.
+        minimum: the least value of a name, where one is known; bounds whole-number indices.
+    """
+
+    extents: Mapping[str, Extent]
+    scalars: Mapping[str, Extent]
+    lookup: Callable[[str, Span], Quantity | None]
+    names: Callable[[], list[str]]
+    known: Mapping[str, int] = field(default_factory=dict)
+    minimum: Mapping[str, int] = field(default_factory=dict)
+
+    def resolved(self, extent: Extent) -> Extent:
+        """``extent`` with the fixed values put in."""
+        for name, value in self.known.items():
+            extent = extent.substitute(name, Extent.number(value))
+        return extent
+
+
+def lower(expression: Expression, scope: Scope) -> Node:
+    """The node of an expression.
+
+    Raises:
+        SpecError: when a name, an index, an operator or an extent does not fit.
+    """
+    if isinstance(expression, Number):
+        return ir.constant(expression.value)
+    if isinstance(expression, Reference):
+        return _reference(expression, scope)
+    return _call(expression, scope)
+
+
+def check_axis(index: Index, scope: Scope) -> str:
+    """The axis that ``index`` names. Raises UnknownIndex where it names none."""
+    if not isinstance(index.value, str):
+        raise errors.UnknownIndex(f"{index.value} is not an axis", index.span, "name an axis here")
+    if index.value == BATCH:
+        raise errors.UnknownIndex("the batch axis 'b' is not written in the math", index.span, "leave it out")
+    if index.value not in scope.extents:
+        hint = errors.did_you_mean(index.value, scope.extents)
+        raise errors.UnknownIndex(
+            f"{index.value!r} is not a declared index{hint}", index.span, "declare it under 'axes', as in 'axes: {i: dim}'"
+        )
+    return index.value
+
+
+def check_slots(name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...], span: Span, scope: Scope) -> None:
+    """Raises when ``indices`` do not fit the slots of the quantity ``name``."""
+    if len(slots) != len(indices):
+        expected = f"{len(slots)} {'index' if len(slots) == 1 else 'indices'}"
+        raise errors.WrongIndexCount(f"{name!r} takes {expected}, found {len(indices)}", span, "write one index for each axis")
+    axes = [index.value for index in indices if isinstance(index.value, str)]
+    for slot, index in zip(slots, indices, strict=True):
+        extent = scope.resolved(slot)
+        if isinstance(index.value, int):
+            limit = extent.constant
+            if limit is None and not extent.symbols - set(scope.minimum):
+                limit = extent.value(scope.minimum)
+            if not 0 <= index.value < (limit if limit is not None else 1):
+                raise errors.IndexOutOfRange(
+                    f"position {index.value} is outside an axis of extent {extent}", index.span, "positions count from 0"
+                )
+            continue
+        axis = check_axis(index, scope)
+        if axes.count(axis) > 1:
+            raise errors.RepeatedIndex(
+                f"index {axis!r} stands twice in one reference", index.span, "diagonals are not in the language; use two names"
+            )
+        if scope.resolved(scope.extents[axis]) != extent:
+            raise errors.ExtentMismatch(
+                f"index {axis!r} runs over {scope.extents[axis]}, and {name!r} has extent {slot} here",
+                index.span,
+                "use an index of that extent",
+            )
+
+
+def _reference(expression: Reference, scope: Scope) -> Node:
+    name, indices = expression.name, expression.indices
+    if name == "size" and indices:
+        total = Extent.number(1)
+        for index in indices:
+            total = total * scope.extents[check_axis(index, scope)]
+        return ir.extent(scope.resolved(total))
+    if name in scope.scalars and not indices:
+        return ir.extent(scope.resolved(scope.scalars[name]))
+    quantity = scope.lookup(name, expression.span)
+    if quantity is None:
+        hint = errors.did_you_mean(name, [*scope.names(), *scope.scalars])
+        raise errors.UnknownName(f"{name!r} is not defined{hint}", expression.span, "define it, or bind a parameter to it")
+    check_slots(name, quantity.slots, indices, expression.span, scope)
+    return quantity.read(tuple(index.value for index in indices))
+
+
+def _call(expression: Call, scope: Scope) -> Node:
+    operator = _operator(expression)
+    arguments = [lower(argument, scope) for argument in expression.arguments]
+    for position, (argument, node) in enumerate(zip(expression.arguments, arguments, strict=True)):
+        is_condition = operator.name == "where" and position == 0
+        if is_comparison(node) != is_condition:
+            found = "a comparison" if is_comparison(node) else "a number"
+            raise errors.WrongArguments(
+                f"{found} stands where {'a comparison' if is_condition else 'a number'} is needed",
+                argument.span,
+                "comparisons stand in 'where(condition, x, y)' alone",
+            )
+    if operator.kind in ("pointwise", "comparison"):
+        if operator.name in BOUNDED and not arguments[1].axes and arguments[1].op in ("constant", "extent"):
+            return ir.apply(BOUNDED[operator.name], *arguments)
+        return ir.apply(operator.name, *arguments)
+    axes = [check_axis(index, scope) for index in expression.axes]
+    for index in expression.axes:
+        if axes.count(str(index.value)) > 1:
+            raise errors.RepeatedIndex(f"axis {index.value!r} stands twice", index.span, "name each axis once")
+        if index.value not in arguments[0].axes:
+            raise errors.UnusedIndex(
+                f"{operator.name} runs over {index.value!r}, which its argument does not have",
+                index.span,
+                f"use {index.value!r} inside, or leave it out",
+            )
+    return ir.reduce(operator.name, arguments[0], axes, _options(expression, operator))
+
+
+def is_comparison(node: Node) -> bool:
+    """Whether a node is a truth value."""
+    return node.op in OPERATORS and OPERATORS[node.op].kind == "comparison"
+
+
+def _operator(expression: Call) -> Operator:
+    name = PAIRWISE.get(expression.function, expression.function) if not expression.axes else expression.function
+    operator = OPERATORS.get(name)
+    if operator is None or operator.internal:
+        hint = errors.did_you_mean(expression.function, CALLABLE)
+        raise errors.UnknownOperator(
+            f"{expression.function!r} is not an operator{hint}", expression.span, f"the operators are {', '.join(CALLABLE)}"
+        )
+    takes_axes = operator.kind in ("reduction", "normalisation")
+    if takes_axes and not expression.axes:
+        raise errors.WrongArguments(f"{name} needs its axes", expression.span, f"write {name}[i](…)")
+    if expression.axes and not takes_axes:
+        raise errors.WrongArguments(f"{name} takes no axes", expression.axes[0].span, f"write {name}(…)")
+    if len(expression.arguments) != operator.arity:
+        raise errors.WrongArguments(
+            f"{name} takes {operator.arity} argument{'s' if operator.arity > 1 else ''}, found {len(expression.arguments)}",
+            expression.span,
+            f"{name}: {operator.summary}",
+        )
+    return operator
+
+
+def _options(expression: Call, operator: Operator) -> tuple[tuple[str, float], ...] | None:
+    known = dict(operator.options)
+    for name, value in expression.keywords:
+        if name not in known:
+            raise errors.WrongArguments(
+                f"{operator.name} has no option {name!r}{errors.did_you_mean(name, known)}", expression.span, "leave it out"
+            )
+        known[name] = value
+    return tuple(known.items()) or None

@@ -1,0 +1,93 @@
+"""Algebra that makes a program smaller without changing what it means."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.rewrite import pattern_rule, rewrite
+from sparank_gen.lang.ops import OPERATORS
+
+IDENTITIES = tuple(
+    pattern_rule(pattern, replacement)
+    for pattern, replacement in (
+        ("a + 0", "a"),
+        ("a - 0", "a"),
+        ("0 - a", "-a"),
+        ("a * 1", "a"),
+        ("a / 1", "a"),
+        ("a ** 1", "a"),
+        ("-(-a)", "a"),
+        ("a + -b", "a - b"),
+        ("a - -b", "a + b"),
+    )
+)
+MIXTURES = (
+    pattern_rule("c * b + (1 - c) * a", "lerp(a, b, c)", scalar_names="c"),
+    pattern_rule("a + c * (b - a)", "lerp(a, b, c)", scalar_names="c"),
+)
+
+
+def fold_constants(node: Node) -> Node | None:
+    """A pointwise operation on numbers, done once and for all."""
+    operator = OPERATORS.get(node.op)
+    if operator is None or operator.kind != "pointwise" or not all(arg.op == "constant" for arg in node.args):
+        return None
+    with np.errstate(all="ignore"):
+        value = float(operator.meaning(*(np.float64(arg.data) for arg in node.args)))
+    return ir.constant(value) if np.isfinite(value) else None
+
+
+def pull_factors(node: Node) -> Node | None:
+    """``sum[j](a[i] * x[j])`` is ``a[i] * sum[j](x[j])``."""
+    if node.op not in ("sum", "mean"):
+        return None
+    factors = factors_of(node.args[0])
+    inside = [factor for factor in factors if factor.axes & set(node.over)]
+    outside = [factor for factor in factors if not factor.axes & set(node.over)]
+    if not outside or not inside or set().union(*(factor.axes for factor in inside)) < set(node.over):
+        return None
+    inner = product_of(inside)
+    return ir.apply("mul", product_of(outside), ir.reduce(node.op, inner, node.over, node.data))
+
+
+def merge_views(node: Node) -> Node | None:
+    """Views of views as one; views of stacks as the piece."""
+    if node.op == "rename" and node.args[0].op == "rename":
+        inner = node.args[0]
+        outer = dict(node.data)
+        names = {old: outer.get(new, new) for old, new in inner.data}
+        names |= {old: new for old, new in outer.items() if old in inner.args[0].axes and old not in dict(inner.data)}
+        return ir.rename(inner.args[0], names)
+    if node.op == "select" and node.args[0].op == "stack" and node.args[0].over == node.over:
+        piece = node.args[0].args[node.data]
+        return piece if piece.axes == node.axes else None
+    if node.op in ("rename", "select") and node.args[0].op == "leaf":
+        name, indices = node.args[0].data
+        changes = {node.over[0]: node.data} if node.op == "select" else dict(node.data)
+        return ir.leaf(name, [changes.get(index, index) for index in indices])
+    return None
+
+
+def factors_of(node: Node) -> list[Node]:
+    """The factors of a product, from left to right."""
+    return [factor for arg in node.args for factor in factors_of(arg)] if node.op == "mul" else [node]
+
+
+def product_of(factors: list[Node]) -> Node:
+    """The product of one or more nodes."""
+    product = factors[0]
+    for factor in factors[1:]:
+        product = ir.apply("mul", product, factor)
+    return product
+
+
+def tidy(program: Program) -> Program:
+    """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
+    return rewrite(program, (fold_constants, *IDENTITIES, merge_views))
+
+
+def simplify(program: Program) -> Program:
+    """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
+    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, pull_factors, *MIXTURES))

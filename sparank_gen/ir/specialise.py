@@ -1,0 +1,206 @@
+"""Passes that prepare a program for fast code: a known number of modalities unrolled, like GEMMs merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.rewrite import Rule, rewrite
+from sparank_gen.ir.simplify import factors_of, simplify
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.ops import OPERATORS
+
+
+def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> Program:
+    """``program`` for exactly ``count`` modalities, with what that makes possible.
+
+    A softmax over two is a sigmoid of the difference, and a reduction over pieces that are known one by one is
+    written out, so that mixtures of two appear.
+
+    Args:
+        program: any program.
+        count: the number of modalities.
+        parameters: the names of the parameter tensors.
+    """
+
+    def extent_of(axis: str) -> int | None:
+        return program.extents[axis].substitute("modalities", Extent.number(count)).constant
+
+    def pair_softmax(node: Node) -> Node | None:
+        if node.op != "softmax" or len(node.over) != 1 or extent_of(node.over[0]) != 2:
+            return None
+        (axis,) = node.over
+        first = ir.apply(
+            "sigmoid", ir.apply("sub", ir.select(node.args[0], axis, 0), ir.select(node.args[0], axis, 1))
+        )
+        return ir.stack([first, ir.apply("sub", ir.constant(1), first)], axis)
+
+    def unroll(node: Node) -> Node | None:
+        if node.op not in ("sum", "mean") or len(node.over) != 1 or not _has_pieces(node.args[0], node.over[0]):
+            return None
+        (axis,) = node.over
+        size = extent_of(axis)
+        assert size is not None
+        total = _pick(node.args[0], axis, 0)
+        for position in range(1, size):
+            total = ir.apply("add", total, _pick(node.args[0], axis, position))
+        return total if node.op == "sum" else ir.apply("div", total, ir.constant(size))
+
+    def known_extent(node: Node) -> Node | None:
+        if node.op != "extent" or "modalities" not in node.data.symbols:
+            return None
+        return ir.extent(node.data.substitute("modalities", Extent.number(count)))
+
+    rules: tuple[Rule, ...] = (pair_softmax, unroll, known_extent, _push_select(program.modality_axes, parameters))
+    return simplify(rewrite(program, rules))
+
+
+def _has_pieces(node: Node, axis: str) -> bool:
+    """Whether a stack along ``axis`` stands under ``node`` with nothing but pointwise work and views between."""
+    if node.op == "stack" and node.over == (axis,):
+        return True
+    if axis not in node.axes or node.op == "select":
+        return False
+    if node.op == "rename":
+        return _has_pieces(node.args[0], {new: old for old, new in node.data}.get(axis, axis))
+    is_pointwise = node.op in OPERATORS and OPERATORS[node.op].kind == "pointwise"
+    return is_pointwise and any(_has_pieces(arg, axis) for arg in node.args)
+
+
+def _pick(node: Node, axis: str, position: int) -> Node:
+    """``node`` at one position of ``axis``, read below pointwise work and views."""
+    if axis not in node.axes:
+        return node
+    if node.op == "stack" and node.over == (axis,) and node.args[position].axes == node.axes - {axis}:
+        return node.args[position]
+    if node.op == "rename":
+        names = dict(node.data)
+        return ir.rename(_pick(node.args[0], {new: old for old, new in names.items()}.get(axis, axis), position), names)
+    if node.op in OPERATORS and OPERATORS[node.op].kind == "pointwise":
+        return ir.make(node.op, [_pick(arg, axis, position) for arg in node.args])
+    return ir.select(node, axis, position)
+
+
+def _push_select(modality_axes: frozenset[str], parameters: frozenset[str]) -> Rule:
+    """A position of a modality axis is read at the leaves where it can be, so that only that modality is computed."""
+
+    def reaches_leaves(node: Node, axis: str) -> bool:
+        """Whether reading ``node`` at one position of ``axis`` needs only that position of everything below."""
+        if axis not in node.axes or node.op in ("leaf", "stack"):
+            return True
+        if node.op == "rename":
+            return reaches_leaves(node.args[0], {new: old for old, new in node.data}.get(axis, axis))
+        if node.op not in OPERATORS or axis in node.over:
+            return False
+        if node.op == "sum":
+            factors = factors_of(node.args[0])
+            if any(f.op == "leaf" and f.data[0] in parameters and axis not in f.axes for f in factors):
+                return False
+        return all(reaches_leaves(arg, axis) for arg in node.args)
+
+    def rule(node: Node) -> Node | None:
+        if node.op != "select" or node.over[0] not in modality_axes or not reaches_leaves(node.args[0], node.over[0]):
+            return None
+        (axis,), argument = node.over, node.args[0]
+
+        def at(operand: Node, name: str = axis) -> Node:
+            return ir.select(operand, name, node.data) if name in operand.axes else operand
+
+        if argument.op == "leaf":
+            name, indices = argument.data
+            return ir.leaf(name, [node.data if index == axis else index for index in indices])
+        if argument.op == "stack":
+            if argument.over == (axis,):
+                piece = argument.args[node.data]
+                return piece if piece.axes == node.axes else None
+            return ir.stack([at(piece) for piece in argument.args], argument.over[0])
+        if argument.op == "rename":
+            names = dict(argument.data)
+            inner = {new: old for old, new in names.items()}.get(axis, axis)
+            return ir.rename(at(argument.args[0], inner), names)
+        return ir.make(argument.op, [at(operand) for operand in argument.args], argument.over, argument.data)
+
+    return rule
+
+
+def merge_contractions(program: Program, layouts: Mapping[str, Layout]) -> Program:
+    """Contractions of one tensor with every slice of one parameter, as one contraction and views of it.
+
+    ``W[0,…]·x``, ``W[1,…]·x`` and ``W[2,…]·x`` become views of ``W[p,…]·x``: one GEMM instead of three.
+
+    Args:
+        program: any program.
+        layouts: the layout of each parameter tensor.
+    """
+    nodes = list(ir.reachable(definition.node for definition in program.definitions))
+    slices: dict[tuple[str, int, Node], set[int]] = {}
+    for node in nodes:
+        found = _slice_of(node, layouts, program)
+        if found is not None:
+            slices.setdefault((found.name, found.slot, found.whole), set()).add(found.position)
+    complete = {
+        key
+        for key, positions in slices.items()
+        if len(positions) > 1 and program.extents[layouts[key[0]].axes[key[1]]].constant == len(positions)
+    }
+
+    def merge(node: Node) -> Node | None:
+        found = _slice_of(node, layouts, program)
+        if found is None or (found.name, found.slot, found.whole) not in complete:
+            return None
+        axis = layouts[found.name].axes[found.slot]
+        return ir.rename(ir.select(found.whole, axis, found.position), found.names)
+
+    def absorb_bias(node: Node) -> Node | None:
+        """``(W·x)[p=0] + c[0]`` is ``(W·x + c)[p=0]``."""
+        if node.op != "add":
+            return None
+        view, bias = node.args
+        names = dict(view.data) if view.op == "rename" else {}
+        picked = view.args[0] if view.op == "rename" else view
+        if picked.op != "select" or bias.op != "leaf" or bias.data[0] not in layouts or bias.axes & set(names.values()):
+            return None
+        (axis,), (name, indices) = picked.over, bias.data
+        whole = [layouts[name].axes[k] if isinstance(index, int) else index for k, index in enumerate(indices)]
+        if [index for index in indices if isinstance(index, int)] != [picked.data] or axis not in whole:
+            return None
+        return ir.rename(ir.select(ir.apply("add", picked.args[0], ir.leaf(name, whole)), axis, picked.data), names)
+
+    return rewrite(program, (merge, absorb_bias))
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A contraction with one slice of a parameter, and the contraction with the whole of it."""
+
+    name: str
+    slot: int
+    position: int
+    whole: Node
+    names: Mapping[str, str]
+
+
+def _slice_of(node: Node, layouts: Mapping[str, Layout], program: Program) -> _Slice | None:
+    if node.op != "sum" or node.args[0].op != "mul" or len(node.args[0].args) != 2:
+        return None
+    parameter, operand = node.args[0].args
+    if parameter.op != "leaf" or parameter.data[0] not in layouts:
+        return None
+    name, indices = parameter.data
+    slots = [k for k, index in enumerate(indices) if isinstance(index, int)]
+    if len(slots) != 1 or layouts[name].axes[slots[0]] in node.args[0].axes:
+        return None
+    whole = ir.leaf(name, [layouts[name].axes[k] if k in slots else index for k, index in enumerate(indices)])
+    names: dict[str, str] = {}
+    if operand.op == "leaf":
+        axes = [axis for axis in operand.data[1] if axis in program.modality_axes]
+        if len(axes) == 1 and "m" not in node.args[0].axes and axes[0] not in parameter.axes:
+            names = {"m": axes[0]}
+            operand = ir.leaf(operand.data[0], ["m" if axis == axes[0] else axis for axis in operand.data[1]])
+    contraction = ir.reduce("sum", ir.apply("mul", whole, operand), node.over)
+    return _Slice(name, slots[0], indices[slots[0]], contraction, names)
+
+

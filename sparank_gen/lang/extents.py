@@ -1,0 +1,191 @@
+"""Extents of axes: exact arithmetic on names such as ``dim`` and ``modalities``.
+
+An extent is a polynomial with integer exponents, kept in a canonical form, so that two ways of writing one extent
+(``attn_heads * (dim // attn_heads)`` and ``dim``) are equal. Division is exact: ``dim // attn_heads`` asserts that
+it comes out, and the generated constructor checks it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Text
+
+Monomial = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A sum of monomials; ``terms`` is sorted and holds no zero coefficient."""
+
+    terms: tuple[tuple[Monomial, Fraction], ...]
+
+    @staticmethod
+    def number(value: int) -> Extent:
+        return _canonical({(): Fraction(value)})
+
+    @staticmethod
+    def symbol(name: str) -> Extent:
+        return _canonical({((name, 1),): Fraction(1)})
+
+    def __add__(self, other: Extent) -> Extent:
+        total = dict(self.terms)
+        for monomial, coefficient in other.terms:
+            total[monomial] = total.get(monomial, Fraction(0)) + coefficient
+        return _canonical(total)
+
+    def __sub__(self, other: Extent) -> Extent:
+        return self + Extent.number(-1) * other
+
+    def __mul__(self, other: Extent) -> Extent:
+        product: dict[Monomial, Fraction] = {}
+        for left, a in self.terms:
+            for right, b in other.terms:
+                monomial = _times(left, right)
+                product[monomial] = product.get(monomial, Fraction(0)) + a * b
+        return _canonical(product)
+
+    def divided_by(self, other: Extent) -> Extent:
+        """The exact quotient; ``other`` must be a single monomial (ValueError otherwise)."""
+        if len(other.terms) != 1:
+            raise ValueError("the divisor must be a product of names and numbers")
+        monomial, coefficient = other.terms[0]
+        inverse = tuple((name, -power) for name, power in monomial)
+        return self * _canonical({inverse: 1 / coefficient})
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        return frozenset(name for monomial, _ in self.terms for name, _ in monomial)
+
+    @property
+    def constant(self) -> int | None:
+        """The value where it depends on no name, or None."""
+        if not self.terms:
+            return 0
+        if len(self.terms) == 1 and not self.terms[0][0] and self.terms[0][1].denominator == 1:
+            return int(self.terms[0][1])
+        return None
+
+    def value(self, sizes: Mapping[str, int]) -> int:
+        """The number that this extent is for given sizes.
+
+        Raises:
+            ValueError: when a division does not come out, or the extent is below 1.
+        """
+        total = Fraction(0)
+        for monomial, coefficient in self.terms:
+            term = coefficient
+            for name, power in monomial:
+                term *= Fraction(sizes[name]) ** power
+            total += term
+        if total.denominator != 1 or total < 1:
+            raise ValueError(f"{self} is {total} for {dict(sizes)}, and must be a whole number of at least 1")
+        return int(total)
+
+    def substitute(self, name: str, replacement: Extent) -> Extent:
+        """This extent with every power of ``name`` replaced."""
+        total = Extent.number(0)
+        for monomial, coefficient in self.terms:
+            term = _canonical({tuple(pair for pair in monomial if pair[0] != name): coefficient})
+            power = dict(monomial).get(name, 0)
+            for _ in range(abs(power)):
+                term = term * replacement if power > 0 else term.divided_by(replacement)
+            total = total + term
+        return total
+
+    def __str__(self) -> str:
+        return self.code({})
+
+    def code(self, names: Mapping[str, str]) -> str:
+        """Python source of this extent; ``names`` maps a name to the expression to print for it."""
+        if not self.terms:
+            return "0"
+        pieces: list[str] = []
+        for monomial, coefficient in sorted(self.terms, key=lambda term: (not term[0], term)):
+            text = _monomial_code(monomial, abs(coefficient), names)
+            sign = "-" if coefficient < 0 else "+"
+            pieces.append(f" {sign} {text}" if pieces else text if sign == "+" else f"-{text}")
+        return "".join(pieces)
+
+
+def _canonical(terms: Mapping[Monomial, Fraction]) -> Extent:
+    return Extent(tuple(sorted((monomial, value) for monomial, value in terms.items() if value)))
+
+
+def _times(left: Monomial, right: Monomial) -> Monomial:
+    powers = dict(left)
+    for name, power in right:
+        powers[name] = powers.get(name, 0) + power
+    return tuple(sorted((name, power) for name, power in powers.items() if power))
+
+
+def _monomial_code(monomial: Monomial, coefficient: Fraction, names: Mapping[str, str]) -> str:
+    over: list[str] = [] if coefficient.numerator == 1 else [str(coefficient.numerator)]
+    under: list[str] = [] if coefficient.denominator == 1 else [str(coefficient.denominator)]
+    for name, power in monomial:
+        shown = names.get(name, name)
+        (over if power > 0 else under).extend([shown] * abs(power))
+    text = " * ".join(over) or "1"
+    if not under:
+        return text
+    return f"{text} // {under[0]}" if len(under) == 1 else f"{text} // ({' * '.join(under)})"
+
+
+@dataclass(frozen=True)
+class Division:
+    """An exact division written in a spec: ``whole`` must be a multiple of ``part``."""
+
+    whole: Extent
+    part: Extent
+
+
+def parse_extent(text: Text, names: Mapping[str, Extent]) -> tuple[Extent, tuple[Division, ...]]:
+    """The extent that ``text`` says, and the divisions in it that must come out.
+
+    Args:
+        text: integer arithmetic (``+ - * //``) on ``names`` and whole numbers.
+        names: the names that may stand in it.
+
+    Raises:
+        SpecError: BadSyntax, UnknownName or BadValue.
+    """
+    try:
+        tree = ast.parse(text.value.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise errors.BadSyntax(f"{text.value!r} is not an extent", text.span(), "write something like 'dim // 2'") from None
+    divisions: list[Division] = []
+
+    def walk(node: ast.expr) -> Extent:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return Extent.number(node.value)
+        if isinstance(node, ast.Name):
+            if node.id not in names:
+                raise errors.UnknownName(
+                    f"{node.id!r} is not a known extent{errors.did_you_mean(node.id, names)}",
+                    text.span(0, node.col_offset, len(node.id)),
+                    f"the extents are {', '.join(sorted(names))} and the hyper-parameters",
+                )
+            return names[node.id]
+        if isinstance(node, ast.BinOp):
+            left, right = walk(node.left), walk(node.right)
+            if isinstance(node.op, ast.Add):
+                return left + right
+            if isinstance(node.op, ast.Sub):
+                return left - right
+            if isinstance(node.op, ast.Mult):
+                return left * right
+            if isinstance(node.op, ast.FloorDiv) and len(right.terms) == 1:
+                divisions.append(Division(left, right))
+                return left.divided_by(right)
+        raise errors.BadSyntax(
+            f"{text.value!r} is not an extent", text.span(), "use + - * // on names and whole numbers, and divide by a product"
+        )
+
+    extent = walk(tree.body)
+    if extent.constant is not None and extent.constant < 1:
+        raise errors.BadValue(f"the extent {text.value!r} is {extent.constant}", text.span(), "an extent is at least 1")
+    return extent, tuple(divisions)

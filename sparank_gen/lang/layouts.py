@@ -1,0 +1,110 @@
+"""Layout strings: how a tensor of named axes lies in memory, in einops' notation (``W[(p a k), j]``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Span, Text
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tensor's name and, for each of its dimensions, the axes composed in it (the last one varies fastest)."""
+
+    name: str
+    dimensions: tuple[tuple[str, ...], ...]
+    text: Text
+    places: tuple[tuple[str, int], ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """All axes in order."""
+        return tuple(axis for dimension in self.dimensions for axis in dimension)
+
+    def span_of(self, axis: str) -> Span:
+        column = next((column for name, column in self.places if name == axis), 0)
+        return self.text.span(0, column, len(axis))
+
+    def without(self, axis: str | None) -> tuple[tuple[str, ...], ...]:
+        """The dimensions of one of the tensors that are stored apart for each index of ``axis``."""
+        return tuple(dimension for dimension in self.dimensions if dimension != (axis,))
+
+    def __str__(self) -> str:
+        shown = (axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in self.dimensions)
+        return f"{self.name}[{', '.join(shown)}]"
+
+
+def parse_layout(text: Text, known_axes: dict[str, str]) -> Layout:
+    """Parse a layout string; ``known_axes`` are the indices that may stand in it (values: what they are).
+
+    Raises:
+        SpecError: BadSyntax, UnknownIndex or RepeatedIndex.
+    """
+    tokens = _tokens(text)
+    remedy = "write a name and its indices, as in 'W[(p a k), j]'"
+
+    def fail(column: int, found: str) -> errors.BadSyntax:
+        return errors.BadSyntax(f"unexpected {found} in a layout", text.span(0, column, max(len(found), 1)), remedy)
+
+    def expect(symbol: str) -> None:
+        token, column = tokens.pop(0)
+        if token != symbol:
+            raise fail(column, token or "end")
+
+    name, column = tokens.pop(0)
+    if not name.isidentifier():
+        raise fail(column, name or "end")
+    places: list[tuple[str, int]] = []
+
+    def index() -> str:
+        token, column = tokens.pop(0)
+        if not token.isidentifier():
+            raise fail(column, token or "end")
+        if token not in known_axes:
+            hint = errors.did_you_mean(token, known_axes)
+            raise errors.UnknownIndex(
+                f"{token!r} is not a declared index{hint}", text.span(0, column, len(token)), "declare it under 'axes'"
+            )
+        if token in dict(places):
+            raise errors.RepeatedIndex(
+                f"index {token!r} stands twice in {text.value!r}", text.span(0, column, len(token)), "name each axis once"
+            )
+        places.append((token, column))
+        return token
+
+    expect("[")
+    dimensions: list[tuple[str, ...]] = []
+    while True:
+        if tokens[0][0] == "(":
+            expect("(")
+            group = [index()]
+            while tokens[0][0] != ")":
+                group.append(index())
+            expect(")")
+            dimensions.append(tuple(group))
+        else:
+            dimensions.append((index(),))
+        if tokens[0][0] == "]":
+            break
+        expect(",")
+    expect("]")
+    if tokens[0][0]:
+        raise fail(tokens[0][1], tokens[0][0])
+    return Layout(name, tuple(dimensions), text, tuple(places))
+
+
+def _tokens(text: Text) -> list[tuple[str, int]]:
+    """Names and symbols with their columns, closed by an empty token."""
+    tokens: list[tuple[str, int]] = []
+    value, position = text.value, 0
+    while position < len(value):
+        character = value[position]
+        end = position + 1
+        if character.isalnum() or character == "_":
+            while end < len(value) and (value[end].isalnum() or value[end] == "_"):
+                end += 1
+        if not character.isspace():
+            tokens.append((value[position:end], position))
+        position = end
+    return [*tokens, ("", len(value)), ("", len(value))]

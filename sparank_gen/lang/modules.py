@@ -1,0 +1,195 @@
+"""The torch modules whose parameters a spec may name: their constructors, and the shapes of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparank_gen.lang.extents import Extent, parse_extent
+from sparank_gen.lang.layouts import Layout
+from sparank_gen.spec import errors
+from sparank_gen.spec.model import ModuleSpec
+from sparank_gen.spec.source import Text
+
+
+@dataclass(frozen=True)
+class TorchModule:
+    """A class of ``torch.nn``.
+
+    Attributes:
+        constructor: its size arguments, in order; each is found from a tensor's shape or must be given.
+        tensors: for each tensor, its shape over the constructor's arguments, as ``(factor, argument)`` a dimension.
+        bias: the tensors that ``bias=False`` leaves out; bound all or none.
+    """
+
+    constructor: tuple[str, ...]
+    tensors: Mapping[str, tuple[tuple[int, str], ...]]
+    bias: frozenset[str]
+
+
+TORCH_MODULES: dict[str, TorchModule] = {
+    "Linear": TorchModule(
+        ("in_features", "out_features"),
+        {"weight": ((1, "out_features"), (1, "in_features")), "bias": ((1, "out_features"),)},
+        frozenset({"bias"}),
+    ),
+    "Bilinear": TorchModule(
+        ("in1_features", "in2_features", "out_features"),
+        {
+            "weight": ((1, "out_features"), (1, "in1_features"), (1, "in2_features")),
+            "bias": ((1, "out_features"),),
+        },
+        frozenset({"bias"}),
+    ),
+    "LayerNorm": TorchModule(
+        ("normalized_shape",),
+        {"weight": ((1, "normalized_shape"),), "bias": ((1, "normalized_shape"),)},
+        frozenset({"bias"}),
+    ),
+    "MultiheadAttention": TorchModule(
+        ("embed_dim", "num_heads"),
+        {
+            "in_proj_weight": ((3, "embed_dim"), (1, "embed_dim")),
+            "in_proj_bias": ((3, "embed_dim"),),
+            "out_proj.weight": ((1, "embed_dim"), (1, "embed_dim")),
+            "out_proj.bias": ((1, "embed_dim"),),
+        },
+        frozenset({"in_proj_bias", "out_proj.bias"}),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter tensor: its name in the math, where the module keeps it, and how it is laid out there."""
+
+    layout: Layout
+    path: str
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of a mode, ready to construct: ``torch.nn.<kind>(*arguments, **options)``."""
+
+    path: str
+    kind: str
+    per: str | None
+    arguments: tuple[Extent, ...]
+    options: tuple[tuple[str, str], ...]
+    parameters: tuple[Parameter, ...]
+
+
+def resolve_module(
+    spec: ModuleSpec, layouts: Mapping[str, Layout], extents: Mapping[str, Extent], names: Mapping[str, Extent]
+) -> Module:
+    """Find a module's constructor arguments from the layouts bound to its tensors.
+
+    Args:
+        spec: the entry under ``params``.
+        layouts: the parsed layout of each tensor of the entry.
+        extents: the extent of each axis.
+        names: the names that may stand in arguments.
+
+    Raises:
+        SpecError: UnknownModule, UnknownKey, MissingKey, LayoutMismatch or ExtentMismatch.
+    """
+    kind = TORCH_MODULES.get(spec.module.value)
+    if kind is None:
+        hint = errors.did_you_mean(spec.module.value, TORCH_MODULES)
+        raise errors.UnknownModule(
+            f"{spec.module.value!r} is not a module the language knows{hint}",
+            spec.module.span(),
+            f"the modules are {', '.join(TORCH_MODULES)}",
+        )
+    for name, _ in spec.tensors:
+        if name.value not in kind.tensors:
+            hint = errors.did_you_mean(name.value, kind.tensors)
+            raise errors.UnknownKey(
+                f"{spec.module.value} has no tensor {name.value!r}{hint}",
+                name.span(),
+                f"its tensors are {', '.join(kind.tensors)}",
+            )
+    with_bias = any(tensor in layouts for tensor in kind.bias)
+    for tensor in kind.tensors:
+        if tensor not in layouts and (with_bias or tensor not in kind.bias):
+            raise errors.MissingKey(
+                f"{spec.path.value!r} binds no {tensor!r} of {spec.module.value}",
+                spec.path.span(),
+                f"add a layout for {tensor!r}; every parameter of a module is used",
+            )
+    sizes = _given_sizes(spec, kind, names)
+    for tensor, layout in layouts.items():
+        _match_shape(spec, kind, tensor, layout, extents, sizes)
+    missing = next((argument for argument in kind.constructor if argument not in sizes), None)
+    if missing is not None:
+        raise errors.MissingKey(
+            f"{spec.module.value} needs {missing!r}, which no layout determines",
+            spec.path.span(),
+            f"add 'arguments: {{{missing}: …}}'",
+        )
+    options = tuple(
+        (name.value, "True" if value.value == "true" else "False" if value.value == "false" else value.value)
+        for name, value in spec.arguments
+        if name.value not in kind.constructor
+    )
+    return Module(
+        path=spec.path.value,
+        kind=spec.module.value,
+        per=spec.per.value if spec.per else None,
+        arguments=tuple(sizes[argument] for argument in kind.constructor),
+        options=options if with_bias else (*options, ("bias", "False")),
+        parameters=tuple(Parameter(layouts[name.value], name.value) for name, _ in spec.tensors),
+    )
+
+
+def _given_sizes(spec: ModuleSpec, kind: TorchModule, names: Mapping[str, Extent]) -> dict[str, Extent]:
+    sizes: dict[str, Extent] = {}
+    for name, value in spec.arguments:
+        if name.value in kind.constructor:
+            sizes[name.value], _ = parse_extent(value, names)
+        elif not _is_literal(value):
+            raise errors.BadValue(
+                f"{value.value!r} is not a value for {name.value!r}", value.span(), "write true, false or a number"
+            )
+    return sizes
+
+
+def _is_literal(value: Text) -> bool:
+    if value.value in ("true", "false"):
+        return True
+    try:
+        float(value.value)
+    except ValueError:
+        return False
+    return True
+
+
+def _match_shape(
+    spec: ModuleSpec,
+    kind: TorchModule,
+    tensor: str,
+    layout: Layout,
+    extents: Mapping[str, Extent],
+    sizes: dict[str, Extent],
+) -> None:
+    """Unify the layout's dimensions with the tensor's shape, filling in ``sizes``."""
+    dimensions = layout.without(spec.per.value if spec.per else None)
+    shape = kind.tensors[tensor]
+    if len(dimensions) != len(shape):
+        raise errors.LayoutMismatch(
+            f"{tensor!r} of {spec.module.value} has {len(shape)} dimensions, and {layout} gives it {len(dimensions)}",
+            layout.text.span(),
+            "compose axes in parentheses where they share a dimension, as in 'W[i,(m j)]'",
+        )
+    for axes, (factor, argument) in zip(dimensions, shape, strict=True):
+        product = Extent.number(1)
+        for axis in axes:
+            product = product * extents[axis]
+        size = product.divided_by(Extent.number(factor))
+        known = sizes.setdefault(argument, size)
+        if known != size:
+            raise errors.ExtentMismatch(
+                f"{argument!r} of {spec.module.value} is {known} in one place and {size} in this one",
+                layout.span_of(axes[0]),
+                "give the axes extents that agree",
+            )

@@ -1,0 +1,130 @@
+"""Parsing the math: Python's own grammar, restricted to a white-list of nodes. Nothing is ever evaluated."""
+
+from __future__ import annotations
+
+import ast
+
+from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference, Statement
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Span, Text
+
+BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
+COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
+MAXIMUM_DEPTH = 200
+
+
+class _Parser:
+    """Converts Python syntax nodes of one text; holds what it takes to find their places."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self.lines = text.value.split("\n")
+
+    def span(self, node: ast.AST) -> Span:
+        row, start, end_row, end = (getattr(node, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset"))
+        line = self.lines[row - 1].encode()
+        column = len(line[:start].decode(errors="replace"))
+        stop = len(line[:end].decode(errors="replace")) if end_row == row else len(self.lines[row - 1])
+        return self.text.span(row - 1, column, stop - column)
+
+    def fail(self, node: ast.AST, message: str, remedy: str) -> errors.BadSyntax:
+        return errors.BadSyntax(message, self.span(node), remedy)
+
+    def tree(self, mode: str) -> ast.AST:
+        try:
+            return ast.parse(self.text.value, mode=mode)
+        except SyntaxError as error:
+            row = min(max((error.lineno or 1) - 1, 0), len(self.lines) - 1)
+            column = min(max((error.offset or 1) - 1, 0), max(len(self.lines[row]) - 1, 0))
+            remedy = "each line is 'name[i,j] = expression'; a long one continues inside parentheses"
+            raise errors.BadSyntax(f"this is not an expression: {error.msg}", self.text.span(row, column, 1), remedy) from None
+        except (ValueError, RecursionError, MemoryError):
+            raise errors.BadSyntax("this is not an expression", self.text.span(), "split it into statements") from None
+
+    def statements(self) -> tuple[Statement, ...]:
+        tree = self.tree("exec")
+        assert isinstance(tree, ast.Module)
+        return tuple(self.statement(node) for node in tree.body)
+
+    def statement(self, node: ast.stmt) -> Statement:
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            raise self.fail(node, "this is not a definition", "write 'name[i,j] = expression'")
+        target = self.expression(node.targets[0], 0)
+        if not isinstance(target, Reference):
+            raise self.fail(node.targets[0], "a definition starts with a name and its indices", "write 'name[i,j] = …'")
+        return Statement(target, self.expression(node.value, 0), node.lineno - 1, (node.end_lineno or node.lineno) - 1)
+
+    def expression(self, node: ast.expr, depth: int) -> Expression:
+        span, deeper = self.span(node), depth + 1
+        if depth > MAXIMUM_DEPTH:
+            raise self.fail(node, "this expression is nested too deeply", "name a part of it in a statement of its own")
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+            return Number(float(node.value), span)
+        if isinstance(node, ast.Name):
+            return Reference(node.id, (), span)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            return Reference(node.value.id, self.indices(node.slice), span)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
+            return self.expression(node.operand, deeper)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            operand = self.expression(node.operand, deeper)
+            return Number(-operand.value, span) if isinstance(operand, Number) else Call("neg", (), (operand,), (), span)
+        if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
+            pair = (self.expression(node.left, deeper), self.expression(node.right, deeper))
+            return Call(BINARY[type(node.op)], (), pair, (), span)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
+            raise self.fail(node, "'^' is not an operator here", "write powers with '**'")
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
+            pair = (self.expression(node.left, deeper), self.expression(node.comparators[0], deeper))
+            return Call(COMPARISONS[type(node.ops[0])], (), pair, (), span)
+        if isinstance(node, ast.Call):
+            return self.call(node, deeper)
+        raise self.fail(
+            node, f"this is not part of the language: {ast.unparse(node)}", "see the language page for what may stand here"
+        )
+
+    def call(self, node: ast.Call, depth: int) -> Call:
+        if isinstance(node.func, ast.Name):
+            function, axes = node.func.id, tuple[Index, ...]()
+        elif isinstance(node.func, ast.Subscript) and isinstance(node.func.value, ast.Name):
+            function, axes = node.func.value.id, self.indices(node.func.slice)
+        else:
+            raise self.fail(node.func, "this is not an operator", "write 'name(…)' or 'name[axis](…)'")
+        keywords: list[tuple[str, float]] = []
+        for keyword in node.keywords:
+            value = self.expression(keyword.value, depth)
+            if keyword.arg is None or not isinstance(value, Number):
+                raise self.fail(keyword.value, "an option takes a number", "write 'eps=1e-5', say")
+            keywords.append((keyword.arg, value.value))
+        arguments = tuple(self.expression(argument, depth) for argument in node.args)
+        return Call(function, axes, arguments, tuple(keywords), self.span(node))
+
+    def indices(self, node: ast.expr) -> tuple[Index, ...]:
+        elements = node.elts if isinstance(node, ast.Tuple) else [node]
+        indices = []
+        for element in elements:
+            if isinstance(element, ast.Name):
+                indices.append(Index(element.id, self.span(element)))
+            elif isinstance(element, ast.Constant) and type(element.value) is int:
+                indices.append(Index(element.value, self.span(element)))
+            else:
+                raise self.fail(element, "an index is a name or a whole number", "write 'x[m,i]' or 'x[0,i]'")
+        return tuple(indices)
+
+
+def parse_statements(text: Text) -> tuple[Statement, ...]:
+    """The definitions in ``text``. Raises BadSyntax with the place of what is not in the language."""
+    return _Parser(text).statements()
+
+
+def parse_expression(text: Text) -> Expression:
+    """The one expression in ``text``. Raises BadSyntax as :func:`parse_statements` does."""
+    parser = _Parser(text)
+    tree = parser.tree("eval")
+    assert isinstance(tree, ast.Expression)
+    return parser.expression(tree.body, 0)
+
+
+def expression_of(source: str) -> Expression:
+    """The expression in a string of the compiler's own tables."""
+    return parse_expression(Text(source, "<table>", tuple((1, 1) for _ in source.split("\n")), (source,)))

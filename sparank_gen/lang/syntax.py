@@ -1,0 +1,54 @@
+"""The syntax tree of the math: what was written, with places, before names and axes are resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparank_gen.spec.source import Span
+
+
+@dataclass(frozen=True)
+class Index:
+    """One index between brackets: an axis by its name, or a whole number."""
+
+    value: str | int
+    span: Span
+
+
+@dataclass(frozen=True)
+class Number:
+    value: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A quantity with its indices; a bare name has none."""
+
+    name: str
+    indices: tuple[Index, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Call:
+    """``function[axes](arguments, keyword=number)``; operators such as ``+`` are calls too."""
+
+    function: str
+    axes: tuple[Index, ...]
+    arguments: tuple[Expression, ...]
+    keywords: tuple[tuple[str, float], ...]
+    span: Span
+
+
+Expression = Number | Reference | Call
+
+
+@dataclass(frozen=True)
+class Statement:
+    """``target = value``, on the lines ``first_line`` to ``last_line`` (from 0) of the math."""
+
+    target: Reference
+    value: Expression
+    first_line: int
+    last_line: int

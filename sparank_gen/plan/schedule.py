@@ -1,0 +1,73 @@
+"""Decisions about how a program runs on torch: lists or one stacked tensor, and how many rows stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.simplify import factors_of
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.ops import OPERATORS
+
+FEATURES = "h"
+VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
+
+
+def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
+    """Whether the features are better stacked into one tensor at the start.
+
+    They are where several modality axes meet (tokens attending to tokens), or where an operator over a modality axis
+    reads them through work that is the same for every modality. Otherwise they stay a list, and are never copied.
+
+    Args:
+        program: a simplified program.
+        per_modality: for each parameter tensor, whether there is one for each modality.
+    """
+    modality = program.modality_axes
+
+    def reads_features(node: Node) -> bool:
+        """Whether stacking ``node`` is best done by stacking the features below it."""
+        if not node.axes & modality:
+            return False
+        if node.op == "leaf":
+            return bool(node.data[0] == FEATURES)
+        if node.op == "sum":
+            factors = factors_of(node.args[0])
+            if any(f.op == "leaf" and per_modality.get(f.data[0], False) for f in factors):
+                return False
+        return any(reads_features(arg) for arg in node.args)
+
+    for node in ir.reachable(program[name].node for name in program.outputs):
+        operator = OPERATORS.get(node.op)
+        over_modalities = set(node.over) & modality and operator is not None and node.op not in ("sum", "mean")
+        meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename")
+        if (over_modalities or meets) and any(reads_features(arg) for arg in node.args):
+            return True
+    return False
+
+
+def working_set(program: Program) -> Extent | None:
+    """How many numbers one row of the batch touches: the sizes of all intermediate results.
+
+    None where there are none worth keeping in cache, as in a layer that only moves its input.
+    """
+    total = Extent.number(0)
+    for node in ir.reachable(program[name].node for name in program.outputs):
+        if node.op in VIEWS or BATCH not in node.axes:
+            continue
+        total = total + _elements(node.axes, program)
+        if node.op in ("sum", "mean") and set(node.over) & program.modality_axes | (node.axes & program.modality_axes):
+            total = total + _elements(node.args[0].axes, program) if not _is_gemm(node) else total
+    return total if total.terms else None
+
+
+def _is_gemm(node: Node) -> bool:
+    return any(factor.op == "leaf" and BATCH not in factor.axes for factor in factors_of(node.args[0]))
+
+
+def _elements(axes: frozenset[str], program: Program) -> Extent:
+    total = Extent.number(1)
+    for axis in sorted(axes - {BATCH}):
+        total = total * program.extents[axis]
+    return total

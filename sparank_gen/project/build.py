@@ -1,0 +1,119 @@
+"""The two commands of a project: bring the output up to date, or say what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparank_gen.project import cache
+from sparank_gen.project.config import Config, UsageError
+from sparank_gen.project.files import (
+    MANIFEST,
+    Difference,
+    check_writable,
+    compare,
+    manifest_text,
+    read_manifest,
+    read_text,
+    with_our_header,
+    write,
+)
+
+
+@dataclass(frozen=True)
+class GoldenMove:
+    """Golden outputs that the specs no longer give; ``distance`` is None where their sizes or cases differ."""
+
+    path: str
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build or a check found."""
+
+    files: int
+    differences: tuple[Difference, ...]
+    golden_moves: tuple[GoldenMove, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.differences and not self.golden_moves
+
+
+class HandEdited(UsageError):
+    """Files that a build would overwrite were edited by hand."""
+
+    def __init__(self, differences: tuple[Difference, ...]) -> None:
+        super().__init__("generated files were edited by hand; nothing was written. Put the change into a spec or a template, or overwrite with --force")
+        self.differences = differences
+
+
+def build(config: Config, force: bool = False, update_goldens: bool = False) -> Outcome:
+    """Compute everything, then write what changed and remove what is stale.
+
+    Args:
+        config: the project.
+        force: overwrite files that were edited by hand.
+        update_goldens: take over golden outputs that moved.
+
+    Raises:
+        HandEdited: when there are edited files and no ``force``; nothing is written.
+        SpecErrors, UsageError: when the input is wrong; nothing is written.
+    """
+    files = _generate(config)
+    files, moves = settle_goldens(config, files, update_goldens)
+    differences = [difference for difference in compare(config.output, files) if difference.kind != "orphan"]
+    edited = tuple(difference for difference in differences if difference.kind == "edited")
+    if edited and not force:
+        raise HandEdited(edited)
+    if differences or read_text(config.output / MANIFEST) != manifest_text(files):
+        check_writable(config.output)
+        write(config.output, files, differences)
+    return Outcome(len(files), tuple(differences), tuple(moves))
+
+
+def check(config: Config) -> Outcome:
+    """Say what differs between the specs and the output; write nothing there."""
+    key = cache.state_key(config)
+    if cache.is_current(key, config.output):
+        owned = read_manifest(config.output)
+        if all(path in owned for path in with_our_header(config.output)):
+            return Outcome(len(owned), (), ())
+    files, moves = settle_goldens(config, _generate(config), False)
+    outcome = Outcome(len(files), tuple(compare(config.output, files)), tuple(moves))
+    if outcome.is_clean:
+        cache.remember(key, {**files, MANIFEST: manifest_text(files)})
+    return outcome
+
+
+def _generate(config: Config) -> dict[str, str]:
+    # Imported here so that a check of an unchanged project need not load the compiler.
+    from sparank_gen.project.generate import generate
+
+    return generate(config)
+
+
+def settle_goldens(config: Config, files: Mapping[str, str], update: bool) -> tuple[dict[str, str], list[GoldenMove]]:
+    """Keep golden files as they are on disk: for good where the numbers agree, and for now where they moved.
+
+    Returns:
+        The files to write, and the golden files whose numbers moved.
+    """
+    from sparank_gen.backends.tests.golden import TOLERANCE, largest_move
+    from sparank_gen.project.generate import golden_path
+
+    settled, moves = dict(files), []
+    owned = read_manifest(config.output)
+    for path in filter(golden_path, files):
+        disk = read_text(config.output / path)
+        if disk is None or disk == files[path]:
+            continue
+        distance = largest_move(disk, files[path])
+        if distance is not None and distance <= TOLERANCE:
+            settled[path] = disk
+            continue
+        moves.append(GoldenMove(path, distance))
+        if not update and path in owned:
+            settled[path] = disk
+    return settled, moves

@@ -1,0 +1,187 @@
+"""From a specs folder to the text of every generated file, all in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import black
+import jinja2
+from black.mode import TargetVersion
+from black.parsing import InvalidInput
+
+from sparank_gen.backends.docs.page import mode_page
+from sparank_gen.backends.tests.golden import golden_text
+from sparank_gen.backends.tests.suite import test_file
+from sparank_gen.backends.torch.module import Argument, ModuleFile, module_file
+from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.mode import Mode
+from sparank_gen.project.config import Config, UsageError
+from sparank_gen.project.files import HEADER
+from sparank_gen.project.templates import environment
+from sparank_gen.spec import errors
+from sparank_gen.spec.load import load_spec
+
+LINE_LENGTH = 110
+GOLDEN_FOLDER = "tests/golden"
+
+
+@dataclass(frozen=True)
+class LayerArgument(Argument):
+    """A hyper-parameter as ``FusionLayer`` takes it: the modes that have it, and whether it goes by position."""
+
+    modes: tuple[str, ...]
+    positional: bool
+
+
+@dataclass(frozen=True)
+class LayerMode:
+    """A mode as ``FusionLayer`` sees it."""
+
+    name: str
+    class_name: str
+    options: tuple[str, ...]
+
+
+class SpecErrors(Exception):
+    """The errors of all specs that have one."""
+
+    def __init__(self, found: Sequence[errors.SpecError]) -> None:
+        super().__init__("\n\n".join(str(error) for error in found))
+        self.found = tuple(found)
+
+
+def load_modes(config: Config) -> list[Mode]:
+    """The checked modes of a project, in alphabetical order.
+
+    Raises:
+        SpecErrors: with the first error of every spec that has one.
+        UsageError: when the folder holds no spec.
+    """
+    files = sorted(path for path in config.specs.iterdir() if path.suffix in (".yaml", ".yml"))
+    if not files:
+        raise UsageError(f"{config.specs} holds no spec: add a .yaml file")
+    modes: dict[str, Mode] = {}
+    found: list[errors.SpecError] = []
+    for path in files:
+        try:
+            mode = check_spec(load_spec(path, config.shown(path)))
+            if mode.name in modes:
+                other = modes[mode.name].spec.path
+                raise errors.DuplicateMode(
+                    f"mode {mode.name!r} is already defined in {other}", mode.spec.mode.span(), "choose another name"
+                )
+            modes[mode.name] = mode
+        except errors.SpecError as error:
+            found.append(error)
+    if found:
+        raise SpecErrors(found)
+    return [modes[name] for name in sorted(modes)]
+
+
+def generate(config: Config) -> dict[str, str]:
+    """The text of every file of a project, by its path below the output folder.
+
+    Raises:
+        SpecErrors, UsageError: when the specs or the configuration are wrong.
+    """
+    modes = load_modes(config)
+    renderer = Renderer(config, environment(config.templates))
+    files: dict[str, str] = {}
+    for mode in modes:
+        files |= renderer.mode_files(mode)
+    return files | renderer.package_files(modes)
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders templates for one project."""
+
+    config: Config
+    environment: jinja2.Environment
+
+    def render(self, template: str, source: str, **context: Any) -> str:
+        """One file; Python is formatted with black."""
+        comment = f"{HEADER} from {source}. Change that, then run: sparank-gen build"
+        header = f"<!-- {comment} -->" if template.endswith(".md.j2") else f"# {comment}"
+        try:
+            text = self.environment.get_template(template).render(header=header, package=self.config.package, **context)
+        except jinja2.TemplateError as error:
+            raise UsageError(f"template {template} cannot be rendered: {error}") from None
+        if not template.endswith(".py.j2"):
+            return text
+        try:
+            return black.format_str(text, mode=black.Mode(line_length=LINE_LENGTH, target_versions={TargetVersion.PY310}))
+        except InvalidInput as error:
+            raise UsageError(f"template {template} did not render to Python: {error}") from None
+
+    def mode_files(self, mode: Mode) -> dict[str, str]:
+        """The files of one mode."""
+        source, name = mode.spec.path, mode.name
+        file = module_file(mode)
+        return {
+            f"{self.config.package}/modes/{name}.py": self.render("torch/mode.py.j2", source, file=file),
+            f"tests/test_{name}.py": self.render("tests/mode.py.j2", source, file=file, suite=test_file(mode)),
+            f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
+            f"docs/{name}.md": self.render("docs/mode.md.j2", source, file=file, page=mode_page(mode)),
+        }
+
+    def package_files(self, modes: Sequence[Mode]) -> dict[str, str]:
+        """The files that speak of all modes."""
+        source, package = f"{self.config.specs.name}/", self.config.package
+        files = [module_file(mode) for mode in modes]
+        layer_modes = [LayerMode(f.mode.name, f.class_name, tuple(a.name for a in f.arguments)) for f in files]
+        context = {"modes": layer_modes, "arguments": self.layer_arguments(files), "default_mode": self.default_mode(modes)}
+        return {
+            f"{package}/__init__.py": self.render("torch/init.py.j2", source, **context),
+            f"{package}/layer.py": self.render("torch/layer.py.j2", source, **context),
+            f"{package}/runtime.py": self.render("torch/runtime.py.j2", source),
+            f"{package}/modes/__init__.py": self.render("torch/modes.py.j2", source),
+            f"{package}/py.typed": "",
+            "tests/support.py": self.render("tests/support.py.j2", source),
+            "tests/conftest.py": self.render("tests/conftest.py.j2", source),
+            "docs/README.md": self.render("docs/index.md.j2", source, files=files),
+        }
+
+    def default_mode(self, modes: Sequence[Mode]) -> str | None:
+        default = self.config.default_mode
+        if default is not None and default not in [mode.name for mode in modes]:
+            raise UsageError(f"[tool.sparank-gen] default-mode = {default!r} is not a mode of {self.config.specs}")
+        return default
+
+    def layer_arguments(self, files: Sequence[ModuleFile]) -> list[LayerArgument]:
+        """The hyper-parameters of all modes as arguments of one constructor.
+
+        Raises:
+            SpecErrors: when two modes give one hyper-parameter different defaults.
+            UsageError: when a positional one does not exist.
+        """
+        merged: dict[str, LayerArgument] = {}
+        for file in files:
+            for argument, declared in zip(file.arguments, file.mode.spec.hyperparameters, strict=True):
+                known = merged.get(argument.name)
+                if known is not None and (known.default, known.type) != (argument.default, argument.type):
+                    message = f"{argument.name!r} has default {argument.default} here and {known.default} in mode {known.modes[0]!r}"
+                    raise SpecErrors([errors.BadValue(message, declared.name.span(), "one name has one default and one type")])
+                modes = (*(known.modes if known else ()), file.mode.name)
+                merged[argument.name] = LayerArgument(
+                    argument.name,
+                    argument.type,
+                    argument.default,
+                    argument.minimum,
+                    argument.help,
+                    modes,
+                    argument.name in self.config.positional,
+                )
+        for name in self.config.positional:
+            if name not in merged:
+                raise UsageError(f"[tool.sparank-gen] positional: no mode has a hyper-parameter {name!r}")
+        order = [*self.config.positional, *sorted(set(merged) - set(self.config.positional))]
+        return [merged[name] for name in order]
+
+
+def golden_path(path: str) -> bool:
+    """Whether a generated file holds golden outputs."""
+    return Path(path).parent.as_posix() == GOLDEN_FOLDER

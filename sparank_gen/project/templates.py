@@ -1,0 +1,50 @@
+"""The Jinja environment: shipped templates, and a user's own in their place."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+
+
+def template_folders(own: Path | None) -> list[Path]:
+    """Where templates are looked up, the user's folder first.
+
+    An installed wheel carries the templates inside the package; a checkout has them at the top level.
+    """
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "templates"
+    folders = [shipped if shipped.is_dir() else package.parent / "templates"]
+    return [own, *folders] if own is not None else folders
+
+
+def environment(own: Path | None) -> jinja2.Environment:
+    """The environment that all files are rendered in; an undefined name in a template is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([str(folder) for folder in template_folders(own)]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    made.filters["wrap"] = wrap
+    made.filters["sentence"] = sentence
+    return made
+
+
+def wrap(text: str, indent: int) -> str:
+    """Text as indented lines of a docstring."""
+    margin = " " * indent
+    paragraphs: Iterable[str] = text.split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(" ".join(p.split()), 110, initial_indent=margin, subsequent_indent=margin) for p in paragraphs
+    )
+
+
+def sentence(text: str) -> str:
+    """Text that ends with a full stop."""
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."

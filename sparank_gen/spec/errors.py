@@ -1,0 +1,144 @@
+"""Errors about specs: each a class with a stable code, a place, and a remedy.
+
+Every error knows the file, line and column it speaks of, shows that line with a caret, and says what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sparank_gen.spec.source import Span
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate a user most likely meant by ``name``, or None when none is close."""
+    matches = difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest candidate, or an empty string."""
+    match = nearest(name, candidates)
+    return f"; did you mean {match!r}?" if match is not None else ""
+
+
+@dataclass(eq=False)
+class SpecError(Exception):
+    """A spec says something the language does not allow.
+
+    Args:
+        message: what was found, and what was expected.
+        span: the place in the file.
+        remedy: what the author of the spec can do about it.
+    """
+
+    message: str
+    span: Span
+    remedy: str = ""
+
+    code: ClassVar[str] = "spec"
+
+    def __str__(self) -> str:
+        lines = [f"{self.span}: error[{self.code}]: {self.message}", *self.span.excerpt()]
+        if self.remedy:
+            lines.append(f"  help: {self.remedy}")
+        return "\n".join(lines)
+
+
+class NotYaml(SpecError):
+    code = "not-yaml"
+
+
+class NotAMapping(SpecError):
+    code = "not-a-mapping"
+
+
+class DuplicateKey(SpecError):
+    code = "duplicate-key"
+
+
+class UnknownKey(SpecError):
+    code = "unknown-key"
+
+
+class MissingKey(SpecError):
+    code = "missing-key"
+
+
+class BadValue(SpecError):
+    code = "bad-value"
+
+
+class BadSyntax(SpecError):
+    code = "bad-syntax"
+
+
+class UnknownName(SpecError):
+    code = "unknown-name"
+
+
+class UnknownIndex(SpecError):
+    code = "unknown-index"
+
+
+class UnboundIndex(SpecError):
+    code = "unbound-index"
+
+
+class UnusedIndex(SpecError):
+    code = "unused-index"
+
+
+class RepeatedIndex(SpecError):
+    code = "repeated-index"
+
+
+class WrongIndexCount(SpecError):
+    code = "wrong-index-count"
+
+
+class IndexOutOfRange(SpecError):
+    code = "index-out-of-range"
+
+
+class ExtentMismatch(SpecError):
+    code = "extent-mismatch"
+
+
+class UnknownOperator(SpecError):
+    code = "unknown-operator"
+
+
+class WrongArguments(SpecError):
+    code = "wrong-arguments"
+
+
+class ReusedName(SpecError):
+    code = "reused-name"
+
+
+class UnusedName(SpecError):
+    code = "unused-name"
+
+
+class CyclicReference(SpecError):
+    code = "cyclic-reference"
+
+
+class IncompletePieces(SpecError):
+    code = "incomplete-pieces"
+
+
+class LayoutMismatch(SpecError):
+    code = "layout-mismatch"
+
+
+class UnknownModule(SpecError):
+    code = "unknown-module"
+
+
+class DuplicateMode(SpecError):
+    code = "duplicate-mode"
