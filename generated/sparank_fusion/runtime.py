@@ -111,14 +111,17 @@ class FusionModule(nn.Module):
 
     def _in_blocks(self, fuse: Fuse, features: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
         """``fuse`` over blocks of rows, so that intermediate results stay in the processor's cache."""
-        if not features[0].is_cpu or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        first = features[0]
+        # Over several blocks, gradients of parameters add up in their own dtype; half precision would lose too much.
+        loses = torch.is_grad_enabled() and first.dtype.itemsize < 4
+        if not first.is_cpu or loses or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return fuse(features, return_weights)
         blocks = zip(*(feature.split(self._block_rows) for feature in features))
         if torch.is_grad_enabled():
             parts = [fuse(block, return_weights) for block in blocks]
             return tuple(torch.cat(part, dim) for part, dim in zip(zip(*parts), self.batch_dims))
         results: list[Tensor] = []
-        start, batch = 0, features[0].shape[0]
+        start, batch = 0, first.shape[0]
         for block in blocks:
             part = fuse(block, return_weights)
             if not results:
@@ -142,7 +145,7 @@ class FusionModule(nn.Module):
                 raise ValueError(f"{expected}, got shape {tuple(feature.shape)} at position {position}")
         first = features[0]
         parameter = next(self.parameters(), None)
-        autocast = torch.is_autocast_enabled(first.device.type)
+        autocast = runs_under_autocast(first)
         for position, feature in enumerate(features):
             if feature.shape != first.shape:
                 raise ValueError(
@@ -188,6 +191,19 @@ def require_backend(backend: str) -> None:
         )
 
 
+def is_full_precision(tensor: Tensor) -> bool:
+    """Whether work on ``tensor`` runs in its own float32 or float64, so that a shorter formula rounds no worse.
+
+    In half precision, and under autocast, operators such as softmax compute in float32 inside.
+    """
+    return tensor.dtype.itemsize >= 4 and not runs_under_autocast(tensor)
+
+
+def runs_under_autocast(tensor: Tensor) -> bool:
+    """Whether autocast applies to work on ``tensor``."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
 def _with_size(tensor: Tensor, dim: int, size: int) -> Tensor:
     """An empty tensor like ``tensor``, of another size along ``dim``."""
     return tensor.new_empty([*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]])
@@ -195,22 +211,31 @@ def _with_size(tensor: Tensor, dim: int, size: int) -> Tensor:
 
 def sum_all(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of tensors, one for each modality."""
-    total: Tensor | None = None
-    for tensor in tensors:
-        total = tensor if total is None else total + tensor
-    assert total is not None
+    terms = list(tensors)
+    if terms[0].dtype.itemsize < 4:
+        # A sum in one operation keeps its partial sums in float32.
+        return torch.stack(terms).sum(0)
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
     return total
 
 
 def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
-    """The sum over modalities of products, one modality after the other; a tensor is read along its first dimension."""
-    total: Tensor | None = None
-    for a, b in zip(left, right):
-        total = a * b if total is None else torch.addcmul(total, a, b)
-    assert total is not None
+    """The sum over modalities of products; a tensor is read along its first dimension."""
+    pairs = iter(zip(left, right))
+    a, b = next(pairs)
+    total = a * b
+    if total.dtype.itemsize < 4:
+        # A sum in one operation keeps its partial sums in float32.
+        return torch.stack([total, *(a * b for a, b in pairs)]).sum(0)
+    for a, b in pairs:
+        total = torch.addcmul(total, a, b)
     return total
 
 
 def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
-    """``start + weight * (end - start)``; the weight may come in another dtype, as it does under autocast."""
-    return torch.lerp(start, end, weight.to(start.dtype))
+    """``start + weight * (end - start)``; dtypes may differ, as they do under autocast, and are promoted."""
+    if start.dtype is end.dtype and start.dtype is weight.dtype:
+        return torch.lerp(start, end, weight)
+    return start + weight * (end - start)

@@ -54,8 +54,7 @@ def test_golden(golden: dict[str, Any], dtype: torch.dtype, device: str) -> None
 def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
-    out, info = layer(h, return_gates=True)
-    weights: Tensor = info["weights"]
+    weights: Tensor = layer(h, return_gates=True)[1]["weights"]
     w = weights
     # sum[u](w[t,u]) == 1
     assert_equal(w.sum(-1).transpose(0, 1), 1)

@@ -53,8 +53,8 @@ def test_golden(golden: dict[str, Any], dtype: torch.dtype, device: str) -> None
 def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
-    out, info = layer(h, return_gates=True)
-    weights: Tensor = info["weights"]
+    out = layer(h)
+    weights: Tensor = layer(h, return_gates=True)[1]["weights"]
     g = weights.transpose(0, 1)
     # sum[m](g[m,i]) == 1
     assert_equal(g.sum(1), 1)

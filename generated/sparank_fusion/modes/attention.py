@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import Fuse, FusionModule, Tensors, lerp, require_at_least, require_multiple
+from sparank_fusion.runtime import (
+    Fuse,
+    FusionModule,
+    Tensors,
+    is_full_precision,
+    lerp,
+    require_at_least,
+    require_multiple,
+)
 
 
 class AttentionFusion(FusionModule):
@@ -152,6 +160,4 @@ class AttentionFusion(FusionModule):
         return out, w.transpose(0, 2)
 
     def _function(self, h: Tensors) -> Fuse:
-        # Autocast runs a softmax in float32, which the sigmoid of the shorter form would not be.
-        shorter = self.n_modalities == 2 and not torch.is_autocast_enabled(h[0].device.type)
-        return self._fuse_pair if shorter else self._fuse
+        return self._fuse_pair if self.n_modalities == 2 and is_full_precision(h[0]) else self._fuse

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparank_gen.backends.tests.cases import Case, cases
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
+from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode, Property
 from sparank_gen.ir.node import BATCH
@@ -38,12 +40,18 @@ class TestFile:
         cases: the sizes.
         bindings: statements that give results their names in the math, dimensions ``(b, …)``.
         properties: the property tests.
+        assertions: the names of the assertions that they use.
+        reads_out: whether they read the output.
+        reads_weights: whether they read the weights.
         wrong_modalities: a number of modalities that the mode refuses, or None.
     """
 
     cases: tuple[Case, ...]
     bindings: tuple[str, ...]
     properties: tuple[PropertyTest, ...]
+    assertions: tuple[str, ...]
+    reads_out: bool
+    reads_weights: bool
     wrong_modalities: int | None
 
 
@@ -51,14 +59,26 @@ def test_file(mode: Mode) -> TestFile:
     """The test file of a mode."""
     count = mode.spec.modalities
     wrong = count.maximum + 1 if count.maximum is not None else count.minimum - 1 if count.minimum > 2 else None
+    properties = tuple(_property(mode, each) for each in mode.properties)
+    read = _tensors_read(mode.properties)
+    results = [(mode.out, "out")] if mode.out.name in read else []
+    if mode.weights is not None and mode.weights.name in read and mode.weights.name != mode.out.name:
+        results.append((mode.weights, "weights"))
     return TestFile(
         cases=cases(mode),
-        bindings=tuple(
-            _binding(mode, layout, key) for layout, key in ((mode.out, "out"), (mode.weights, "weights")) if layout is not None
-        ),
-        properties=tuple(_property(mode, each) for each in mode.properties),
+        bindings=tuple(filter(None, (_binding(mode, layout, key) for layout, key in results))),
+        properties=properties,
+        assertions=tuple(sorted({line.partition("(")[0] for each in properties for line in each.lines[-1:]})),
+        reads_out=any(key == "out" for _, key in results),
+        reads_weights=any(key == "weights" for _, key in results),
         wrong_modalities=wrong,
     )
+
+
+def _tensors_read(properties: Iterable[Property]) -> set[str]:
+    """The names of the results that properties speak of."""
+    nodes = ir.reachable(side for each in properties for side in (each.left, each.right))
+    return {node.data[0] for node in nodes if node.op == "leaf"} - {FEATURES}
 
 
 def _binding(mode: Mode, layout: Layout, key: str) -> str:

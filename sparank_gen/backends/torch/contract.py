@@ -44,7 +44,6 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
             continue
         rest = [factor for factor in factors if factor is not weight]
         operand_axes = frozenset().union(*(factor.axes for factor in rest))
-        _, per = lowering.parameters[weight.data[0]]
         layout_axes = [index for index in weight.data[1] if isinstance(index, str)]
         listed = _listed_axis(lowering, weight)
         shared = (weight.axes & operand_axes) - set(node.over) - {listed}

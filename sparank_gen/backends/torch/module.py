@@ -78,7 +78,7 @@ class ModuleFile:
         """What the file imports from the runtime."""
         text = "\n".join(function.text for function in self.functions)
         names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
-        names += ["Fuse"] if len(self.functions) > 1 else []
+        names += ["Fuse", "is_full_precision"] if len(self.functions) > 1 else []
         names += ["require_at_least"] if any(argument.minimum is not None for argument in self.arguments) else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
