@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from published import (
     MODES,
     Cell,
-    Sample,
     PublishedFusionLayer,
+    Sample,
     assert_same,
     assert_same_gradients,
     assert_same_results,

@@ -52,8 +52,9 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
             by_tensor[name] = ir.apply("add", by_tensor[name], part) if name in by_tensor else part
             continue
         for position, argument in enumerate(node.args):
-            if argument in relevant:
-                _add(adjoints, argument, _contribution(node, position, adjoint, program.extents))
+            part = _contribution(node, position, adjoint, program.extents) if argument in relevant else None
+            if part is not None:
+                _add(adjoints, argument, part)
     for name, adjoint in by_tensor.items():
         definitions.append(Definition(name + ADJOINT, tuple(axis for axis in slots[name] if axis != BATCH), adjoint))
     return Program(program.extents, program.tensors, tuple(definitions), tuple(name + ADJOINT for name in by_tensor))
@@ -72,8 +73,8 @@ def _add(adjoints: dict[Node, Node], node: Node, contribution: Node) -> None:
     adjoints[node] = ir.apply("add", adjoints[node], contribution) if node in adjoints else contribution
 
 
-def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str, Extent]) -> Node:
-    """What ``node`` adds to the adjoint of its operand at ``position``."""
+def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str, Extent]) -> Node | None:
+    """What ``node`` adds to the adjoint of its operand at ``position``; None where it adds nothing."""
     argument = node.args[position]
     if node.op == "rename":
         return ir.rename(adjoint, {new: old for old, new in node.data})
@@ -83,9 +84,11 @@ def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str
         picked = ir.select(adjoint, node.over[0], position) if node.over[0] in adjoint.axes else adjoint
         return broadcast_reduce("sum", picked, node.axes - argument.axes - set(node.over), extents)
     operator = OPERATORS[node.op]
+    if not operator.differentiable:
+        raise ValueError(f"{node.op} stands in derivatives alone, and has none itself")
     source = operator.derivative[position]
     if source is None:
-        raise ValueError(f"{node.op} has no derivative in its argument {position}")
+        return None
     names = dict(zip(ARGUMENTS, node.args, strict=False)) | {"y": node, "g": adjoint}
     names |= {name: ir.constant(value) for name, value in node.data or ()}
     part = instantiate(source, names, extents, node.over)

@@ -36,27 +36,27 @@ def rewrite(program: Program, rules: Sequence[Rule]) -> Program:
     return replace(program, definitions=definitions)
 
 
-def pattern_rule(pattern: str, replacement: str, scalar_names: str = "") -> Rule:
+def pattern_rule(pattern: str, replacement: str, tensors_only: bool = False) -> Rule:
     """A rule that turns what matches ``pattern`` into ``replacement``; single letters stand for any node.
 
     Args:
         pattern: an expression; sums and products match in either order.
         replacement: an expression over the same letters.
-        scalar_names: the letters that may stand for plain numbers too; others match tensors alone. By default any
-            letter may.
+        tensors_only: whether letters stand for tensors alone, and not for plain numbers.
     """
     source = parsed(pattern)
 
     def rule(node: Node) -> Node | None:
         for names in _matches(source, node, {}):
-            if not scalar_names or all(_is_tensor(value) or name in scalar_names for name, value in names.items()):
+            if not tensors_only or all(map(is_tensor, names.values())):
                 return instantiate(replacement, names, {})
         return None
 
     return rule
 
 
-def _is_tensor(node: Node) -> bool:
+def is_tensor(node: Node) -> bool:
+    """Whether a node depends on a tensor, and is no plain number."""
     return any(inner.op == "leaf" for inner in ir.reachable([node]))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
-from sparank_gen.ir.rewrite import pattern_rule, rewrite
+from sparank_gen.ir.rewrite import is_tensor, pattern_rule, rewrite
 from sparank_gen.lang.ops import OPERATORS
 
 IDENTITIES = tuple(
@@ -24,8 +24,8 @@ IDENTITIES = tuple(
     )
 )
 MIXTURES = (
-    pattern_rule("c * b + (1 - c) * a", "lerp(a, b, c)", scalar_names="c"),
-    pattern_rule("a + c * (b - a)", "lerp(a, b, c)", scalar_names="c"),
+    pattern_rule("c * b + (1 - c) * a", "lerp(a, b, c)", tensors_only=True),
+    pattern_rule("a + c * (b - a)", "lerp(a, b, c)", tensors_only=True),
 )
 
 
@@ -37,6 +37,14 @@ def fold_constants(node: Node) -> Node | None:
     with np.errstate(all="ignore"):
         value = float(operator.meaning(*(np.float64(arg.data) for arg in node.args)))
     return ir.constant(value) if np.isfinite(value) else None
+
+
+def expand_number_lerp(node: Node) -> Node | None:
+    """A mixture with a plain number in it, written out: the fused operation takes tensors."""
+    if node.op != "lerp" or all(map(is_tensor, node.args)):
+        return None
+    start, end, weight = node.args
+    return ir.apply("add", start, ir.apply("mul", weight, ir.apply("sub", end, start)))
 
 
 def pull_factors(node: Node) -> Node | None:
@@ -90,4 +98,4 @@ def tidy(program: Program) -> Program:
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, pull_factors, *MIXTURES))
+    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, pull_factors, *MIXTURES, expand_number_lerp))

@@ -26,7 +26,7 @@ class Operator:
         name: its name; also how the math calls it, unless it is written as a symbol.
         kind: ``pointwise``, ``comparison``, ``reduction`` (removes its axes) or ``normalisation`` (keeps them).
         meaning: the numpy float64 meaning; over axes, ``meaning(array, axes, **options)``.
-        derivative: the cotangent of each argument, in the language; None where the argument has none.
+        derivative: the cotangent of each argument, in the language; None where it is zero.
         torch: the torch expression, over ``{0}``…; over axes, also ``{dim}``.
         scalar: the Python expression where all arguments are numbers.
         latex: the LaTeX, over ``{0}``…
@@ -35,6 +35,7 @@ class Operator:
         precedence: how tightly the torch print binds (Python's own order; 10 never needs parentheses).
         options: named numbers and their defaults.
         internal: whether only the compiler may use it.
+        differentiable: whether it has a derivative; what only derivatives use need not.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Operator:
     precedence: int = 10
     options: tuple[tuple[str, float], ...] = ()
     internal: bool = False
+    differentiable: bool = True
 
     @property
     def arity(self) -> int:
@@ -134,7 +136,7 @@ _TABLE = (
     Operator("logsumexp", _R, _logsumexp, ("g * exp(a - y)",), "{0}.logsumexp({dim})", latex=r"\log\sum_{{{axes}}}\exp\left({0}\right)", summary="log of the sum of exponentials over the axes"),
     Operator("softmax", _N, _softmax, ("y * (g - sum[A](g * y))",), "{0}.softmax({dim})", latex=r"\mathop{{\mathrm{{softmax}}}}_{{{axes}}}\left({0}\right)", summary="exponentials divided by their sum over the axes"),
     Operator("layernorm", _N, _layernorm, (f"{_SPREAD} * (g - mean[A](g) - y * mean[A](g * y))",), "F.layer_norm({0}, {shape}, eps={eps})", latex=r"\mathop{{\mathrm{{layernorm}}}}_{{{axes}}}\left({0}\right)", summary="centred, and divided by the square root of variance + eps, over the axes", options=(("eps", 1e-5),)),
-    Operator("product_of_others", _N, _product_of_others, (None,), "", latex=r"\prod_{{{axes}\text{{, others}}}} {0}", summary="for each entry, the product of all others", internal=True),
+    Operator("product_of_others", _N, _product_of_others, (None,), "", latex=r"\prod_{{{axes}\text{{, others}}}} {0}", summary="for each entry, the product of all others", internal=True, differentiable=False),
 )
 # fmt: on
 

@@ -11,6 +11,9 @@ and a spike within a round is an outlier that the median drops.
 
 Ratios are times of a baseline over times of the generated layer (above 1: the generated layer is faster).
 They are judged as printed, rounded to two decimals. The exit code is 1 if a target is missed.
+
+The last column counts preemptions. A case with many of them shared the processors with other programs; as the
+threads of an operation wait for each other, its times then say nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import time
@@ -81,6 +85,7 @@ TARGETS = (
     Target(Case("gate", 3, INFERENCE, 64), PUBLISHED, None),
 )
 FLOOR = 0.95  # least ratio to the published layer, of every case
+DISTURBED = 50  # preemptions per second from which a case is reported as disturbed
 GRID = ((2, 3), (INFERENCE, TRAINING), (64, 1024, 16384))
 
 
@@ -97,12 +102,15 @@ GROUP_SECONDS, GROUP_CALLS = 0.005, 50  # short calls are timed in groups of thi
 
 @dataclass(frozen=True)
 class Measurement:
-    """Median seconds per call of each layer, and quartiles of the ratio to each baseline."""
+    """Median seconds per call of each layer, and quartiles of the ratio to each baseline.
+
+    `preemptions` are involuntary context switches per second of timing.
+    """
 
     case: Case
     seconds: dict[str, float]
     ratios: dict[str, tuple[float, float, float]]
-    rounds: int
+    preemptions: float
 
     def ratio(self, baseline: str) -> float:
         """The median ratio."""
@@ -198,7 +206,10 @@ def measure(case: Case, effort: Effort, compiled: bool) -> Measurement | None:
         }
         for name, call in group.items():
             check_agreement(group[PUBLISHED](), call(), f"{case}, {name}")
-        return summarise(case, time_rounds(group, effort))
+        switches, start = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, time.perf_counter()
+        samples = time_rounds(group, effort)
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        return summarise(case, samples, switches / (time.perf_counter() - start))
 
 
 def measure_in_fresh_process(case: Case, effort: Effort, compiled: bool) -> Measurement | None:
@@ -207,7 +218,7 @@ def measure_in_fresh_process(case: Case, effort: Effort, compiled: bool) -> Meas
         return pool.submit(measure, case, effort, compiled).result()
 
 
-def summarise(case: Case, samples: dict[str, list[float]]) -> Measurement:
+def summarise(case: Case, samples: dict[str, list[float]], preemptions: float) -> Measurement:
     """Medians of the seconds, and quartiles of the ratios within rounds."""
     ratios = {}
     for baseline in samples.keys() - {OURS}:
@@ -215,7 +226,7 @@ def summarise(case: Case, samples: dict[str, list[float]]) -> Measurement:
         low, middle, high = statistics.quantiles([theirs / ours for theirs, ours in pairs], n=4)
         ratios[baseline] = (low, middle, high)
     seconds = {name: statistics.median(values) for name, values in samples.items()}
-    return Measurement(case, seconds, ratios, rounds=len(samples[OURS]))
+    return Measurement(case, seconds, ratios, preemptions)
 
 
 def compiler_problem() -> str | None:
@@ -234,8 +245,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
 
 
-WIDTHS = (14, 2, 10, 6, 10, 10, 10, 12, 12, 11)
-HEADINGS = ("mode", "M", "step", "B", *(PUBLISHED, COMPILED, OURS), "÷ published", "quartiles", "÷ compiled")
+WIDTHS = (14, 2, 10, 6, 10, 10, 10, 12, 12, 11, 11)
+NAMES = ("mode", "M", "step", "B", PUBLISHED, COMPILED, OURS)
+HEADINGS = (*NAMES, "÷ published", "quartiles", "÷ compiled", "preempts/s")
 
 
 def plain_row(values: Sequence[object]) -> str:
@@ -248,7 +260,8 @@ def plain_measurement(found: Measurement) -> str:
     times = [duration(found.seconds.get(name)) for name in (PUBLISHED, COMPILED, OURS)]
     low, middle, high = found.ratios[PUBLISHED]
     compiled = f"{found.ratio(COMPILED):.2f}" if COMPILED in found.ratios else "–"
-    return plain_row((*found.case, *times, f"{middle:.2f}", f"{low:.2f} – {high:.2f}", compiled))
+    ratios = (f"{middle:.2f}", f"{low:.2f} – {high:.2f}", compiled)
+    return plain_row((*found.case, *times, *ratios, f"{found.preemptions:.0f}"))
 
 
 def markdown_table(measurements: Sequence[Measurement]) -> Iterator[str]:
@@ -296,7 +309,6 @@ def options() -> argparse.Namespace:
 def run(modes: Sequence[str], effort: Effort, compiled: bool) -> list[Measurement]:
     """Measure all cases of the modes, printing each as a line of the plain table."""
     print(f"torch {torch.__version__}, {THREADS} threads, float32, dim {DIM}; median times per call")
-    print(f"load average before the start: {os.getloadavg()[0]:.1f}; timings want an idle machine")
     print(plain_row(HEADINGS))
     measurements = []
     for key in itertools.product(modes, *GRID):
@@ -326,6 +338,9 @@ def main() -> int:
         print("", *markdown_table(measurements), sep="\n")
     reached, lines = zip(*verdicts(measurements), strict=True)
     print("", *lines, sep="\n")
+    disturbed = sum(found.preemptions > DISTURBED for found in measurements)
+    if disturbed:
+        print(f"\n{disturbed} of {len(measurements)} cases were disturbed by other programs: run them again")
     return 0 if all(reached) else 1
 
 

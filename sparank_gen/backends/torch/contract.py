@@ -39,10 +39,10 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
     if node.op != "sum" or node.args[0].op != "mul":
         return None
     factors = factors_of(node.args[0])
-    for weight in factors:
+    for position, weight in enumerate(factors):
         if weight.op != "leaf" or weight.data[0] not in lowering.parameters:
             continue
-        rest = [factor for factor in factors if factor is not weight]
+        rest = [*factors[:position], *factors[position + 1 :]]
         operand_axes = frozenset().union(*(factor.axes for factor in rest))
         layout_axes = [index for index in weight.data[1] if isinstance(index, str)]
         listed = _listed_axis(lowering, weight)
@@ -158,6 +158,8 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     joined = _joined_list(operand, gemm.inner)
     if joined is not None:
         operand = joined
+    elif isinstance(operand, Listed) and operand.axis in gemm.inner:
+        operand = lowering.dense(operand)
 
     def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
         rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != JOINED)
@@ -172,7 +174,8 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
             code = f"{code}.unflatten(-1, {lowering.sizes(gemm.outer)})"
         return Dense(code, (*rest, *gemm.outer))
 
-    return lowering.lift(call, operand, matrix, *([offset] if offset is not None else []))
+    operands = [operand, matrix, *([offset] if offset is not None else [])]
+    return lowering.each(matrix.axis, call, *operands) if isinstance(matrix, Listed) else lowering.lift(call, *operands)
 
 
 def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:

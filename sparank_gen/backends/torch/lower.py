@@ -212,10 +212,15 @@ class Lowering:
             return function(*values)
         if len(lists) > 1 or set(busy) - lists:
             return function(*(self.dense(value) if isinstance(value, Listed) else value for value in values))
-        (axis,) = lists
+        return self.each(lists.pop(), function, *values)
+
+    def each(self, axis: str, function: Callable[..., Dense], *values: Value) -> Listed:
+        """Apply a function of dense values to each element along ``axis``."""
         elements: list[Dense | Scalar] = []
         sources: dict[str, str] = {}
         for value in values:
+            if isinstance(value, Listed) and value.axis != axis:
+                value = self.dense(value)
             if isinstance(value, Dense) and axis in value.axes:
                 value = self.as_list(value, axis)
             if isinstance(value, Listed):

@@ -1,0 +1,243 @@
+"""Well-typed random specs, as a hypothesis strategy: every one of them must compile and be right.
+
+An expression is drawn for the set of axes that it must have. Values stay of moderate size, so that float64 results
+can be compared closely; kinks and ties do occur, since both sides state the same rule for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+EXTENTS = {
+    "t": "modalities",
+    "u": "modalities",
+    "p": "2",
+    "i": "dim",
+    "j": "dim",
+    "k": "hidden",
+    "r": "hidden",
+    "e": "1",
+    "q": "dim * hidden",
+}
+SIZES = {"m": "modalities", **EXTENTS}
+MODALITY = frozenset("mtu")
+SMOOTH = ("tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "erf", "abs")
+GUARDED = ("exp(tanh({0}))", "log(abs({0}) + 0.5)", "sqrt({0} ** 2 + 0.1)", "rsqrt({0} ** 2 + 0.3)", "{0} ** 2", "-{0}")
+PAIRS = (
+    "{0} + {1}",
+    "{0} - {1}",
+    "{0} * {1}",
+    "{0} / (abs({1}) + 1)",
+    "max({0}, {1})",
+    "min({0}, {1})",
+    "lerp({0}, {1}, 0.3)",
+    "(abs({0}) + 0.5) ** tanh({1})",
+)
+NUMBERS = ("0.5", "2", "1", "1.25", "size[i]", "(-0.75)")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A quantity that expressions may read, and the extent of each of its indices."""
+
+    name: str
+    extents: tuple[str, ...]
+
+
+@dataclass
+class Draft:
+    """A spec in the making."""
+
+    draw: st.DrawFn
+    exact: bool
+    slots: list[Slot] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+    def choose(self, options):  # type: ignore[no-untyped-def]
+        return self.draw(st.sampled_from(list(options)))
+
+    def chance(self, percent: int) -> bool:
+        return self.draw(st.integers(0, 99)) < percent
+
+    def readings(self, axes: frozenset[str]) -> list[tuple[str, str]]:
+        """Every way to read a known quantity with exactly these axes: the quantity, and the code."""
+        found = []
+        for slot in self.known():
+            found.extend((slot.name, f"{slot.name}[{','.join(indices)}]" if indices else slot.name) for indices in fill(slot.extents, axes))
+        return found
+
+    def expression(self, axes: frozenset[str], depth: int) -> str:
+        """An expression whose axes are exactly ``axes``."""
+        readings = self.readings(axes)
+        if readings and (depth <= 0 or self.chance(25)):
+            name, code = self.choose(readings)
+            self.used.add(name)
+            return code
+        if depth <= -3:
+            return " * ".join(self.base(axis) for axis in sorted(axes)) if axes else "tanh(sum[m,i](h[m,i]))"
+        kinds = ["smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise"]
+        kind = self.choose(kinds if len(axes) > 3 else [*kinds, "reduce", "contract", "contract"])
+        if kind == "smooth":
+            return f"{self.choose(SMOOTH)}({self.expression(axes, depth - 1)})"
+        if kind == "guarded":
+            return self.choose(GUARDED).format(f"({self.expression(axes, depth - 1)})")
+        if kind == "number":
+            text = self.choose(("{0} * {1}", "{1} + {0}", "max({0}, {1})", "min({0}, {1})", "{1} - {0}", "{0} / {1}"))
+            return f"({text.format(self.expression(axes, depth - 1), self.choose(NUMBERS))})"
+        if kind == "reduce":
+            return self.reduced(axes, depth)
+        if kind == "contract":
+            return self.contracted(axes, depth)
+        if kind == "normalise" and axes:
+            over = sorted(self.draw(st.sets(st.sampled_from(sorted(axes)), min_size=1, max_size=2)))
+            operator = self.choose(("softmax", "layernorm"))
+            return f"{operator}[{','.join(over)}]({self.expression(axes, depth - 1)})"
+        left, right = self.split(axes)
+        a, b = self.expression(left, depth - 1), self.expression(right, depth - 1)
+        if kind == "where":
+            return f"where({a} > {self.choose(NUMBERS)}, {b}, {self.choose((a, '0.25', f'tanh({a})'))})"
+        return f"({self.choose(PAIRS).format(f'({a})', f'({b})')})"
+
+    def base(self, axis: str) -> str:
+        """A short expression whose only axis is ``axis``."""
+        name, code, over = next(found for slot in self.known() if (found := project(slot, axis)) is not None)
+        self.used.add(name)
+        return f"tanh(sum[{','.join(over)}]({code}))" if over else f"tanh({code})"
+
+    def known(self) -> list[Slot]:
+        return [Slot("h", ("modalities", "dim")), *self.slots]
+
+    def axes(self) -> list[str]:
+        """The axes that some quantity has."""
+        return sorted(axis for axis in SIZES if any(SIZES[axis] in slot.extents for slot in self.known()))
+
+    def split(self, axes: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """Two sets of axes whose union is ``axes``."""
+        ordered = sorted(axes)
+        first = frozenset(axis for axis in ordered if self.chance(70))
+        second = frozenset(axis for axis in ordered if axis not in first or self.chance(60))
+        return first, second
+
+    def fresh(self, axes: frozenset[str], most: int) -> frozenset[str]:
+        """One or two axes that are not in ``axes``."""
+        options = [axis for axis in self.axes() if axis not in axes]
+        return frozenset(self.draw(st.lists(st.sampled_from(options), min_size=1, max_size=most)))
+
+    def reduced(self, axes: frozenset[str], depth: int) -> str:
+        over = self.fresh(axes, 2)
+        operator = self.choose(("sum", "mean", "max", "min", "prod", "logsumexp"))
+        inner = self.expression(axes | over, depth - 1)
+        return f"{operator}[{','.join(sorted(over))}](tanh({inner}))"
+
+    def contracted(self, axes: frozenset[str], depth: int) -> str:
+        """A sum of products: of two or three factors, or of a parameter and an expression."""
+        over = self.fresh(axes, 2)
+        left, right = self.split(axes)
+        factors = [self.expression(left | over, depth - 2), self.expression(right | over, depth - 2)]
+        if self.chance(15):
+            factors.append(self.expression(frozenset(sorted(right)[:1]) | frozenset(sorted(over)[:1]), depth - 2))
+        code = f"sum[{','.join(sorted(over))}]({' * '.join(f'({factor})' for factor in factors)})"
+        bias = [(name, text) for name, text in self.readings(axes) if name.startswith("c")]
+        if bias and self.chance(60):
+            name, text = self.choose(bias)
+            self.used.add(name)
+            return f"({code} + {text})"
+        return code
+
+
+def fill(extents: tuple[str, ...], axes: frozenset[str]) -> list[list[str]]:
+    """Indices for slots of these extents, using each of ``axes`` exactly once and whole numbers elsewhere."""
+    if not extents:
+        return [] if axes else [[]]
+    first, rest = extents[0], extents[1:]
+    found = []
+    for axis in sorted(axes):
+        if SIZES[axis] == first:
+            found.extend([axis, *others] for others in fill(rest, axes - {axis}))
+    if len(axes) < len(extents) and first in ("modalities", "2", "1"):
+        for position in range(1 if first == "1" else 2):
+            found.extend([str(position), *others] for others in fill(rest, axes))
+    return found[:12]
+
+
+PARAMETERS = {
+    "gates": ("{module: Linear, per: m, weight: 'Wa[m,i,j]', bias: 'ca[m,i]'}", {"Wa": "mij", "ca": "mi"}),
+    "mix": ("{module: Linear, weight: 'Wb[k,(m j)]', bias: 'cb[k]'}", {"Wb": "kmj", "cb": "k"}),
+    "both.0": ("{module: Linear, weight: 'Wc[(p i),j]', bias: 'cc[(p i)]'}", {"Wc": "pij", "cc": "pi"}),
+    "up": ("{module: Linear, weight: 'Wd[(i k),j]'}", {"Wd": "ikj"}),
+    "turned": ("{module: Linear, weight: 'We[j,k]'}", {"We": "jk"}),
+    "pairs": ("{module: Bilinear, weight: 'Wf[k,i,j]', bias: 'cf[k]'}", {"Wf": "kij", "cf": "k"}),
+    "norm": ("{module: LayerNorm, weight: 'cg[i]', bias: 'ch[i]'}", {"cg": "i", "ch": "i"}),
+    "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'ck[e]'}", {"Wk": "ej", "ck": "e"}),
+    "wide": ("{module: Linear, weight: 'Wl[q,j]'}", {"Wl": "qj"}),
+    "each": ("{module: LayerNorm, per: m, weight: 'ci[m,k]', bias: 'cj[m,k]'}", {"ci": "mk", "cj": "mk"}),
+}
+
+
+@st.composite
+def random_specs(draw: st.DrawFn) -> str:
+    """The text of a spec."""
+    exact = draw(st.booleans())
+    draft = Draft(draw, exact)
+    modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
+    for module in modules:
+        for name, axes in PARAMETERS[module][1].items():
+            draft.slots.append(Slot(name, tuple(SIZES[axis] for axis in axes)))
+    statements: list[str] = []
+    for position in range(draw(st.integers(1, 4))):
+        axes = frozenset(draw(st.sets(st.sampled_from(draft.axes()), max_size=3)))
+        name, order = f"v{position}", draw(st.permutations(sorted(axes)))
+        if exact and draft.chance(25) and "m" not in axes:
+            pieces = [draft.expression(axes, 2) for _ in range(2)]
+            statements += [f"{name}[{','.join([str(k), *order])}] = {piece}" for k, piece in enumerate(pieces)]
+            draft.slots.append(Slot(name, ("modalities", *(SIZES[axis] for axis in order))))
+            continue
+        left = f"{name}[{','.join(order)}]" if order else name
+        statements.append(f"{left} = {draft.expression(axes, 3)}")
+        draft.slots.append(Slot(name, tuple(SIZES[axis] for axis in order)))
+    out_axes = draw(st.sampled_from(("i", "ji", "mi", *(["k", "ik"] if "k" in draft.axes() else []))))
+    terms = [draft.expression(frozenset(out_axes), 2)]
+    weights_axes = sorted(draw(st.sets(st.sampled_from(["m", "t", "i"]), min_size=1, max_size=2)))
+    weights_term = draft.expression(frozenset(weights_axes), 2)
+    terms += [reader(slot, frozenset(out_axes)) for slot in draft.slots if slot.name not in draft.used]
+    terms.append(f"tanh(sum[{','.join('mi')}](h[m,i]))")
+    statements.append(f"out[{','.join(out_axes)}] = {' + '.join(terms)}")
+    statements.append(f"w[{','.join(weights_axes)}] = {weights_term} + tanh(sum[u,j](h[u,j] * h[u,j]))")
+    group = out_axes if len(out_axes) == 1 else f"({' '.join(out_axes)})"
+    weights = ",".join(draw(st.permutations(["b", *weights_axes])))
+    return spec_text(exact, modules, statements, f"out[b,{group}]", f"w[{weights}]")
+
+
+def project(slot: Slot, axis: str) -> tuple[str, str, list[str]] | None:
+    """A quantity read so that one of its indices is ``axis``: its name, the code, and its other axes."""
+    if SIZES[axis] not in slot.extents:
+        return None
+    indices: list[str] = []
+    for extent in slot.extents:
+        first = axis if extent == SIZES[axis] and axis not in indices else ""
+        indices.append(first or next(a for a in SIZES if SIZES[a] == extent and a not in indices and a != axis))
+    return slot.name, f"{slot.name}[{','.join(indices)}]", [index for index in indices if index != axis]
+
+
+def reader(slot: Slot, keep: frozenset[str]) -> str:
+    """A term that reads a quantity nothing else has read, reduced to the axes ``keep``."""
+    indices: list[str] = []
+    for extent in slot.extents:
+        indices.append(next(axis for axis in (*sorted(keep), *SIZES) if SIZES[axis] == extent and axis not in indices))
+    code = f"{slot.name}[{','.join(indices)}]" if indices else slot.name
+    over = [axis for axis in indices if axis not in keep]
+    return f"tanh(sum[{','.join(over)}]({code}))" if over else f"tanh({code})"
+
+
+def spec_text(exact: bool, modules: list[str], statements: list[str], out: str, weights: str) -> str:
+    """A spec file; axes that nothing names are left out."""
+    lines = ["version: 1", "mode: random", "summary: A random program.", f"modalities: {'2' if exact else chr(39) + '>=2' + chr(39)}"]
+    text = "\n".join([*statements, out, weights, *(PARAMETERS[module][0] for module in modules)])
+    words = set("".join(c if c.isalnum() else " " for c in text).split())
+    lines.append("axes: {" + ", ".join(f"{axis}: {extent}" for axis, extent in EXTENTS.items() if axis in words) + "}")
+    lines += ["hyperparameters:", "  hidden: {default: 3}", "params:"]
+    lines += [f"  {module}: {PARAMETERS[module][0]}" for module in modules]
+    lines += ["math: |", *(f"  {statement}" for statement in statements), f"out: '{out}'", f"weights: '{weights}'"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,226 @@
+"""The reference evaluator and the derived adjoints of the shipped modes, against formulas written by hand.
+
+The formulas share nothing with the compiler: they read the parameters as torch stores them. Adjoints are compared
+with central differences of the evaluator, for the features and every parameter, with cotangents on the output and on
+the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sparank_gen.backends.tests.golden import laid_out
+from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.derive import ADJOINT, derive
+from sparank_gen.ir.evaluate import evaluate, evaluate_at
+from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import BATCH
+from sparank_gen.spec.load import load_spec, parse_spec
+
+Array = NDArray[np.float64]
+Tensors = Mapping[str, Array]
+
+SPECS = Path(__file__).resolve().parents[1] / "specs"
+STEP = 1e-5
+STACKED = """
+version: 1
+mode: stacked
+summary: concat with a definition, so that there is something to derive.
+modalities: ">=1"
+axes: {i: dim}
+math: |
+  both[m,i] = h[m,i]
+out: "both[b,(m i)]"
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One set of sizes; heads are those of attention."""
+
+    batch: int
+    modalities: int
+    dim: int
+    heads: int = 1
+
+    def named(self) -> dict[str, int]:
+        return {"batch": self.batch, "modalities": self.modalities, "dim": self.dim, "attn_heads": self.heads}
+
+
+def load(name: str) -> Mode:
+    """A shipped mode."""
+    return check_spec(load_spec(SPECS / f"{name}.yaml", f"specs/{name}.yaml"))
+
+
+def random_tensors(mode: Mode, sizes: Sizes, seed: int = 0) -> dict[str, Array]:
+    """The features and every parameter, one dimension for each index."""
+    rng, known = np.random.default_rng(seed), sizes.named()
+    return {
+        name: rng.standard_normal(
+            [*([sizes.batch] if name == "h" else []), *(extent.value(known) for extent in tensor.slots)]
+        )
+        for name, tensor in mode.program.tensors.items()
+    }
+
+
+def softmax(x: Array, axis: int) -> Array:
+    e: Array = np.exp(x - x.max(axis, keepdims=True))
+    total: Array = e.sum(axis, keepdims=True)
+    return e / total
+
+
+def gate(t: Tensors, _: Sizes) -> tuple[Array, Array]:
+    """Softmax over modalities of a projection of each, and the gated sum."""
+    features = [t["h"][:, m] for m in range(t["h"].shape[1])]
+    scores = np.stack([x @ t["W"][m].T + t["c"][m] for m, x in enumerate(features)])
+    g = softmax(scores, 0)
+    return sum(g[m] * x for m, x in enumerate(features)), g
+
+
+def sigmoid_gate(t: Tensors, s: Sizes) -> tuple[Array, Array]:
+    """A sigmoid of a projection of the concatenation blends two."""
+    first, second = t["h"][:, 0], t["h"][:, 1]
+    weight = t["W"].reshape(s.dim, 2 * s.dim)
+    z = 1 / (1 + np.exp(-(np.concatenate([first, second], 1) @ weight.T + t["c"])))
+    return z * first + (1 - z) * second, np.stack([z, 1 - z])
+
+
+def attention(t: Tensors, s: Sizes) -> tuple[Array, Array]:
+    """Self-attention over modalities, head by head; residual, layer normalisation, mean."""
+    width = s.dim // s.heads
+    packed, bias = t["W"].reshape(3 * s.dim, s.dim), t["c"].reshape(3 * s.dim)
+    query, key, value = np.split(t["h"] @ packed.T + bias, 3, axis=-1)
+    contexts, probabilities = [], []
+    for head in range(s.heads):
+        part = slice(head * width, (head + 1) * width)
+        prob = softmax(query[..., part] @ key[..., part].transpose(0, 2, 1) / np.sqrt(width), -1)
+        contexts.append(prob @ value[..., part])
+        probabilities.append(prob)
+    mixed = np.concatenate(contexts, -1) @ t["U"].reshape(s.dim, s.dim).T + t["d"] + t["h"]
+    centred = mixed - mixed.mean(-1, keepdims=True)
+    normed = centred / np.sqrt(mixed.var(-1, keepdims=True) + 1e-5) * t["scale"] + t["shift"]
+    return normed.mean(1), sum(probabilities) / s.heads
+
+
+def concat(t: Tensors, _: Sizes) -> tuple[Array, None]:
+    """The features side by side; there are no weights."""
+    return np.concatenate([t["h"][:, m] for m in range(t["h"].shape[1])], 1), None
+
+
+FORMULAS = {"gate": gate, "sigmoid_gate": sigmoid_gate, "attention": attention, "concat": concat}
+VALUE_CASES = [
+    ("gate", Sizes(3, 2, 5)),
+    ("gate", Sizes(1, 4, 3)),
+    ("sigmoid_gate", Sizes(4, 2, 5)),
+    ("attention", Sizes(3, 2, 8, 4)),
+    ("attention", Sizes(2, 3, 6, 2)),
+    ("attention", Sizes(2, 4, 5, 1)),
+    ("concat", Sizes(3, 2, 5)),
+    ("concat", Sizes(2, 4, 3)),
+]
+DERIVE_CASES = [
+    ("gate", Sizes(2, 3, 3)),
+    ("sigmoid_gate", Sizes(2, 2, 3)),
+    ("attention", Sizes(2, 3, 4, 2)),
+    ("stacked", Sizes(2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize("name, sizes", VALUE_CASES)
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_evaluator_is_the_formula(name: str, sizes: Sizes, scale: float) -> None:
+    """The output and the weights, also where softmax saturates."""
+    mode = load(name)
+    tensors = random_tensors(mode, sizes)
+    tensors["h"] *= scale
+    out, weights = FORMULAS[name](tensors, sizes)
+    np.testing.assert_allclose(laid_out(mode, mode.out, tensors, sizes.named()), out, rtol=1e-11, atol=1e-12 * scale)
+    if mode.weights is None:
+        assert weights is None
+    else:
+        np.testing.assert_allclose(laid_out(mode, mode.weights, tensors, sizes.named()), weights, rtol=1e-11, atol=1e-12)
+
+
+def mode_to_derive(name: str) -> Mode:
+    return check_spec(parse_spec(STACKED, "stacked.yaml")) if name == "stacked" else load(name)
+
+
+def tensor_axes(mode: Mode) -> dict[str, tuple[str, ...]]:
+    """The axes that name the dimensions of the features and of every parameter."""
+    axes = {"h": (BATCH, "m", "i")}
+    return axes | {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
+
+
+def objective(mode: Mode, tensors: Tensors, cotangents: Tensors, sizes: Sizes) -> float:
+    """The outputs, contracted with their cotangents."""
+    program, total = mode.program, 0.0
+    values = evaluate([program[name].node for name in program.outputs], tensors, program.extents, sizes.named())
+    for name in program.outputs:
+        axes = (BATCH, *program[name].axes)
+        result = evaluate_at(program[name].node, axes, values, program.extents, sizes.named())
+        total += float((result * cotangents[name + ADJOINT]).sum())
+    return total
+
+
+def random_cotangents(mode: Mode, sizes: Sizes) -> dict[str, Array]:
+    rng, known = np.random.default_rng(5), sizes.named()
+    return {
+        name + ADJOINT: rng.standard_normal(
+            [sizes.batch, *(mode.program.extents[axis].value(known) for axis in mode.program[name].axes)]
+        )
+        for name in mode.program.outputs
+    }
+
+
+def difference(mode: Mode, tensors: Tensors, cotangents: Tensors, sizes: Sizes, name: str) -> Array:
+    """Central differences of the objective in every entry of one tensor."""
+    result = np.zeros_like(tensors[name])
+    for entry in np.ndindex(*result.shape):
+        moved = []
+        for step in (STEP, -STEP):
+            shifted = tensors[name].copy()
+            shifted[entry] += step
+            moved.append(objective(mode, {**tensors, name: shifted}, cotangents, sizes))
+        result[entry] = (moved[0] - moved[1]) / (2 * STEP)
+    return result
+
+
+@pytest.mark.parametrize("name, sizes", DERIVE_CASES)
+def test_adjoints_are_the_differences(name: str, sizes: Sizes) -> None:
+    mode = mode_to_derive(name)
+    axes, tensors, cotangents = tensor_axes(mode), random_tensors(mode, sizes), random_cotangents(mode, sizes)
+    derived = derive(mode.program, axes, mode.program.outputs)
+    assert set(derived.outputs) == {tensor + ADJOINT for tensor in mode.program.tensors}
+    roots = [derived[output].node for output in derived.outputs]
+    values = evaluate(roots, {**tensors, **cotangents}, derived.extents, sizes.named())
+    for tensor in mode.program.tensors:
+        found = evaluate_at(derived[tensor + ADJOINT].node, axes[tensor], values, derived.extents, sizes.named())
+        np.testing.assert_allclose(
+            found, difference(mode, tensors, cotangents, sizes, tensor), rtol=1e-7, atol=1e-8, err_msg=f"{name}: {tensor}"
+        )
+
+
+def test_adjoint_of_the_gate_by_hand() -> None:
+    """The gradient in the bias of the gate: ``g · (h·out_bar − Σ_m g·h·out_bar)``, summed over the batch."""
+    mode, sizes = load("gate"), Sizes(3, 3, 4)
+    tensors, cotangents = random_tensors(mode, sizes), random_cotangents(mode, sizes)
+    _, g = gate(tensors, sizes)
+    pulled = tensors["h"].transpose(1, 0, 2) * cotangents["out_bar"]
+    expected = (g * (pulled - (g * pulled).sum(0))).sum(1)
+    derived = derive(mode.program, tensor_axes(mode), ["out"])
+    values = evaluate([derived["c_bar"].node], {**tensors, **cotangents}, derived.extents, sizes.named())
+    found = evaluate_at(derived["c_bar"].node, ("m", "i"), values, derived.extents, sizes.named())
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_features_alone_have_nothing_to_derive() -> None:
+    """concat lays out the features; its program has no definition."""
+    mode = load("concat")
+    derived = derive(mode.program, tensor_axes(mode), mode.program.outputs)
+    assert not mode.program.outputs and not derived.definitions

@@ -1,0 +1,123 @@
+"""Random programs: generated torch code against the reference evaluator and its derivative, in float64.
+
+``FUZZ_EXAMPLES`` sets how many are drawn (``make fuzz N=10000``).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from random_specs import random_specs
+from sparank_gen.backends.docs.page import slots_of
+from sparank_gen.backends.tests.cases import Case, rule, stored_tensors, tensors
+from sparank_gen.backends.tests.golden import laid_out
+from sparank_gen.backends.torch.module import module_file
+from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.derive import ADJOINT, derive
+from sparank_gen.ir.evaluate import evaluate, evaluate_at
+from sparank_gen.ir.mode import Mode
+from sparank_gen.project.templates import environment
+from sparank_gen.spec.load import parse_spec
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+TEMPLATE = environment(None).get_template("torch/mode.py.j2")
+Array = NDArray[np.float64]
+
+
+def compiled(mode: Mode) -> tuple[Any, str]:
+    """The generated class of a mode, and its source."""
+    file = module_file(mode)
+    source = TEMPLATE.render(header="# random", package="sparank_fusion", file=file)
+    namespace: dict[str, Any] = {"__name__": "random_mode"}
+    exec(compile(source, "random_mode.py", "exec", dont_inherit=True), namespace)  # noqa: S102
+    return namespace[file.class_name], source
+
+
+def close(found: torch.Tensor, wanted: Array, what: str) -> None:
+    """Equal to 1e-9 of the largest entry."""
+    scale = max(1.0, float(np.abs(wanted).max(initial=0.0)))
+    difference = np.abs(found.detach().numpy() - wanted)
+    assert found.shape == wanted.shape, f"{what}: shape {tuple(found.shape)}, expected {wanted.shape}"
+    assert (difference <= 1e-9 * scale).all(), f"{what}: off by {difference.max():.3g} at scale {scale:.3g}"
+
+
+def reference_gradients(mode: Mode, case: Case, batch: int, cotangents: dict[str, Array]) -> dict[str, Array]:
+    """The gradients of the derived adjoint program, by state-dict key; ``features`` is ``(batch, M, dim)``."""
+    program, sizes = mode.program, case.sizes(batch)
+    slots = slots_of(mode)
+    derived = derive(program, slots, program.outputs)
+    found = dict(tensors(mode, case, batch)) | {name + ADJOINT: value for name, value in cotangents.items()}
+    values = evaluate([definition.node for definition in derived.definitions], found, program.extents, sizes)
+    arrays = {
+        name: evaluate_at(derived[name + ADJOINT].node, slots[name], values, program.extents, sizes)
+        for name in slots
+        if name + ADJOINT in derived.outputs
+    }
+    gradients = {"features": arrays.get("h", np.zeros(found["h"].shape))}
+    per = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
+    for key, name, modality, shape in stored_tensors(mode, case):
+        axis, layout = per[name]
+        array = arrays.get(name, np.zeros(found[name].shape))
+        gradients[key] = (array if axis is None else array.take(modality, layout.axes.index(axis))).reshape(shape)
+    return gradients
+
+
+def definition_order(array: Array, mode: Mode, layout: Any, sizes: dict[str, int]) -> Array:
+    """A result in its layout, as ``(b, *axes of the definition)``."""
+    whole = array.reshape([sizes["batch"] if a == "b" else mode.program.extents[a].value(sizes) for a in layout.axes])
+    return np.transpose(whole, [layout.axes.index(axis) for axis in ("b", *mode.program[layout.name].axes)])
+
+
+def check_program(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+    """Compile a spec and compare outputs, weights and all gradients with the evaluator."""
+    mode = check_spec(parse_spec(text, "random.yaml"))
+    made, source = compiled(mode)
+    note(source)
+    case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, (("hidden", hidden),))
+    layer = made(dim, case.n_modalities, hidden=hidden).double()
+    layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
+    features = [torch.from_numpy(rule(f"features.{m}", (batch, dim))).requires_grad_() for m in range(case.n_modalities)]
+    out, info = layer(features, return_gates=True)
+    sizes, found = case.sizes(batch), tensors(mode, case, batch)
+    results = {"out": (out, mode.out), "w": (info["weights"], mode.weights)}
+    for name, (value, layout) in results.items():
+        close(value, laid_out(mode, layout, found, sizes), name)
+    with torch.no_grad():
+        close(layer(features), laid_out(mode, mode.out, found, sizes), "out alone")
+    cotangents = {name: rule(f"cotangent.{name}", tuple(value.shape)) for name, (value, _) in results.items()}
+    total = sum((value * torch.from_numpy(cotangents[name])).sum() for name, (value, _) in results.items())
+    named = dict(layer.named_parameters())
+    gradients = torch.autograd.grad(total, [*features, *named.values()], allow_unused=True)
+    ordered = {name: definition_order(cotangents[name], mode, layout, sizes) for name, (_, layout) in results.items()}
+    wanted = reference_gradients(mode, case, batch, ordered)
+    for m, gradient in enumerate(gradients[: len(features)]):
+        close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")
+    for key, gradient in zip(named, gradients[len(features) :], strict=True):
+        close(gradient if gradient is not None else torch.zeros_like(named[key]), wanted[key], f"gradient of {key}")
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+@given(
+    text=random_specs(),
+    dim=st.integers(1, 4),
+    n_modalities=st.integers(2, 3),
+    hidden=st.integers(1, 3),
+    batch=st.integers(1, 3),
+)
+def test_random_programs(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+    torch.set_num_threads(1)
+    note(text)
+    check_program(text, dim, n_modalities, hidden, batch)

@@ -1,0 +1,400 @@
+"""Bad specs: each is one error with a stable code, a caret under the guilty text, and a remedy.
+
+The table holds at least one bad spec for every class in ``sparank_gen.spec.errors``. A light fuzz of the shipped
+specs then shows that whatever is written there ends as a checked mode or as such an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sparank_gen.ir.check import check_spec
+from sparank_gen.project.config import Config
+from sparank_gen.project.generate import SpecErrors, load_modes
+from sparank_gen.spec import errors
+from sparank_gen.spec.load import load_spec, parse_spec
+
+SPECS = Path(__file__).resolve().parents[1] / "specs"
+SHIPPED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(SPECS.glob("*.yaml"))}
+FILE = "bad.yaml"
+HEAD = 'version: 1\nmode: bad\nsummary: s\nmodalities: ">=2"\n'
+SUM = "sum[m](h[m,i])"
+LINEAR = 'params:\n  f: {module: Linear, weight: "W[i,j]"}\n'
+USED = "out[i] = sum[m,j](W[i,j] * h[m,j])"
+NORM = 'params:\n  f: {module: LayerNorm, weight: "v[k]", bias: "w[k]"}\n'
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A bad spec, the code of its error, the text under the caret, and words of the message or the help; empty: any."""
+
+    name: str
+    source: str
+    code: str
+    at: str
+    said: str
+
+
+def spec(math: str = f"out[i] = {SUM}", axes: str = "{i: dim}", extra: str = "", head: str = HEAD) -> str:
+    """A spec that is right but for what is given."""
+    block = "".join(f"  {line}\n" for line in math.split("\n"))
+    return f"{head}axes: {axes}\n{extra}math: |\n{block}"
+
+
+def layout(text: str, axes: str = "{i: dim}") -> str:
+    """A spec without math, whose output is laid out as given."""
+    return f'{HEAD}axes: {axes}\nout: "{text}"\n'
+
+
+def linear(weight: str, options: str = "", module: str = "Linear", axes: str = "{i: dim, j: dim}") -> str:
+    """A spec with one module."""
+    return spec(USED, axes, f'params:\n  f: {{module: {module}, weight: "{weight}"{options}}}\n')
+
+
+def hyper(entry: str) -> str:
+    """A spec with one hyper-parameter."""
+    return spec(extra=f"hyperparameters:\n  tau: {entry}\n")
+
+
+def both(math: str, extra: str = "") -> str:
+    """A spec with two axes of one extent."""
+    return spec(math, "{i: dim, j: dim}", extra)
+
+
+YAML = (
+    Bad("not yaml", HEAD + "axes: {i: dim]\n", "not-yaml", "]", "not YAML"),
+    Bad("tab", HEAD + "axes:\n\ti: dim\n", "not-yaml", "\t", "cannot start any token"),
+    Bad("cut off", HEAD + "axes: {i: dim\n", "not-yaml", "", "stream end"),
+    Bad("undefined alias", HEAD + "axes: *other\n", "not-yaml", "*", "undefined alias"),
+    Bad("two documents", HEAD + "---\n" + HEAD, "not-yaml", "-", "document"),
+    Bad("empty", "", "not-a-mapping", "", "empty"),
+    Bad("only a comment", "# nothing\n", "not-a-mapping", "#", "version: 1"),
+    Bad("a list", "- version: 1\n", "not-a-mapping", "-", "found a list"),
+    Bad("a scalar", "gate\n", "not-a-mapping", "gate", "'gate'"),
+    Bad("axes is a list", HEAD + "axes: [i, j]\n", "not-a-mapping", "[i, j]", "found a list"),
+    Bad("recursive list", "&a [*a]\n", "not-a-mapping", "&a [*a]", "found a list"),
+    Bad("recursive mapping", HEAD + "axes: &a {i: dim, j: *a}\n", "bad-value", "&a {i: dim, j: *a}", "found a mapping"),
+    Bad("merge key", HEAD + "<<: {axes: {i: dim}}\n", "unknown-key", "<<", "no key '<<'"),
+    Bad("duplicate key", HEAD + "mode: two\n", "duplicate-key", "mode", "first at line 2"),
+    Bad("duplicate axis", spec(axes="{i: dim, i: 2}"), "duplicate-key", "i", "twice in axes"),
+    Bad("unknown key", HEAD + "weight: 'g[m,b,i]'\n", "unknown-key", "weight", "did you mean 'weights'?"),
+    Bad("unknown hyper key", hyper("{default: 1, minimal: 1}"), "unknown-key", "minimal", "did you mean 'minimum'?"),
+    Bad("missing key", HEAD.replace("summary: s\n", ""), "missing-key", "v", "'summary'"),
+    Bad("no output", HEAD, "missing-key", "v", "defines no output"),
+    Bad("no default", hyper("{minimum: 1}"), "missing-key", "tau", "add 'default: …'"),
+)
+VALUES = (
+    Bad("version", HEAD.replace("version: 1", "version: 2"), "bad-value", "2", "write 'version: 1'"),
+    Bad("null text", HEAD.replace("summary: s", "summary: null"), "bad-value", "null", "must be text"),
+    Bad("mode name", HEAD.replace("mode: bad", "mode: a b"), "bad-value", "a b", "letters, digits"),
+    Bad("keyword mode", HEAD.replace("mode: bad", "mode: class"), "bad-value", "class", "no Python keyword"),
+    Bad("modalities", HEAD.replace(">=2", "<=2"), "bad-value", "<=2", "or '2..4'"),
+    Bad("empty range", HEAD.replace(">=2", "4..2"), "bad-value", "4..2", "no number of modalities"),
+    Bad("extent below 1", spec(axes="{i: dim, p: 2 - 2}"), "bad-value", "2 - 2", "at least 1"),
+    Bad("extent of floats", spec(axes="{i: dim / 2}"), "bad-syntax", "dim / 2", "use + - * //"),
+    Bad("extent cut short", spec(axes="{i: dim //}"), "bad-syntax", "dim //", "not an extent"),
+    Bad("hyper type", hyper("{type: str, default: 1}"), "bad-value", "str", "int or float"),
+    Bad("hyper default", hyper("{default: many}"), "bad-value", "many", "write a number"),
+    Bad("hyper fraction", hyper("{type: int, default: 0.5}"), "bad-value", "0.5", "whole number"),
+    Bad("hyper too small", hyper("{default: 1, minimum: 2}"), "bad-value", "1", "below the minimum 2"),
+    Bad("huge default", hyper("{default: " + "9" * 5000 + "}"), "bad-value", "9" * 5000, "a number"),
+    Bad("property", spec(extra="properties:\n  - out[i] + 1\n"), "bad-value", "out[i] + 1", "'x == y'"),
+    Bad("module path", spec(extra="params:\n  a-b: {module: Linear}\n"), "bad-value", "a-b", "'net.0'"),
+    Bad("unknown module", linear("W[i,j]", module="Linaer"), "unknown-module", "Linaer", "did you mean 'Linear'?"),
+    Bad("unknown tensor", linear("W[i,j]", ', bais: "c[i]"'), "unknown-key", "bais", "did you mean 'bias'?"),
+    Bad("missing tensor", spec(extra='params:\n  f: {module: Linear, bias: "c[i]"}\n'), "missing-key", "f", "'weight'"),
+    Bad("no module", spec(extra='params:\n  f: {weight: "W[i,i]"}\n'), "missing-key", "f", "add 'module: Linear'"),
+    Bad("tensor rank", linear("W[(i j)]"), "layout-mismatch", "W[(i j)]", "has 2 dimensions"),
+    Bad("tensor shapes", linear("W[i,j]", ', bias: "c[p]"', axes="{i: dim, j: dim, p: 3}"), "extent-mismatch", "p", "'out_features'"),
+    Bad("parameter over the batch", linear("W[b,j]"), "layout-mismatch", "b", "leave 'b' out"),
+    Bad("per, no index", linear("W[i,j]", ", per: m"), "layout-mismatch", "W[i,j]", "write it as the first index"),
+    Bad("per, wrong axis", linear("W[p,i,j]", ", per: p", axes="{i: dim, j: dim, p: 3}"), "unknown-index", "p", "write 'per: m'"),
+)
+INDICES = (
+    Bad("unknown index", spec("out[i] = h[0,k]"), "unknown-index", "k", "declare it under 'axes'"),
+    Bad("near index", spec("out[ij] = h[0,ik]", "{ij: dim}"), "unknown-index", "ik", "did you mean 'ij'?"),
+    Bad("index in a layout", layout("h[b,(m j)]"), "unknown-index", "j", "declare it"),
+    Bad("batch in the math", spec("x[b,i] = h[0,i]\nout[i] = x[i]"), "unknown-index", "b", "leave it out"),
+    Bad("number as an axis", spec("out[i] = sum[0](h[0,i])"), "unknown-index", "0", "name an axis"),
+    Bad("unbound", both("out[i] = sum[m](h[m,i] * h[m,j])"), "unbound-index", "j", "sum[j](…)"),
+    Bad("unused on the left", both("out[i,j] = h[0,i]"), "unused-index", "j", "not used on the right"),
+    Bad("unused in a reduction", both("out[i] = sum[j](h[0,i])"), "unused-index", "j", "leave it out"),
+    Bad("unused axis", both("out[i] = h[0,i]"), "unused-index", "j", "declared and not used"),
+    Bad("diagonal", both(USED.replace("W[i,j]", "W[i,i]"), LINEAR), "repeated-index", "i", "diagonals"),
+    Bad("left side twice", spec("x[i,i] = h[0,i]\nout[i] = x[i,i]"), "repeated-index", "i", "name each axis once"),
+    Bad("reduction twice", spec("out[i] = sum[m,m](h[m,i])"), "repeated-index", "m", "name each axis once"),
+    Bad("layout twice", layout("h[b,(m i i)]"), "repeated-index", "i", "name each axis once"),
+    Bad("too few indices", spec("out[i] = h[i]"), "wrong-index-count", "h[i]", "takes 2 indices, found 1"),
+    Bad("bare name", spec("out[i] = h"), "wrong-index-count", "h", "found 0"),
+    Bad("position", spec("out[i] = h[2,i]"), "index-out-of-range", "2", "count from 0"),
+    Bad("huge position", spec(f"out[i] = h[{'9' * 50},i]"), "index-out-of-range", "9" * 50, "count from 0"),
+    Bad("extents disagree", spec("out[i] = h[i,m]"), "extent-mismatch", "i", "runs over dim"),
+    Bad("pieces without an axis", spec("x[0] = h[0,0]\nx[1] = h[1,0]\nout[i] = h[0,i]"), "extent-mismatch", "0", "2 pieces"),
+)
+NAMES = (
+    Bad("unused parameter", both("out[i] = h[0,i]", LINEAR), "unused-name", "W", "parameter 'W'"),
+    Bad("unused definition", spec(f"x[i] = exp(h[0,i])\nout[i] = {SUM}"), "unused-name", "x[i]", "'x' is not used"),
+    Bad("constant output", spec("out[i] = v[i] + w[i]", extra=NORM.replace("k", "i")), "unused-name", "out[i] = ", "features"),
+    Bad("defined twice", spec(f"out[i] = {SUM}\nout[i] = {SUM}"), "reused-name", "out[i]", "first at line 7"),
+    Bad("parameter's name", both("W[i] = h[0,i]\n" + USED, LINEAR), "reused-name", "W[i]", "choose another name"),
+    Bad("features' name", spec("h[i] = h[0,i]"), "reused-name", "h[i]", "the features"),
+    Bad("axis m", spec(axes="{m: dim, i: dim}"), "reused-name", "m", "the modality axis"),
+    Bad("axis b", spec(axes="{b: dim, i: dim}"), "reused-name", "b", "the batch axis"),
+    Bad("hyper-parameter dim", spec(extra="hyperparameters: {dim: {default: 1}}\n"), "reused-name", "dim", "in every spec"),
+    Bad("piece twice", spec("x[0,i] = h[0,i]\nx[0,i] = h[1,i]\nout[i] = x[0,i]"), "reused-name", "0", "piece 0"),
+    Bad("cycle", spec("x[i] = y[i]\ny[i] = out[i]\nout[i] = x[i]"), "cyclic-reference", "out[i]", "out → x → y → out"),
+    Bad("itself", spec("out[i] = out[i] + h[0,i]"), "cyclic-reference", "out[i]", "out → out"),
+    Bad("unknown name", spec("gates[i] = h[0,i]\nout[i] = gate[i]"), "unknown-name", "gate[i]", "did you mean 'gates'?"),
+    Bad("unknown extent", spec(axes="{i: dims}"), "unknown-name", "dims", "did you mean 'dim'?"),
+    Bad("unknown output", layout("g[b,i]"), "unknown-name", "g", "'g' is not defined"),
+    Bad("hidden in properties", spec(f"x[i] = {SUM}\nout[i] = exp(x[i])", extra="properties: ['x[i] >= 0']\n"),
+        "unknown-name", "x[i]", "not visible"),
+    Bad("gap in pieces", spec("x[0,i] = h[0,i]\nx[2,i] = h[1,i]\nout[i] = x[0,i]"), "incomplete-pieces", "x[0,i]", "piece 1"),
+    Bad("pieces differ", both("x[0,i] = h[0,i]\nx[1,j] = h[1,j]\nout[i] = x[0,i]"), "incomplete-pieces", "x[1,j]", "differ"),
+    Bad("layout lacks an axis", both("out[i,j] = h[0,i] * h[1,j]", "out: 'out[b,i]'\n"), "layout-mismatch", "out[b,i]", "j missing"),
+    Bad("layout of features", layout("h[b,m]"), "layout-mismatch", "h[b,m]", "dim missing"),
+    Bad("layout without b", spec(extra="out: out[i]\n"), "layout-mismatch", "out[i]", "write 'b'"),
+    Bad("layout of three", layout("h[b,m,i]"), "layout-mismatch", "h[b,m,i]", "the batch first"),
+    Bad("layout's stray axis", both(USED, LINEAR + "out: 'out[b,j]'\n"), "layout-mismatch", "j", "has no axis 'j'"),
+    Bad("layout syntax", layout("h[b,(m i]"), "bad-syntax", "]", "W[(p a k), j]"),
+)
+OPERATORS = (
+    Bad("unknown operator", spec("out[i] = sun[m](h[m,i])"), "unknown-operator", "sun[m](h[m,i])", "did you mean 'sum'?"),
+    Bad("internal operator", spec("out[i] = clamp_min(h[0,i], 0)"), "unknown-operator", "clamp_min(h[0,i], 0)", "'min'"),
+    Bad("python function", spec("out[i] = eval(h[0,i])"), "unknown-operator", "eval(h[0,i])", "the operators are"),
+    Bad("no axes", spec("out[i] = softmax(h[0,i])"), "wrong-arguments", "softmax(h[0,i])", "write softmax[i](…)"),
+    Bad("axes", spec("out[i] = exp[i](h[0,i])"), "wrong-arguments", "i", "write exp(…)"),
+    Bad("arity", spec("out[i] = exp(h[0,i], 2)"), "wrong-arguments", "exp(h[0,i], 2)", "takes 1 argument, found 2"),
+    Bad("option", spec("out[i] = layernorm[i](h[0,i], esp=1)"), "wrong-arguments", "layernorm[i](h[0,i], esp=1)", "'eps'?"),
+    Bad("comparison as a number", spec("out[i] = (h[0,i] > 0) + 1"), "wrong-arguments", "h[0,i] > 0", "where(condition"),
+    Bad("number as a condition", spec("out[i] = where(h[0,i], 1, 2)"), "wrong-arguments", "h[0,i]", "a comparison"),
+    Bad("definition of a condition", spec("out[i] = h[0,i] > 0"), "wrong-arguments", "h[0,i] > 0", "where(condition"),
+)
+BAD_SYNTAX = {
+    "caret power": ("h[0,i] ^ 2", "h[0,i] ^ 2", "write powers with '**'"),
+    "attribute": ("h.T", "h.T", "not part of the language"),
+    "method": ("h[0,i].sum()", "h[0,i].sum", "not an operator"),
+    "lambda": ("(lambda: 1)", "lambda: 1", "not part of the language"),
+    "comprehension": ("[x for x in h]", "[x for x in h]", "not part of the language"),
+    "generator": ("sum[m](x for x in h)", "(x for x in h)", "not part of the language"),
+    "string": ("'text'", "'text'", "not part of the language"),
+    "f-string": ("f'{h}'", "f'{h}'", "not part of the language"),
+    "walrus": ("(y := 3)", "y := 3", "not part of the language"),
+    "await": ("await h[0,i]", "await h[0,i]", "not part of the language"),
+    "yield": ("(yield 3)", "yield 3", "not part of the language"),
+    "conditional": ("1 if h else 2", "1 if h else 2", "not part of the language"),
+    "boolean": ("True", "True", "not part of the language"),
+    "complex": ("2j", "2j", "not part of the language"),
+    "matrix product": ("h @ h", "h @ h", "not part of the language"),
+    "chained comparison": ("where(0 < h[0,i] < 1, 1, 2)", "0 < h[0,i] < 1", "not part of the language"),
+    "slice": ("h[0:1,i]", "0:1", "a name or a whole number"),
+    "negative position": ("h[-1,i]", "-1", "a name or a whole number"),
+    "option that is no number": ("layernorm[i](h[0,i], eps=h)", "h", "takes a number"),
+    "starred": ("exp(*h)", "*h", "not part of the language"),
+    "cut short": ("h[0,i] +", "+", "not an expression"),
+    "unbalanced": ("exp(h[0,i]", "(", "never closed"),
+    "parentheses": ("(" * 10_000 + "h[0,i]" + ")" * 10_000, "(", "nested"),
+    "signs": ("-" * 10_000 + "h[0,i]", None, "split it into statements"),
+    "long sum": (" + ".join(["h[0,i]"] * 900), " + ".join(["h[0,i]"] * 699), "nested too deeply"),
+    "longer sum": (" + ".join(["h[0,i]"] * 10_000), None, "split it into statements"),
+}
+STATEMENTS = {
+    "import": ("import os", "import os", "not a definition"),
+    "bare call": ("print(1)", "print(1)", "not a definition"),
+    "augmented": ("out[i] += 1", "out[i] += 1", "not a definition"),
+    "chained": ("out[i] = x[i] = 1", "out[i] = x[i] = 1", "not a definition"),
+    "number on the left": ("sum[i](x) = 1", "s", "not an expression"),
+    "tuple on the left": ("(x, y) = 1", "(x, y)", "not part of the language"),
+    "deletion": ("del out", "del out", "not a definition"),
+}
+SYNTAX = (
+    *(Bad(name, spec(f"out[i] = {text}"), "bad-syntax", at or f"out[i] = {text}", said)
+      for name, (text, at, said) in BAD_SYNTAX.items()),
+    *(Bad(name, spec(text), "bad-syntax", at, said) for name, (text, at, said) in STATEMENTS.items()),
+)
+PLACES = (
+    Bad("after letters of two bytes", spec("é[i] = h[0,i]\nout[i] = é[i] + ñandú[i]"), "unknown-name", "ñandú[i]", "ñandú"),
+    Bad("after letters of four bytes", spec("𝐱 = 1\nout[i] = 𝐱𝐲 + exp[i](h[0,i])"), "unknown-name", "𝐱𝐲", "did you mean 'x'?"),
+    Bad("syntax after unicode", spec("out[i] = é[i] + ñ[i] ? 3"), "bad-syntax", "?", "not an expression"),
+    Bad("key after unicode", HEAD + 'axes: {"é": 1}\n', "bad-value", "é", "an index"),
+    Bad("layout after unicode", spec("é[i] = h[0,i]", extra="out: é[b,ü]\n"), "unknown-index", "ü", "declare it"),
+    Bad("plain math", HEAD + "axes: {i: dim}\nmath: out[i] = foo[i]\n", "unknown-name", "foo[i]", "'foo'"),
+    Bad("quoted math", HEAD + 'axes: {i: dim}\nmath: "out[i] = foo[i]"\n', "unknown-name", "foo[i]", "'foo'"),
+    Bad("second line of an expression", spec(f"out[i] = ({SUM}\n  + foo[i])"), "unknown-name", "foo[i]", "'foo'"),
+    Bad("crlf", spec("x[i] = h[0,i]\nout[i] = foo[i]").replace("\n", "\r\n"), "unknown-name", "foo[i]", "'foo'"),
+)
+CASES = (*YAML, *VALUES, *INDICES, *NAMES, *OPERATORS, *SYNTAX, *PLACES)
+
+HYPER_EXTENT = "hyperparameters: {heads: {default: 2, minimum: 2}}\n" + NORM
+CHAIN = "\n".join(f"x{k}[i] = exp(x{k - 1}[i])" for k in range(1, 400))
+DEEP = "exp(" * 180 + "{}" + ")" * 180
+# Specs on which the compiler is wrong: name, code, text under the caret, words of the message or the help.
+WRONG = (
+    Bad("whole number too large for a float", spec(f"out[i] = {SUM} * 1{'0' * 400}"), "", "1" + "0" * 400, ""),
+    Bad("infinite number", spec(f"out[i] = {SUM} * 1e999"), "", "1e999", ""),
+    Bad("huge count", HEAD.replace(">=2", ">=" + "9" * 5000), "", ">=" + "9" * 5000, ""),
+    Bad("infinite minimum", hyper("{type: float, default: inf, minimum: inf}"), "", "inf", ""),
+    Bad("default that is no number", hyper("{type: float, default: nan}"), "", "nan", ""),
+    Bad("position on a quotient", spec(f"out[i] = {SUM} * v[1] + w[1]", "{i: dim, k: dim // heads}", HYPER_EXTENT),
+        "index-out-of-range", "1", "count from 0"),
+    Bad("deep YAML", "[" * 10_000, "", "", ""),
+    Bad("deep YAML mapping", HEAD + "axes: " + "{a: " * 3000 + "}" * 3000 + "\n", "", "", ""),
+    Bad("carriage return", HEAD + 'axes: {i: dim}\nmath: "x[i] = h[0,i]\\rout[i] = x[i] + q"\n', "unknown-name", "", "'q'"),
+    Bad("deep attribute", spec("out[i] = h" + ".a" * 900), "bad-syntax", "h" + ".a" * 900, "not part of the language"),
+    Bad("long sum in a list", spec(f"out[i] = [{' + '.join(['h'] * 900)}]"), "bad-syntax",
+        f"[{' + '.join(['h'] * 900)}]", "not part of the language"),
+    Bad("extent that is a fraction", spec(f"out[i] = {SUM} + sum[k](v[k] + w[k])", "{i: dim, k: 3 // 2}", NORM),
+        "", "3 // 2", ""),
+    Bad("option of a pointwise operator", spec(f"out[i] = exp({SUM}, eps=3)"), "wrong-arguments", f"exp({SUM}, eps=3)", "eps"),
+    Bad("option twice", spec("out[i] = layernorm[i](h[0,i], eps=1, eps=2)"), "", "", "eps"),
+    Bad("unknown argument", linear("W[i,j]", ", arguments: {baz: 1}"), "", "baz", ""),
+    Bad("keyword as a path", linear("W[i,j]").replace("f:", "class:"), "", "class", ""),
+    Bad("attribute of the layer as a path", linear("W[i,j]").replace("f:", "dim:"), "", "dim", ""),
+    Bad("unused hyper-parameter", hyper("{default: 1}"), "unused-name", "tau", ""),
+    Bad("unused axis without math", layout("h[b,(m i)]", "{i: dim, z: 3}"), "unused-index", "z", ""),
+    Bad("comparison inside a property", spec(extra="properties: ['(out[i] < 1) == 1']\n"), "", "out[i] < 1", ""),
+    Bad("extent of a fraction", spec(f"out[i] = {SUM} + sum[k](v[k] + w[k])", "{i: dim, k: tau}",
+        "hyperparameters: {tau: {default: 0.5}}\n" + NORM), "", "tau", ""),
+    Bad("output with a batch index", spec("out[b,i] = h[0,i]"), "unknown-index", "b", "leave it out"),
+    Bad("output with an index twice", spec("out[i,i] = h[0,i]"), "repeated-index", "i", "name each axis once"),
+    Bad("output without indices", spec("out = h[0,0]", "{}"), "", "out", "two dimensions"),
+    Bad("output in pieces", spec("out[0] = h[0,0]\nout[1] = h[1,0]", "{p: 2}"), "", "out[0]", "no axis"),
+    Bad("error behind an anchor", HEAD + "axes: {i: &d dimm, j: *d}\n", "unknown-name", "dimm", "did you mean 'dim'?"),
+    Bad("folded math", HEAD + "axes: {i: dim}\nmath: >\n  out[i] = h[0,i] + foo\n", "unknown-name", "foo", "'foo'"),
+)
+# Right specs on which the compiler fails.
+REFUSED = {
+    "long chain of definitions": spec(f"x0[i] = {SUM}\n{CHAIN}\nout[i] = x399[i]"),
+    "deep expressions in two definitions": spec(f"x[i] = {SUM}\ny[i] = {DEEP.format('x[i]')}\nout[i] = {DEEP.format('y[i]')}"),
+    "axis used in size alone": spec(f"out[i] = {SUM} / size[k]", "{i: dim, k: dim // 2}"),
+    "axis used in the output's layout alone": spec(
+        "w[m,j] = softmax[m](h[m,j])", "{i: dim, j: dim}", "out: 'h[b,(m i)]'\nweights: 'w[m,b,j]'\n"
+    ),
+    "position 0 on a quotient": spec(f"out[i] = {SUM} * v[0] + w[0]", "{i: dim, k: dim // heads}", HYPER_EXTENT),
+    "name that Python normalises": spec(f"out[i] = µ[i] * {SUM} + c[i]",
+        extra=NORM.replace("v[k]", "µ[i]").replace("w[k]", "c[i]")),
+}
+
+
+def problem(source: str) -> errors.SpecError:
+    """The error of a bad spec."""
+    with pytest.raises(errors.SpecError) as caught:
+        check_spec(parse_spec(source, FILE))
+    return caught.value
+
+
+def text_at(error: errors.SpecError, source: str) -> str:
+    """The text of the file that an error's span covers; the span must lie in the file."""
+    lines, span = [*source.splitlines(), ""], error.span
+    assert span.path == FILE and 1 <= span.line <= len(lines) and span.column >= 1 and span.length >= 1, span
+    return lines[span.line - 1][span.column - 1 : span.column - 1 + span.length]
+
+
+def verify(bad: Bad) -> None:
+    """The spec fails with the code, the place and the words of the table."""
+    error = problem(bad.source)
+    assert bad.code in ("", error.code), str(error)[:2000]
+    assert bad.at in ("", text_at(error, bad.source)), str(error)[:2000]
+    assert bad.said in f"{error.message}\n{error.remedy}", str(error)[:2000]
+    assert error.remedy
+
+
+def by_name(bad: Bad) -> str:
+    return bad.name
+
+
+@pytest.mark.parametrize("bad", CASES, ids=by_name)
+def test_bad_spec(bad: Bad) -> None:
+    verify(bad)
+
+
+@pytest.mark.parametrize("bad", WRONG, ids=by_name)
+@pytest.mark.xfail(strict=True, reason="the compiler accepts it, crashes, or points at another place")
+def test_bad_spec_not_yet_reported(bad: Bad) -> None:
+    verify(bad)
+
+
+@pytest.mark.parametrize("source", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.xfail(strict=True, reason="the compiler refuses a right spec, or crashes")
+def test_right_spec_not_yet_accepted(source: str) -> None:
+    assert check_spec(parse_spec(source, FILE)).name == "bad"
+
+
+def test_every_error_class_has_a_bad_spec() -> None:
+    """But for the one that takes two files, which has a test of its own; codes tell classes apart."""
+    codes = [kind.code for kind in errors.SpecError.__subclasses__()]
+    assert len(codes) == len(set(codes))
+    assert {bad.code for bad in CASES} | {"duplicate-mode"} == set(codes)
+
+
+def test_excerpt_and_caret() -> None:
+    """The printed form: place, code, message, the line, a caret under the text, and help."""
+    assert str(problem(spec("out[i] = sum[m](h[m,i] * gaet[m,i])"))).splitlines() == [
+        "bad.yaml:7:28: error[unknown-name]: 'gaet' is not defined",
+        "  7 |   out[i] = sum[m](h[m,i] * gaet[m,i])",
+        "    |                            ^~~~~~~~~",
+        "  help: define it, or bind a parameter to it",
+    ]
+
+
+def test_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(HEAD.encode() + b"description: caf\xe9\n")
+    with pytest.raises(errors.NotYaml, match="not UTF-8") as caught:
+        load_spec(path, FILE)
+    assert str(caught.value.span) == f"{FILE}:1:1" and caught.value.remedy == "save it as UTF-8"
+
+
+def test_two_files_of_one_mode(tmp_path: Path) -> None:
+    for name in ("one.yaml", "two.yaml"):
+        (tmp_path / name).write_text(SHIPPED["concat"], encoding="utf-8")
+    with pytest.raises(SpecErrors) as caught:
+        load_modes(Config(specs=tmp_path, output=tmp_path))
+    (error,) = caught.value.found
+    assert isinstance(error, errors.DuplicateMode) and error.span.path.endswith("two.yaml") and "one.yaml" in error.message
+
+
+def test_aliases_stand_for_what_they_name() -> None:
+    source = HEAD + "axes: {i: &size dim, j: *size}\nmath: |\n  out[i] = sum[m,j](h[m,i] * h[m,j])\n"
+    extents = check_spec(parse_spec(source, FILE)).program.extents
+    assert extents["i"] == extents["j"]
+
+
+EDIT = st.tuples(
+    st.sampled_from(("delete", "double", "replace", "line out", "line twice", "lines swapped")),
+    st.floats(0, 1, exclude_max=True),
+    st.text(st.sampled_from("[](){}:,.|>=+-*/^#&!%@\\'\"\n\t éb0159mijhWgxout"), min_size=1, max_size=3),
+)
+
+
+def edited(source: str, edits: list[tuple[str, float, str]]) -> str:
+    """``source`` after random edits of characters and lines."""
+    for kind, where, text in edits:
+        lines = source.split("\n")
+        at, row = int(where * len(source)), int(where * len(lines))
+        if kind == "delete":
+            source = source[:at] + source[at + len(text) :]
+        elif kind == "double":
+            source = source[: at + len(text)] + source[at:]
+        elif kind == "replace":
+            source = source[:at] + text + source[at + 1 :]
+        else:
+            middle = {"line out": [], "line twice": [lines[row]] * 2, "lines swapped": lines[row : row + 2][::-1]}[kind]
+            source = "\n".join([*lines[:row], *middle, *lines[row + (2 if kind == "lines swapped" else 1) :]])
+    return source
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(SHIPPED)), st.lists(EDIT, min_size=1, max_size=4))
+def test_edited_specs_check_or_say_why(name: str, edits: list[tuple[str, float, str]]) -> None:
+    source = edited(SHIPPED[name], edits)
+    try:
+        check_spec(parse_spec(source, FILE))
+    except errors.SpecError as error:
+        text_at(error, source)
+        assert str(error).startswith(f"{error.span}: error[{error.code}]: ")
