@@ -1,6 +1,7 @@
 # Every target works on a fresh machine: it makes .venv and installs what it needs first.
 PYTHON ?= python3
 BIN := .venv/bin
+export PYTHONPATH := tests
 N ?= 10000
 
 .PHONY: demo test bench fuzz build check clean

@@ -236,8 +236,10 @@ def spec_text(exact: bool, modules: list[str], statements: list[str], out: str, 
     lines = ["version: 1", "mode: random", "summary: A random program.", f"modalities: {'2' if exact else chr(39) + '>=2' + chr(39)}"]
     text = "\n".join([*statements, out, weights, *(PARAMETERS[module][0] for module in modules)])
     words = set("".join(c if c.isalnum() else " " for c in text).split())
-    lines.append("axes: {" + ", ".join(f"{axis}: {extent}" for axis, extent in EXTENTS.items() if axis in words) + "}")
-    lines += ["hyperparameters:", "  hidden: {default: 3}", "params:"]
+    axes = ", ".join(f"{axis}: {extent}" for axis, extent in EXTENTS.items() if axis in words)
+    lines.append(f"axes: {{{axes}}}")
+    lines += ["hyperparameters: {hidden: {default: 3}}"] if "hidden" in axes else []
+    lines.append("params:")
     lines += [f"  {module}: {PARAMETERS[module][0]}" for module in modules]
     lines += ["math: |", *(f"  {statement}" for statement in statements), f"out: '{out}'", f"weights: '{weights}'"]
     return "\n".join(lines) + "\n"

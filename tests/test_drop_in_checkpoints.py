@@ -19,6 +19,7 @@ from published import (
     assert_same,
     head_counts,
     modality_counts,
+    one_thread,  # noqa: F401
 )
 from sparank_fusion import FusionLayer
 

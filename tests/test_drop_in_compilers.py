@@ -15,6 +15,7 @@ from published import (
     assert_same_gradients,
     assert_same_results,
     gradients,
+    one_thread,  # noqa: F401
     small,
     twins,
 )

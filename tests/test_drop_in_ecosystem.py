@@ -28,6 +28,7 @@ from published import (
     gradients,
     in_float64,
     modality_counts,
+    one_thread,  # noqa: F401
     small,
     twins,
 )
@@ -194,7 +195,7 @@ def test_cpu_autocast(mode: str, modalities: int, kind: str) -> None:
     """
     low = {"float32": (), "bfloat16": range(modalities), "mixed": (0, 2)}[kind]
     found = []
-    for batch in (16, 64, 65):
+    for batch in (16, 17, 31, 32, 64, 65):
         cell = Cell(mode, modalities, dtype=torch.float32, batch=batch)
         ours, published = twins(cell)
         features = [x.bfloat16() for x in cell.features()]

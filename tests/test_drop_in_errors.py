@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from published import MODES
+from published import MODES, one_thread  # noqa: F401
 from sparank_fusion import FusionLayer
 
 DIM, BATCH = 24, 17

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from published import (
     measure,
     modality_counts,
     normal,
+    one_thread,  # noqa: F401
     twins,
 )
 from sparank_fusion import FusionLayer
@@ -36,15 +37,6 @@ BATCHES = (0, 1, 3, 257)
 MODES_AND_COUNTS = [(mode, count) for mode in MODES for count in modality_counts(mode)]
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These tensors are small: threads that wait for each other on a busy machine cost far more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def samples(cell: Cell, features: list[Tensor], layouts: tuple[str, ...]) -> list[Sample]:
@@ -101,8 +93,11 @@ def test_memory_layouts(mode: str, modalities: int, dtype: torch.dtype) -> None:
 )
 def test_batches_longer_than_a_block(mode: str, modalities: int, dtype: torch.dtype) -> None:
     """A layer that walks the batch in blocks must join them, and add up what they give the parameters."""
-    cell = Cell(mode, modalities, dim=128, batch=5000, dtype=dtype)
-    assert_near(samples(cell, cell.features(), ("contiguous", "mixed")), dtype)
+    found = []
+    for batch in (5000, 4097, 3333) if dtype == torch.bfloat16 else (5000,):
+        cell = Cell(mode, modalities, dim=128, batch=batch, dtype=dtype)
+        found += samples(cell, cell.features(), ("contiguous", "mixed"))
+    assert_near(found, dtype)
 
 
 @each_dtype
@@ -305,7 +300,7 @@ def test_second_derivatives_are_right_or_refused(mode: str) -> None:
 
 @each_dtype
 def test_the_bounds_notice_a_wrong_layer(dtype: torch.dtype) -> None:
-    """An error of a few roundings, everywhere, in one element, or in one sample among right ones, is a complaint."""
+    """An error of a few roundings in one of two samples, everywhere or in one element, is a complaint."""
     step = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype]
     two = [Cell("gate", dtype=dtype, batch=batch) for batch in (64, 65)]
     right = [samples(cell, cell.features(), ("contiguous",))[0] for cell in two]

@@ -28,7 +28,7 @@ Tensors = Mapping[str, Array]
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
 STEP = 1e-5
-STACKED = """
+STACKED = """\
 version: 1
 mode: stacked
 summary: concat with a definition, so that there is something to derive.
@@ -38,6 +38,32 @@ math: |
   both[m,i] = h[m,i]
 out: "both[b,(m i)]"
 """
+MANY_OPERATORS = """\
+version: 1
+mode: many
+summary: operators that the shipped modes do not use, pieces, positions, and a quantity read twice.
+modalities: "3"
+axes: {t: modalities, u: modalities, i: dim, j: dim, p: 2}
+math: |
+  leaky[m,i] = where(h[m,i] > 0, h[m,i], 0.1 * h[m,i]) + max(h[m,i], 0.2)
+  pair[t,u]  = sum[i](leaky[t,i] * leaky[u,i]) / dim
+  x[0,i]     = prod[m](h[m,i]) + logsumexp[m](h[m,i])
+  x[1,i]     = max(h[0,i], h[1,i]) - min[m](h[m,i])
+  y[i]       = sum[t,u](pair[t,u] * pair[u,t] * h[t,i]) / size[t,u] + sum[j](h[2,j])
+  out[i]     = lerp(x[0,i], x[1,i], sigmoid(y[i])) + sum[p](x[p,i] ** 2) + softplus(-y[i])
+"""
+TEMPERATURE = """\
+version: 1
+mode: temperature
+summary: a hyper-parameter that is a fraction, as a number in the math.
+modalities: ">=1"
+axes: {i: dim}
+hyperparameters:
+  tau: {default: 0.5}
+math: |
+  out[i] = sum[m](softmax[m](h[m,i] / tau) * h[m,i])
+"""
+OTHERS = {"stacked": STACKED, "many": MANY_OPERATORS}
 
 
 @dataclass(frozen=True)
@@ -129,6 +155,7 @@ DERIVE_CASES = [
     ("sigmoid_gate", Sizes(2, 2, 3)),
     ("attention", Sizes(2, 3, 4, 2)),
     ("stacked", Sizes(2, 3, 4)),
+    ("many", Sizes(2, 3, 4)),
 ]
 
 
@@ -148,7 +175,7 @@ def test_evaluator_is_the_formula(name: str, sizes: Sizes, scale: float) -> None
 
 
 def mode_to_derive(name: str) -> Mode:
-    return check_spec(parse_spec(STACKED, "stacked.yaml")) if name == "stacked" else load(name)
+    return check_spec(parse_spec(OTHERS[name], f"{name}.yaml")) if name in OTHERS else load(name)
 
 
 def tensor_axes(mode: Mode) -> dict[str, tuple[str, ...]]:
@@ -224,3 +251,10 @@ def test_features_alone_have_nothing_to_derive() -> None:
     mode = load("concat")
     derived = derive(mode.program, tensor_axes(mode), mode.program.outputs)
     assert not mode.program.outputs and not derived.definitions
+
+
+def test_hyperparameter_that_is_a_fraction() -> None:
+    mode, sizes = check_spec(parse_spec(TEMPERATURE, "temperature.yaml")), Sizes(2, 3, 4)
+    tensors = random_tensors(mode, sizes)
+    found = laid_out(mode, mode.out, tensors, {**sizes.named(), "tau": 0.5})
+    np.testing.assert_allclose(found, (softmax(tensors["h"] / 0.5, 1) * tensors["h"]).sum(1), rtol=1e-12)

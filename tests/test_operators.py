@@ -115,8 +115,9 @@ def torch_value(operator: Operator, over: Sequence[str], tensors: Sequence[torch
         codes[1] = repr(BOUND)
     if operator.name == "where":
         codes[0] = "(a != 0)"
-    shape = tuple(SHAPE[dim] for dim in dims)
-    code = operator.torch.format(*codes, dim=dims if len(dims) > 1 else "".join(map(str, dims)), shape=shape, **dict(operator.options))
+    dim = dims if len(dims) > 1 else "".join(map(str, dims))
+    shape = tuple(SHAPE[position] for position in dims)
+    code = operator.torch.format(*codes, dim=dim, shape=shape, **dict(operator.options))
     scope = {"torch": torch, "F": F, "lerp": runtime.lerp, **dict(zip(ARGUMENTS, tensors, strict=False))}
     return eval(code, scope)
 

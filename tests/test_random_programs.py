@@ -80,8 +80,9 @@ def check_program(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     mode = check_spec(parse_spec(text, "random.yaml"))
     made, source = compiled(mode)
     note(source)
-    case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, (("hidden", hidden),))
-    layer = made(dim, case.n_modalities, hidden=hidden).double()
+    options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
+    case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
+    layer = made(dim, case.n_modalities, **dict(options)).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
     features = [torch.from_numpy(rule(f"features.{m}", (batch, dim))).requires_grad_() for m in range(case.n_modalities)]
     out, info = layer(features, return_gates=True)

@@ -40,7 +40,7 @@ def mode_class(fusion_type: str) -> type[FusionModule]:
 
 
 class FusionLayer(nn.Module):
-    """Fuse one embedding for each modality into a single tensor, by a mode chosen by name.
+    r"""Fuse one embedding for each modality into a single tensor, by a mode chosen by name.
 
     The parameters are those of the mode, under the mode's own names, so that checkpoints do not depend on which
     of the two classes wrote them.

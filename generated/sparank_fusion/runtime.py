@@ -27,6 +27,7 @@ class FusionModule(nn.Module):
     least_modalities: ClassVar[int]
     most_modalities: ClassVar[int | None]
     has_weights: ClassVar[bool]
+    has_pair_form: ClassVar[bool]
     batch_dims: ClassVar[tuple[int, ...]]
 
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
@@ -41,6 +42,7 @@ class FusionModule(nn.Module):
         self.out_dim = dim
         self.backend = backend
         self._block_rows: int | None = None
+        self._is_pair = self.has_pair_form and n_modalities == 2
 
     @classmethod
     def _require_modalities(cls, n_modalities: int) -> None:
@@ -63,9 +65,9 @@ class FusionModule(nn.Module):
         """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``."""
         raise NotImplementedError
 
-    def _function(self, h: Tensors) -> Fuse:
-        """The method that computes these features."""
-        return self._fuse
+    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """A shorter way to the same for two modalities in full precision, where a mode has one."""
+        raise NotImplementedError
 
     def forward(self, features: Tensors, return_gates: bool = False) -> Any:
         """Fuse one tensor for each modality into one tensor.
@@ -82,23 +84,20 @@ class FusionModule(nn.Module):
             ValueError: when the features do not fit the layer or each other.
         """
         try:
-            shape, dtype = features[0].shape, features[0].dtype
+            first = features[0]
+            shape, dtype = first.shape, first.dtype
             fits = len(features) == self.n_modalities and len(shape) == 2 and shape[1] == self.dim
-            fits = fits and not isinstance(features, Tensor)
-            for feature in features:
+            for feature in features[1:]:
                 if feature.shape != shape or feature.dtype is not dtype:
                     fits = False
-            if not fits:
+            if not fits or isinstance(features, Tensor):
                 self._explain(features)
             if self.n_modalities == 1:
-                return (features[0], {"type": "identity", "weights": None}) if return_gates else features[0]
+                return (first, {"type": "identity", "weights": None}) if return_gates else first
             return_weights = return_gates and self.has_weights
-            fuse = self._function(features)
-            if (
-                not torch.compiler.is_compiling()
-                and self._block_rows is not None
-                and shape[0] > self._block_rows
-            ):
+            fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
+            rows = self._block_rows
+            if rows is not None and not torch.compiler.is_compiling() and shape[0] > rows:
                 results = self._in_blocks(fuse, features, return_weights)
             else:
                 results = fuse(features, return_weights)
@@ -232,6 +231,13 @@ def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     for a, b in pairs:
         total = torch.addcmul(total, a, b)
     return total
+
+
+def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """The sum of broadcast products over ``dim``; products of half precision are kept in float32 until it is done."""
+    if left.dtype.itemsize < 4 and right.dtype is left.dtype:
+        return (left.float() * right.float()).sum(dim).to(left.dtype)
+    return (left * right).sum(dim)
 
 
 def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sparank_gen.ir import node as ir
@@ -31,7 +31,11 @@ def check_spec(spec: FusionSpec) -> Mode:
     Raises:
         SpecError: the first thing that does not fit, with its place.
     """
-    return _Checker(spec).mode()
+    try:
+        return _Checker(spec).mode()
+    except RecursionError:
+        place = spec.math.span() if spec.math else spec.place
+        raise errors.BadSyntax("the definitions are nested too deeply", place, "define each before its use") from None
 
 
 @dataclass
@@ -54,6 +58,8 @@ class _Checker:
         for hyperparameter in self.spec.hyperparameters:
             self.claim(hyperparameter.name.value, hyperparameter.name.span())
             self.scalars[hyperparameter.name.value] = Extent.symbol(hyperparameter.name.value)
+        whole = {"dim", "modalities", *(h.name.value for h in self.spec.hyperparameters if h.type == "int")}
+        self.extent_names = {name: extent for name, extent in self.scalars.items() if name in whole}
         self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
         self.declare_axes()
         self.tensors[FEATURES] = Tensor(FEATURES, (self.extents["m"], self.scalars["dim"]))
@@ -67,12 +73,12 @@ class _Checker:
             minimum=self.least_sizes(),
         )
         self.read_statements()
-        out = self.result(self.spec.out, "out")
-        weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
         for name in self.statements:
             self.lookup(name, self.statements[name][0].target.span)
+        out = self.result(self.spec.out, "out")
+        weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
         self.check_results(out, weights)
-        self.check_used({out.name, *([weights.name] if weights else [])})
+        self.check_used([layout for layout in (out, weights) if layout is not None], modules)
         program = Program(
             extents=self.extents,
             tensors=self.tensors,
@@ -107,7 +113,7 @@ class _Checker:
         declared: dict[str, Extent] = {"m": self.scalars["modalities"]}
         for name, text in self.spec.axes:
             self.claim(name.value, name.span())
-            declared[name.value], divisions = parse_extent(text, self.scalars)
+            declared[name.value], divisions = parse_extent(text, self.extent_names)
             self.divisions.extend(division for division in divisions if division not in self.divisions)
         modality = {axis: extent for axis, extent in declared.items() if extent == self.scalars["modalities"]}
         features = {axis: extent for axis, extent in declared.items() if axis not in modality}
@@ -138,8 +144,26 @@ class _Checker:
                 raise errors.UnknownIndex(
                     f"'per' takes an axis over modalities, found {spec.per.value!r}", spec.per.span(), "write 'per: m'"
                 )
-            modules.append(resolve_module(spec, layouts, self.extents, self.scalars))
+            module = resolve_module(spec, layouts, self.extents, self.extent_names)
+            self.divisions.extend(division for division in module.divisions if division not in self.divisions)
+            modules.append(module)
+        self.check_paths()
         return tuple(modules)
+
+    def check_paths(self) -> None:
+        """Positions in a container count from 0, without gaps, and hold one module each."""
+        positions: dict[str, int] = {}
+        for spec in self.spec.params:
+            first, _, position = spec.path.value.partition(".")
+            if position and (spec.per is not None or int(position) != positions.get(first, 0)):
+                raise errors.BadValue(
+                    f"{spec.path.value!r} does not continue a container",
+                    spec.path.span(),
+                    "positions count from 0 without gaps, and such a module has no 'per'",
+                )
+            if not position and first in positions or position and positions.get(first) == -1:
+                raise errors.ReusedName(f"{first!r} is both a module and a container", spec.path.span(), "choose another name")
+            positions[first] = int(position) + 1 if position else -1
 
     def read_statements(self) -> None:
         if self.spec.math is None:
@@ -258,10 +282,9 @@ class _Checker:
                 raise errors.MissingKey(
                     "the spec defines no output", place, "define 'out[i] = …' in the math, or add an 'out' layout"
                 )
-            target = self.statements["out"][0].target
-            axes = ", ".join(str(index.value) for index in target.indices)
-            written = f"out[b, {axes}]"
-            text = Text(written, self.spec.path, ((target.span.line, target.span.column),), (target.span.text,) * target.span.line)
+            target, axes = self.statements["out"][0].target, self.definitions["out"].axes
+            name = Text("out", self.spec.path, ((target.span.line, target.span.column),), (target.span.text,) * target.span.line)
+            return Layout("out", ((BATCH,), *((axis,) for axis in axes)), name, ())
         layout = parse_layout(text, self.known_axes())
         span = text.span(0, 0, len(layout.name))
         quantity = self.lookup(layout.name, span)
@@ -322,8 +345,9 @@ class _Checker:
         feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
         return ir.leaf(FEATURES, (BATCH, modality, feature))
 
-    def check_used(self, results: set[str]) -> None:
-        """Every parameter and every definition must reach a result."""
+    def check_used(self, layouts: Sequence[Layout], modules: Sequence[Module]) -> None:
+        """Every parameter and every definition must reach a result; every index and hyper-parameter must be used."""
+        results = {layout.name for layout in layouts}
         roots = [self.definitions[name].node for name in results if name in self.definitions]
         reached = {node.data[0] for node in ir.reachable(roots) if node.op == "leaf"}
         for name, layout in self.layouts.items():
@@ -332,16 +356,23 @@ class _Checker:
                     f"parameter {name!r} is not used by any result", layout.text.span(0, 0, len(name)), "use it, or remove it"
                 )
         nodes = set(ir.reachable(roots))
+        mentioned = {index for group in self.statements.values() for s in group for index in _indices_of(s)}
+        mentioned |= {axis for layout in (*self.layouts.values(), *layouts) for axis in layout.axes}
+        for axis, _ in self.spec.axes:
+            if axis.value not in mentioned:
+                raise errors.UnusedIndex(f"index {axis.value!r} is declared and not used", axis.span(), "remove it")
         for name, definition in self.definitions.items():
             if definition.node not in nodes:
                 raise errors.UnusedName(
                     f"{name!r} is not used by any result", self.statements[name][0].target.span, "use it, or remove it"
                 )
-        for axis, _ in self.spec.axes:
-            mentioned = any(axis.value in node.axes or axis.value in node.over for node in nodes)
-            in_layout = any(axis.value in layout.axes for layout in self.layouts.values())
-            if not mentioned and not in_layout and self.spec.math is not None:
-                raise errors.UnusedIndex(f"index {axis.value!r} is declared and not used", axis.span(), "remove it")
+        names = {name for group in self.statements.values() for s in group for name in _names_of(s.value)}
+        names |= {name for extent in self.extents.values() for name in extent.symbols}
+        names |= {name for module in modules for extent in module.arguments for name in extent.symbols}
+        for hyperparameter in self.spec.hyperparameters:
+            if hyperparameter.name.value not in names:
+                message = f"hyper-parameter {hyperparameter.name.value!r} is not used"
+                raise errors.UnusedName(message, hyperparameter.name.span(), "use it, or remove it")
 
     def property(self, text: Text, out: Layout, weights: Layout | None) -> Property:
         expression = parse_expression(text)
@@ -362,7 +393,31 @@ class _Checker:
 
         scope = Scope(self.scope.extents, self.scalars, lookup, lambda: sorted(visible), self.known, self.scope.minimum)
         left, right = (lower(argument, scope) for argument in expression.arguments)
+        for side, argument in ((left, expression.arguments[0]), (right, expression.arguments[1])):
+            if is_comparison(side):
+                raise errors.WrongArguments("a comparison of comparisons", argument.span, "compare numbers")
         return Property(text.value, OPERATORS[expression.function].symbol, left, right)
+
+
+def _indices_of(statement: Statement) -> set[str]:
+    """The names of all indices in a statement."""
+
+    def walk(expression: Expression) -> Iterator[str]:
+        if isinstance(expression, Reference):
+            yield from (str(index.value) for index in expression.indices)
+        if isinstance(expression, Call):
+            yield from (str(index.value) for index in expression.axes)
+            for argument in expression.arguments:
+                yield from walk(argument)
+
+    return {*walk(statement.target), *walk(statement.value)}
+
+
+def _names_of(expression: Expression) -> set[str]:
+    """The names that an expression refers to."""
+    if isinstance(expression, Reference):
+        return {expression.name}
+    return set().union(*map(_names_of, expression.arguments)) if isinstance(expression, Call) else set()
 
 
 def _positions(statement: Statement) -> tuple[int, ...]:

@@ -52,9 +52,9 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
             by_tensor[name] = ir.apply("add", by_tensor[name], part) if name in by_tensor else part
             continue
         for position, argument in enumerate(node.args):
-            part = _contribution(node, position, adjoint, program.extents) if argument in relevant else None
-            if part is not None:
-                _add(adjoints, argument, part)
+            added = _contribution(node, position, adjoint, program.extents) if argument in relevant else None
+            if added is not None:
+                _add(adjoints, argument, added)
     for name, adjoint in by_tensor.items():
         definitions.append(Definition(name + ADJOINT, tuple(axis for axis in slots[name] if axis != BATCH), adjoint))
     return Program(program.extents, program.tensors, tuple(definitions), tuple(name + ADJOINT for name in by_tensor))

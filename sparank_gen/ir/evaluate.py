@@ -34,7 +34,7 @@ class Value:
 
 
 def evaluate(
-    roots: Iterable[Node], tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int]
+    roots: Iterable[Node], tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
 ) -> dict[Node, Value]:
     """The value of every node that ``roots`` depend on.
 
@@ -52,15 +52,15 @@ def evaluate(
 
 
 def evaluate_at(
-    node: Node, axes: tuple[str, ...], values: Mapping[Node, Value], extents: Mapping[str, Extent], sizes: Mapping[str, int]
+    node: Node, axes: tuple[str, ...], values: Mapping[Node, Value], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
 ) -> Array:
     """A value with its dimensions in the order of ``axes``, broadcast along those that it lacks."""
-    shape = [extents[axis].value(sizes) if extents[axis].symbols != {"batch"} else sizes["batch"] for axis in axes]
+    shape = [extents[axis].value(sizes) if extents[axis].symbols != {"batch"} else int(sizes["batch"]) for axis in axes]
     return np.array(np.broadcast_to(values[node].along(axes), shape))
 
 
 def _value(
-    node: Node, args: list[Value], tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int]
+    node: Node, args: list[Value], tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
 ) -> Value:
     if node.op == "leaf":
         name, indices = node.data
@@ -69,7 +69,7 @@ def _value(
     if node.op == "constant":
         return Value(np.asarray(node.data, dtype=np.float64), ())
     if node.op == "extent":
-        return Value(np.asarray(float(node.data.value(sizes))), ())
+        return Value(np.asarray(float(node.data.number_for(sizes))), ())
     if node.op == "rename":
         names = dict(node.data)
         return Value(args[0].array, tuple(names.get(axis, axis) for axis in args[0].axes))

@@ -15,6 +15,7 @@ from sparank_gen.spec.source import Span
 
 PAIRWISE = {"max": "maximum", "min": "minimum"}
 BOUNDED = {"maximum": "clamp_min", "minimum": "clamp_max"}
+NUMBERS = ("constant", "extent")
 CALLABLE = sorted(name for name, operator in OPERATORS.items() if not operator.internal and not operator.symbol)
 
 
@@ -96,7 +97,7 @@ def check_slots(name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...]
         if isinstance(index.value, int):
             limit = extent.constant
             if limit is None and not extent.symbols - set(scope.minimum):
-                limit = extent.value(scope.minimum)
+                limit = _least(extent, scope.minimum)
             if not 0 <= index.value < (limit if limit is not None else 1):
                 raise errors.IndexOutOfRange(
                     f"position {index.value} is outside an axis of extent {extent}", index.span, "positions count from 0"
@@ -113,6 +114,14 @@ def check_slots(name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...]
                 index.span,
                 "use an index of that extent",
             )
+
+
+def _least(extent: Extent, minimum: Mapping[str, int]) -> int | None:
+    """The least value of an extent, where the least sizes give one."""
+    try:
+        return extent.value(minimum)
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def _reference(expression: Reference, scope: Scope) -> Node:
@@ -145,7 +154,11 @@ def _call(expression: Call, scope: Scope) -> Node:
                 "comparisons stand in 'where(condition, x, y)' alone",
             )
     if operator.kind in ("pointwise", "comparison"):
-        if operator.name in BOUNDED and not arguments[1].axes and arguments[1].op in ("constant", "extent"):
+        if operator.name in BOUNDED and arguments[0].op in NUMBERS:
+            arguments.reverse()
+        if operator.name == "div" and arguments[1] is ir.constant(0):
+            raise errors.WrongArguments("this divides by zero", expression.arguments[1].span, "write another divisor")
+        if operator.name in BOUNDED and arguments[1].op in NUMBERS:
             return ir.apply(BOUNDED[operator.name], *arguments)
         return ir.apply(operator.name, *arguments)
     axes = [check_axis(index, scope) for index in expression.axes]
@@ -175,6 +188,9 @@ def _operator(expression: Call) -> Operator:
             f"{expression.function!r} is not an operator{hint}", expression.span, f"the operators are {', '.join(CALLABLE)}"
         )
     takes_axes = operator.kind in ("reduction", "normalisation")
+    if expression.keywords and not operator.options:
+        name = expression.keywords[0][0]
+        raise errors.WrongArguments(f"{operator.name} has no option {name!r}", expression.span, "leave it out")
     if takes_axes and not expression.axes:
         raise errors.WrongArguments(f"{name} needs its axes", expression.span, f"write {name}[i](…)")
     if expression.axes and not takes_axes:
@@ -190,7 +206,10 @@ def _operator(expression: Call) -> Operator:
 
 def _options(expression: Call, operator: Operator) -> tuple[tuple[str, float], ...] | None:
     known = dict(operator.options)
+    given = [name for name, _ in expression.keywords]
     for name, value in expression.keywords:
+        if given.count(name) > 1 or value < 0:
+            raise errors.WrongArguments(f"option {name!r} must be given once, and be 0 or more", expression.span, "mend it")
         if name not in known:
             raise errors.WrongArguments(
                 f"{operator.name} has no option {name!r}{errors.did_you_mean(name, known)}", expression.span, "leave it out"

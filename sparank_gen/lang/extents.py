@@ -70,18 +70,23 @@ class Extent:
             return int(self.terms[0][1])
         return None
 
-    def value(self, sizes: Mapping[str, int]) -> int:
-        """The number that this extent is for given sizes.
-
-        Raises:
-            ValueError: when a division does not come out, or the extent is below 1.
-        """
+    def number_for(self, sizes: Mapping[str, int | float]) -> Fraction:
+        """The number that this expression is for given sizes and hyper-parameters, whole or not."""
         total = Fraction(0)
         for monomial, coefficient in self.terms:
             term = coefficient
             for name, power in monomial:
                 term *= Fraction(sizes[name]) ** power
             total += term
+        return total
+
+    def value(self, sizes: Mapping[str, int | float]) -> int:
+        """The extent for given sizes.
+
+        Raises:
+            ValueError: when a division does not come out, or the extent is below 1.
+        """
+        total = self.number_for(sizes)
         if total.denominator != 1 or total < 1:
             raise ValueError(f"{self} is {total} for {dict(sizes)}, and must be a whole number of at least 1")
         return int(total)
@@ -186,6 +191,6 @@ def parse_extent(text: Text, names: Mapping[str, Extent]) -> tuple[Extent, tuple
         )
 
     extent = walk(tree.body)
-    if extent.constant is not None and extent.constant < 1:
-        raise errors.BadValue(f"the extent {text.value!r} is {extent.constant}", text.span(), "an extent is at least 1")
+    if not extent.symbols and (extent.constant is None or extent.constant < 1):
+        raise errors.BadValue(f"{text.value!r} is no extent", text.span(), "an extent is a whole number of at least 1")
     return extent, tuple(divisions)

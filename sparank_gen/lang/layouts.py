@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from sparank_gen.spec import errors
@@ -52,7 +53,9 @@ def parse_layout(text: Text, known_axes: dict[str, str]) -> Layout:
         if token != symbol:
             raise fail(column, token or "end")
 
-    name, column = tokens.pop(0)
+    written, column = tokens.pop(0)
+    # Python's parser normalises names the same way, and the math goes through it.
+    name = unicodedata.normalize("NFKC", written)
     if not name.isidentifier():
         raise fail(column, name or "end")
     places: list[tuple[str, int]] = []

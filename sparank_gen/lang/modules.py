@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparank_gen.lang.extents import Extent, parse_extent
+from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import ModuleSpec
@@ -20,11 +21,13 @@ class TorchModule:
         constructor: its size arguments, in order; each is found from a tensor's shape or must be given.
         tensors: for each tensor, its shape over the constructor's arguments, as ``(factor, argument)`` a dimension.
         bias: the tensors that ``bias=False`` leaves out; bound all or none.
+        options: further arguments that a spec may give.
     """
 
     constructor: tuple[str, ...]
     tensors: Mapping[str, tuple[tuple[int, str], ...]]
     bias: frozenset[str]
+    options: frozenset[str] = frozenset()
 
 
 TORCH_MODULES: dict[str, TorchModule] = {
@@ -45,6 +48,7 @@ TORCH_MODULES: dict[str, TorchModule] = {
         ("normalized_shape",),
         {"weight": ((1, "normalized_shape"),), "bias": ((1, "normalized_shape"),)},
         frozenset({"bias"}),
+        frozenset({"eps"}),
     ),
     "MultiheadAttention": TorchModule(
         ("embed_dim", "num_heads"),
@@ -55,6 +59,7 @@ TORCH_MODULES: dict[str, TorchModule] = {
             "out_proj.bias": ((1, "embed_dim"),),
         },
         frozenset({"in_proj_bias", "out_proj.bias"}),
+        frozenset({"batch_first"}),
     ),
 }
 
@@ -77,6 +82,7 @@ class Module:
     arguments: tuple[Extent, ...]
     options: tuple[tuple[str, str], ...]
     parameters: tuple[Parameter, ...]
+    divisions: tuple[Division, ...]
 
 
 def resolve_module(
@@ -117,7 +123,7 @@ def resolve_module(
                 spec.path.span(),
                 f"add a layout for {tensor!r}; every parameter of a module is used",
             )
-    sizes = _given_sizes(spec, kind, names)
+    sizes, divisions = _given_sizes(spec, kind, names)
     for tensor, layout in layouts.items():
         _match_shape(spec, kind, tensor, layout, extents, sizes)
     missing = next((argument for argument in kind.constructor if argument not in sizes), None)
@@ -139,29 +145,41 @@ def resolve_module(
         arguments=tuple(sizes[argument] for argument in kind.constructor),
         options=options if with_bias else (*options, ("bias", "False")),
         parameters=tuple(Parameter(layouts[name.value], name.value) for name, _ in spec.tensors),
+        divisions=divisions,
     )
 
 
-def _given_sizes(spec: ModuleSpec, kind: TorchModule, names: Mapping[str, Extent]) -> dict[str, Extent]:
+def _given_sizes(
+    spec: ModuleSpec, kind: TorchModule, names: Mapping[str, Extent]
+) -> tuple[dict[str, Extent], tuple[Division, ...]]:
+    """The constructor's arguments that the spec gives, and the divisions in them that must come out."""
     sizes: dict[str, Extent] = {}
+    divisions: list[Division] = []
     for name, value in spec.arguments:
+        if name.value not in kind.constructor and name.value not in kind.options:
+            known = [*kind.constructor, *kind.options]
+            raise errors.UnknownKey(
+                f"{spec.module.value} takes no argument {name.value!r} here{errors.did_you_mean(name.value, known)}",
+                name.span(),
+                f"its arguments are {', '.join(known)}",
+            )
         if name.value in kind.constructor:
-            sizes[name.value], _ = parse_extent(value, names)
+            sizes[name.value], found = parse_extent(value, names)
+            divisions.extend(found)
         elif not _is_literal(value):
             raise errors.BadValue(
                 f"{value.value!r} is not a value for {name.value!r}", value.span(), "write true, false or a number"
             )
-    return sizes
+    return sizes, tuple(divisions)
 
 
 def _is_literal(value: Text) -> bool:
     if value.value in ("true", "false"):
         return True
     try:
-        float(value.value)
+        return math.isfinite(float(value.value))
     except ValueError:
         return False
-    return True
 
 
 def _match_shape(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import math
 
+from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference, Statement
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
+SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
 
 
@@ -18,7 +21,9 @@ class _Parser:
 
     def __init__(self, text: Text) -> None:
         self.text = text
-        self.lines = text.value.split("\n")
+        # Python ends lines at carriage returns too.
+        self.source = text.value.replace("\r", "\n")
+        self.lines = self.source.split("\n")
 
     def span(self, node: ast.AST) -> Span:
         row, start, end_row, end = (getattr(node, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset"))
@@ -32,7 +37,7 @@ class _Parser:
 
     def tree(self, mode: str) -> ast.AST:
         try:
-            return ast.parse(self.text.value, mode=mode)
+            return ast.parse(self.source, mode=mode)
         except SyntaxError as error:
             row = min(max((error.lineno or 1) - 1, 0), len(self.lines) - 1)
             column = min(max((error.offset or 1) - 1, 0), max(len(self.lines[row]) - 1, 0))
@@ -59,7 +64,7 @@ class _Parser:
         if depth > MAXIMUM_DEPTH:
             raise self.fail(node, "this expression is nested too deeply", "name a part of it in a statement of its own")
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
-            return Number(float(node.value), span)
+            return self.number(node, node.value)
         if isinstance(node, ast.Name):
             return Reference(node.id, (), span)
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
@@ -79,9 +84,16 @@ class _Parser:
             return Call(COMPARISONS[type(node.ops[0])], (), pair, (), span)
         if isinstance(node, ast.Call):
             return self.call(node, deeper)
-        raise self.fail(
-            node, f"this is not part of the language: {ast.unparse(node)}", "see the language page for what may stand here"
-        )
+        raise self.fail(node, "this is not part of the language", "see the language page for what may stand here")
+
+    def number(self, node: ast.expr, value: float) -> Number:
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise errors.BadValue("this number is too large", self.span(node), "write a number that a float64 holds")
+        return Number(number, self.span(node))
 
     def call(self, node: ast.Call, depth: int) -> Call:
         if isinstance(node.func, ast.Name):
@@ -90,6 +102,9 @@ class _Parser:
             function, axes = node.func.value.id, self.indices(node.func.slice)
         else:
             raise self.fail(node.func, "this is not an operator", "write 'name(…)' or 'name[axis](…)'")
+        if function in SYMBOLS:
+            symbol = OPERATORS[function].symbol
+            raise self.fail(node, f"{function!r} is written as a symbol", f"write '{symbol}' instead")
         keywords: list[tuple[str, float]] = []
         for keyword in node.keywords:
             value = self.expression(keyword.value, depth)

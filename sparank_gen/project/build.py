@@ -10,14 +10,14 @@ from sparank_gen.project.config import Config, UsageError
 from sparank_gen.project.files import (
     MANIFEST,
     Difference,
-    check_writable,
     compare,
+    digest,
     manifest_text,
     read_manifest,
     read_text,
     with_our_header,
-    write,
 )
+from sparank_gen.project.writing import check_writable, write
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def build(config: Config, force: bool = False, update_goldens: bool = False) -> 
     if edited and not force:
         raise HandEdited(edited)
     if differences or read_text(config.output / MANIFEST) != manifest_text(files):
-        check_writable(config.output)
+        check_writable(config.output, [*(difference.path for difference in differences), MANIFEST])
         write(config.output, files, differences)
     return Outcome(len(files), tuple(differences), tuple(moves))
 
@@ -76,10 +76,9 @@ def build(config: Config, force: bool = False, update_goldens: bool = False) -> 
 def check(config: Config) -> Outcome:
     """Say what differs between the specs and the output; write nothing there."""
     key = cache.state_key(config)
-    if cache.is_current(key, config.output):
-        owned = read_manifest(config.output)
-        if all(path in owned for path in with_our_header(config.output)):
-            return Outcome(len(owned), (), ())
+    owned = cache.agreeing_files(key, config.output)
+    if owned is not None and all(path in owned for path in with_our_header(config.output)):
+        return Outcome(len(owned), (), ())
     files, moves = settle_goldens(config, _generate(config), False)
     outcome = Outcome(len(files), tuple(compare(config.output, files)), tuple(moves))
     if outcome.is_clean:
@@ -95,7 +94,9 @@ def _generate(config: Config) -> dict[str, str]:
 
 
 def settle_goldens(config: Config, files: Mapping[str, str], update: bool) -> tuple[dict[str, str], list[GoldenMove]]:
-    """Keep golden files as they are on disk: for good where the numbers agree, and for now where they moved.
+    """Keep golden files as the last build wrote them: for good where the numbers agree, and for now where they moved.
+
+    One that is not as the last build wrote it was edited by hand, as any other file can be.
 
     Returns:
         The files to write, and the golden files whose numbers moved.
@@ -107,13 +108,13 @@ def settle_goldens(config: Config, files: Mapping[str, str], update: bool) -> tu
     owned = read_manifest(config.output)
     for path in filter(golden_path, files):
         disk = read_text(config.output / path)
-        if disk is None or disk == files[path]:
+        if disk is None or disk == files[path] or digest(disk) != owned.get(path):
             continue
         distance = largest_move(disk, files[path])
         if distance is not None and distance <= TOLERANCE:
             settled[path] = disk
             continue
         moves.append(GoldenMove(path, distance))
-        if not update and path in owned:
+        if not update:
             settled[path] = disk
     return settled, moves

@@ -11,12 +11,13 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from sparank_gen.project.config import Config
-from sparank_gen.project.files import digest, read_text, write_atomically
+from sparank_gen.project.config import Config, spec_files
+from sparank_gen.project.files import MANIFEST, digest, read_manifest, read_text
 from sparank_gen.project.templates import template_folders
+from sparank_gen.project.writing import write_atomically
 
 LIBRARIES = ("black", "jinja2", "numpy", "pyyaml")
 KEPT = 64
@@ -34,18 +35,32 @@ def state_key(config: Config) -> str:
     """A fingerprint of everything that the generated text depends on."""
     state = hashlib.sha256()
     package = Path(__file__).resolve().parents[1]
-    sources: list[tuple[str, Iterable[Path]]] = [
-        ("generator", sorted(package.rglob("*.py"))),
-        *(("templates", sorted(folder.rglob("*.j2"))) for folder in template_folders(config.templates)),
-        ("specs", sorted(path for path in config.specs.iterdir() if path.suffix in (".yaml", ".yml"))),
+    sources: list[tuple[str, Path, Iterable[Path]]] = [
+        ("generator", package, sorted(package.rglob("*.py"))),
+        *(("templates", folder, _files_below(folder)) for folder in template_folders(config.templates)),
+        ("specs", config.specs, spec_files(config.specs)),
     ]
-    for label, paths in sources:
+    for label, folder, paths in sources:
+        state.update(f"{label}\0".encode())
         for path in paths:
-            state.update(f"{label}\0{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+            entry = f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0"
+            state.update(entry.encode(errors="surrogateescape"))
     state.update(repr((config.specs.name, config.package, config.default_mode, config.positional)).encode())
     state.update(repr([importlib.metadata.version(name) for name in LIBRARIES]).encode())
     state.update(repr(sys.version_info[:3]).encode())
     return state.hexdigest()
+
+
+def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Every file below a folder, in order, through symbolic links too unless they lead back to a folder above."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        elif path.is_file():
+            yield path
 
 
 def remember(key: str, files: Mapping[str, str]) -> None:
@@ -61,12 +76,14 @@ def remember(key: str, files: Mapping[str, str]) -> None:
         return
 
 
-def is_current(key: str, output: Path) -> bool:
-    """Whether the output folder holds exactly what a known state of the inputs produces."""
+def agreeing_files(key: str, output: Path) -> Collection[str] | None:
+    """The manifest's files, where the output folder holds exactly what a known state of the inputs produces; else None."""
     try:
         wanted = json.loads((cache_folder() / f"{key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(wanted, dict):
-        return False
-    return all(text is not None and digest(text) == value for text, value in ((read_text(output / p), v) for p, v in wanted.items()))
+    except (OSError, ValueError, RecursionError):
+        return None
+    owned = read_manifest(output).keys()
+    if not isinstance(wanted, dict) or wanted.keys() != owned | {MANIFEST}:
+        return None
+    texts = ((read_text(output / path), value) for path, value in wanted.items())
+    return owned if all(text is not None and digest(text) == value for text, value in texts) else None

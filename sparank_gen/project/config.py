@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ else:
     import tomli as tomllib
 
 TABLE = "sparank-gen"
+KEYS = frozenset({"specs", "output", "package", "default-mode", "positional", "templates"})
+EXAMPLES = {"specs": "my_specs", "templates": "--templates my_templates"}
 
 
 class UsageError(Exception):
@@ -44,69 +48,109 @@ class Config:
         return f"{self.specs.name}/{spec.name}"
 
 
+def spec_files(folder: Path) -> list[Path]:
+    """The spec files of a folder, in order; hidden ones, as editors leave them, are no specs.
+
+    Raises:
+        UsageError: when there is none, or when something else has a spec's name.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.name.startswith("."))
+    if not found:
+        raise UsageError(f"{folder} holds no spec: add a .yaml file")
+    for path in found:
+        if not path.is_file():
+            raise UsageError(f"{path} is not a file: a spec is one, so give it another name or remove it")
+    return found
+
+
 def load_config(specs: Path | None, output: Path | None, templates: Path | None) -> Config:
     """The configuration that applies here: options first, then ``pyproject.toml``, then defaults.
+
+    Specs named on the command line are a project of their own, with their output beside them, unless a
+    ``pyproject.toml`` at or above the working directory or the specs names them too.
 
     Args:
         specs, output, templates: what the command line says, if anything.
 
     Raises:
-        UsageError: when the configuration is malformed or the specs folder is missing.
+        UsageError: when the configuration is malformed or a folder is missing.
     """
-    root, table = (None, {}) if specs is not None else _find_table(Path.cwd())
-    base = root or Path.cwd()
-
-    def path(key: str, given: Path | None, default: str | None) -> Path | None:
-        if given is not None:
-            return given
-        value = table.get(key, default)
-        return None if value is None else base / _text(key, value)
-
-    found = path("specs", specs, "specs")
-    assert found is not None
-    if not found.is_dir():
-        raise UsageError(f"there is no specs folder {found}: name one, as in 'sparank-gen build my_specs'")
-    # Specs named on the command line are a project of their own: their output goes beside them.
-    target = output or (path("output", None, "generated") if specs is None else specs.parent / "generated")
-    assert target is not None
-    package = _text("package", table.get("package", "sparank_fusion"))
-    if not package.isidentifier():
-        raise UsageError(f"[tool.{TABLE}] package = {package!r} is not an import name")
-    positional = table.get("positional", [])
-    if not isinstance(positional, list) or not all(isinstance(name, str) for name in positional):
-        raise UsageError(f"[tool.{TABLE}] positional must be a list of hyper-parameter names")
+    root, table = _find_table(Path.cwd()) if specs is None else _table_of(_folder("specs", specs))
+    found = _folder("specs", specs or root / _text("specs", table.get("specs", "specs")))
+    own = templates or (root / _text("templates", table["templates"]) if "templates" in table else None)
     default_mode = table.get("default-mode")
     return Config(
         specs=found,
-        output=target,
-        package=package,
+        output=output or root / _text("output", table.get("output", "generated")),
+        package=_package(table.get("package", "sparank_fusion")),
         default_mode=None if default_mode is None else _text("default-mode", default_mode),
-        positional=tuple(positional),
-        templates=path("templates", templates, None),
+        positional=_positional(table.get("positional", [])),
+        templates=None if own is None else _folder("templates", own),
     )
 
 
-def _find_table(start: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The nearest ``pyproject.toml`` at or above ``start`` that configures us, and its table."""
-    known = {"specs", "output", "package", "default-mode", "positional", "templates"}
+def _folder(kind: str, path: Path) -> Path:
+    """A folder of the input, with a name of its own even where it was given as ``.``."""
+    if not path.is_dir():
+        raise UsageError(f"there is no {kind} folder {path}: name one, as in 'sparank-gen build {EXAMPLES[kind]}'")
+    return Path(os.path.abspath(path))
+
+
+def _table_of(specs: Path) -> tuple[Path, dict[str, Any]]:
+    """The project that specs named on the command line belong to, and its table."""
+    for start in (Path.cwd(), specs):
+        root, table = _find_table(start)
+        if table and (root / _text("specs", table.get("specs", "specs"))).resolve() == specs.resolve():
+            return root, table
+    return specs.parent, {}
+
+
+def _find_table(start: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of the nearest ``pyproject.toml`` at or above ``start`` that configures us, and its table."""
     for folder in (start, *start.parents):
         file = folder / "pyproject.toml"
-        if not file.is_file():
-            continue
-        try:
-            table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get(TABLE)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file} is not TOML: {error}") from None
-        if table is None:
-            continue
-        unknown = set(table) - known
-        if unknown:
-            raise UsageError(f"{file}: [tool.{TABLE}] has no key {min(unknown)!r}; the keys are {', '.join(sorted(known))}")
-        return folder, table
-    return None, {}
+        table = _read_table(file) if file.is_file() else None
+        if table is not None:
+            return folder, table
+    return start, {}
+
+
+def _read_table(file: Path) -> dict[str, Any] | None:
+    """Our table of a ``pyproject.toml``; None where it has none."""
+    try:
+        tools = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{file} is not TOML: {error}") from None
+    if not isinstance(tools, dict):
+        raise UsageError(f"{file}: tool must be a table, found {tools!r}")
+    table = tools.get(TABLE)
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise UsageError(f"{file}: [tool.{TABLE}] must be a table, found {table!r}")
+    unknown = set(table) - KEYS
+    if unknown:
+        raise UsageError(f"{file}: [tool.{TABLE}] has no key {min(unknown)!r}; the keys are {', '.join(sorted(KEYS))}")
+    return table
+
+
+def _package(value: Any) -> str:
+    name = _text("package", value)
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(f"[tool.{TABLE}] package = {name!r} is not an import name")
+    return name
+
+
+def _positional(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise UsageError(f"[tool.{TABLE}] positional must be a list of hyper-parameter names")
+    twice = [name for name in value if value.count(name) > 1]
+    if twice:
+        raise UsageError(f"[tool.{TABLE}] positional has {twice[0]!r} more than once")
+    return tuple(value)
 
 
 def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:
         raise UsageError(f"[tool.{TABLE}] {key} must be text, found {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""Generated files on disk: what is owned, what differs, and writing only what changed."""
+"""Generated files on disk: what is owned, and what differs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import difflib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sparank_gen.project.config import UsageError
 
@@ -55,14 +54,19 @@ def read_manifest(output: Path) -> dict[str, str]:
         return {}
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {str(name): str(value) for name, value in files.items() if _is_inside(str(name))}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return {str(name): str(value) for name, value in files.items() if _is_inside(output, str(name))}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path} is not a manifest of ours: restore it, or remove it and build again") from None
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a manifest entry stays below the output folder: a manifest is data, and must not reach elsewhere."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
+def _is_inside(output: Path, name: str) -> bool:
+    """Whether a manifest entry is the plain path of a place below the output folder, with no symbolic link on the way.
+
+    A manifest is data, and must not reach elsewhere.
+    """
+    if PurePosixPath(name).is_absolute() or PurePosixPath(name).as_posix() != name:
+        return False
+    return os.path.realpath(output / name) == str(Path(os.path.realpath(output)) / name)
 
 
 def read_text(path: Path) -> str | None:
@@ -87,11 +91,11 @@ def compare(output: Path, files: Mapping[str, str]) -> list[Difference]:
             kind = "changed" if path == MANIFEST or digest(disk) == owned.get(path) else "edited"
         if path != MANIFEST or kind == "missing":
             found.append(Difference(path, kind, "" if disk is None else unified(path, disk, text)))
-    for path in owned:
-        disk = read_text(output / path) if path not in files else None
+    for path in owned.keys() - files.keys() - {MANIFEST}:
+        disk = read_text(output / path)
         if disk is not None:
-            kind = "stale" if digest(disk) == owned[path] else "edited"
-            found.append(Difference(path, kind, ""))
+            stale = digest(disk) == owned[path]
+            found.append(Difference(path, "stale" if stale else "edited", "" if stale else unified(path, disk, "")))
     known = {*files, *owned, MANIFEST}
     found.extend(Difference(path, "orphan", "") for path in with_our_header(output) if path not in known)
     return sorted(found, key=lambda difference: difference.path)
@@ -115,58 +119,3 @@ def unified(path: str, disk: str, wanted: str) -> str:
         disk.splitlines(keepends=True), wanted.splitlines(keepends=True), f"{path} (on disk)", f"{path} (from the specs)"
     )
     return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
-
-
-def write(output: Path, files: Mapping[str, str], differences: list[Difference]) -> None:
-    """Bring the output folder up to date: write what differs, remove what is stale, then the manifest.
-
-    Raises:
-        UsageError: when a file cannot be written.
-    """
-    try:
-        for difference in differences:
-            path = output / difference.path
-            if difference.path in files:
-                write_atomically(path, files[difference.path])
-            elif difference.kind in ("stale", "edited"):
-                path.unlink()
-                _remove_empty(path.parent, output)
-        text = manifest_text(files)
-        if read_text(output / MANIFEST) != text:
-            write_atomically(output / MANIFEST, text)
-    except OSError as error:
-        raise UsageError(f"cannot write {error.filename or output}: {error.strerror}") from None
-
-
-def check_writable(output: Path) -> None:
-    """Raise a UsageError unless files can be made in the output folder, before anything is written."""
-    folder = output
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UsageError(f"cannot write to {output}: {folder} is not a folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to {output}: {error.strerror}") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _remove_empty(folder: Path, top: Path) -> None:
-    while folder != top and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent

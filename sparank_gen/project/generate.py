@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from black.parsing import InvalidInput
 from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
-from sparank_gen.backends.torch.module import Argument, ModuleFile, module_file
+from sparank_gen.backends.torch.module import Argument, ModuleFile, class_name, module_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
-from sparank_gen.project.config import Config, UsageError
+from sparank_gen.project.config import Config, UsageError, spec_files
 from sparank_gen.project.files import HEADER
 from sparank_gen.project.templates import environment
 from sparank_gen.spec import errors
@@ -26,6 +26,7 @@ from sparank_gen.spec.load import load_spec
 
 LINE_LENGTH = 110
 GOLDEN_FOLDER = "tests/golden"
+RESERVED = ("readme",)
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,33 @@ def load_modes(config: Config) -> list[Mode]:
 
     Raises:
         SpecErrors: with the first error of every spec that has one.
-        UsageError: when the folder holds no spec.
+        UsageError: when the folder holds no spec, or something else of a spec's name.
     """
-    files = sorted(path for path in config.specs.iterdir() if path.suffix in (".yaml", ".yml"))
-    if not files:
-        raise UsageError(f"{config.specs} holds no spec: add a .yaml file")
     modes: dict[str, Mode] = {}
     found: list[errors.SpecError] = []
-    for path in files:
+    for path in spec_files(config.specs):
         try:
             mode = check_spec(load_spec(path, config.shown(path)))
-            if mode.name in modes:
-                other = modes[mode.name].spec.path
-                raise errors.DuplicateMode(
-                    f"mode {mode.name!r} is already defined in {other}", mode.spec.mode.span(), "choose another name"
-                )
+            _require_own_name(mode, modes)
             modes[mode.name] = mode
         except errors.SpecError as error:
             found.append(error)
     if found:
         raise SpecErrors(found)
     return [modes[name] for name in sorted(modes)]
+
+
+def _require_own_name(mode: Mode, modes: Mapping[str, Mode]) -> None:
+    """Raise a SpecError when the files or the class of a mode would be those of another, or of the package itself."""
+    name, span, remedy = mode.name, mode.spec.mode.span(), "choose another name"
+    if name in modes:
+        raise errors.DuplicateMode(f"mode {name!r} is already defined in {modes[name].spec.path}", span, remedy)
+    if name.casefold() in RESERVED or (name.startswith("__") and name.endswith("__")):
+        raise errors.ReusedName(f"mode {name!r} would share a file with the package itself", span, remedy)
+    for other in modes.values():
+        if other.name.casefold() == name.casefold() or class_name(other.name) == class_name(name):
+            message = f"mode {name!r} would share a file or a class with mode {other.name!r} of {other.spec.path}"
+            raise errors.ReusedName(message, span, remedy)
 
 
 def generate(config: Config) -> dict[str, str]:
@@ -110,6 +117,8 @@ class Renderer:
             text = self.environment.get_template(template).render(header=header, package=self.config.package, **context)
         except jinja2.TemplateError as error:
             raise UsageError(f"template {template} cannot be rendered: {error}") from None
+        except Exception as error:  # a template can run any expression
+            raise UsageError(f"template {template} cannot be rendered: {type(error).__name__}: {error}") from error
         if not template.endswith(".py.j2"):
             return text
         try:

@@ -32,6 +32,8 @@ def environment(own: Path | None) -> jinja2.Environment:
     )
     made.filters["wrap"] = wrap
     made.filters["sentence"] = sentence
+    made.filters["docstring"] = docstring
+    made.filters["cell"] = cell
     return made
 
 
@@ -48,3 +50,13 @@ def sentence(text: str) -> str:
     """Text that ends with a full stop."""
     text = " ".join(text.split())
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def docstring(text: str) -> str:
+    """Text for a raw docstring, which three double quotes would end."""
+    return text.replace('"""', "'''")
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a Markdown table, which a bar or a line end would close."""
+    return " ".join(text.split()).replace("|", r"\|")

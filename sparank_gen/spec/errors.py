@@ -12,6 +12,9 @@ from typing import ClassVar
 
 from sparank_gen.spec.source import Span
 
+# The longest message that is shown whole.
+LONGEST = 400
+
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate a user most likely meant by ``name``, or None when none is close."""
@@ -42,7 +45,8 @@ class SpecError(Exception):
     code: ClassVar[str] = "spec"
 
     def __str__(self) -> str:
-        lines = [f"{self.span}: error[{self.code}]: {self.message}", *self.span.excerpt()]
+        message = self.message if len(self.message) <= LONGEST else f"{self.message[:LONGEST]}…"
+        lines = [f"{self.span}: error[{self.code}]: {message}", *self.span.excerpt()]
         if self.remedy:
             lines.append(f"  help: {self.remedy}")
         return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,20 @@ KEYS = {
     "properties": "statements that hold for every input",
 }
 REQUIRED = ("version", "mode", "summary", "modalities")
+# What every layer has: arguments and attributes of ours, and those of ``torch.nn.Module``.
+ATTRIBUTES = frozenset(
+    """
+    self dim n_modalities out_dim backend fusion_type features return_gates least_modalities most_modalities
+    has_weights has_pair_form batch_dims modalities batch T_destination add_module apply bfloat16 buffers
+    call_super_init children compile cpu cuda double dump_patches eval extra_repr float forward get_buffer
+    get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers named_children
+    named_modules named_parameters parameters register_backward_hook register_buffer register_forward_hook
+    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
+    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule
+    share_memory state_dict to to_empty train training type xpu zero_grad
+    """.split()
+)
 T = TypeVar("T")
 
 
@@ -53,20 +68,26 @@ class _Reader:
             raise errors.BadValue(f"{what} must be text, found {_kind(node)}", self.span(node), f"write {what} as a string")
         count = node.value.count("\n") + 1
         row, column = node.start_mark.line + 1, node.start_mark.column + 1
-        if node.style == "|":
+        if node.style in ("|", ">"):
             body = self.lines[row : row + count]
             indent = next((len(line) - len(line.lstrip()) for line in body if line.strip()), 0)
             starts = tuple((row + 1 + k, indent + 1) for k in range(count))
         else:
+            if node.style is None and node.end_mark.line == node.start_mark.line:
+                # An anchor belongs to the node, and is not part of its text.
+                column = node.end_mark.column - len(node.value) + 1
             starts = tuple((row, column + (1 if node.style else 0)) for _ in range(count))
         return Text(node.value, self.path, starts, self.lines)
 
     def number(self, node: yaml.Node, what: str) -> int | float:
         text = self.text(node, what).value
         try:
-            return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+            number = int(text) if re.fullmatch(r"[-+]?\d{1,18}", text) else float(text)
         except ValueError:
             raise errors.BadValue(f"{what} must be a number, found {text!r}", self.span(node), "write a number") from None
+        if not math.isfinite(number):
+            raise errors.BadValue(f"{what} must be a number that is finite, found {text!r}", self.span(node), "write a finite number")
+        return number
 
     def mapping(self, node: yaml.Node, what: str) -> list[tuple[Text, yaml.Node]]:
         if not isinstance(node, yaml.MappingNode):
@@ -159,6 +180,8 @@ def _compose(source: str, path: str, lines: tuple[str, ...]) -> yaml.Node:
         text = lines[row] if row < len(lines) else ""
         place = Span(path, row + 1, column + 1, 1, text)
         raise errors.NotYaml(f"this is not YAML: {error.problem}", place, "see the line above the caret too") from None
+    except RecursionError:
+        raise errors.NotYaml("the file is nested too deeply", Span(path, 1, 1, 1, ""), "write fewer levels") from None
     except yaml.YAMLError as error:
         raise errors.NotYaml(f"this is not YAML: {error}", Span(path, 1, 1, 1, ""), "save the file as plain text") from None
     if root is None:
@@ -187,7 +210,7 @@ def _identifier(text: Text, what: str) -> Text:
 
 
 def _modalities(text: Text) -> ModalityCount:
-    match = re.fullmatch(r"\s*(>=|==)?\s*(\d+)\s*|\s*(\d+)\s*\.\.\s*(\d+)\s*", text.value)
+    match = re.fullmatch(r"\s*(>=|==)?\s*(\d{1,6})\s*|\s*(\d{1,6})\s*\.\.\s*(\d{1,6})\s*", text.value)
     if match is None:
         raise errors.BadValue(
             f"{text.value!r} is not a number of modalities", text.span(), "write '>=2' (or more), '2' (exactly) or '2..4'"
@@ -218,14 +241,20 @@ def _hyperparameter(reader: _Reader, name: Text, node: yaml.Node) -> Hyperparame
             f"the default {default} is below the minimum {minimum}", reader.span(values["default"]), "raise the default"
         )
     text = reader.text(values["help"], "help").value.strip() if "help" in values else ""
+    if name.value in ATTRIBUTES or name.value.startswith("_"):
+        raise errors.ReusedName(f"{name.value!r} already has a meaning, in every spec", name.span(), "choose another name")
     return Hyperparameter(_identifier(name, "a hyper-parameter"), type_name, default, minimum, text)
 
 
 def _module(reader: _Reader, path: Text, node: yaml.Node) -> ModuleSpec:
-    pieces = path.value.split(".")
-    if not pieces[0].isidentifier() or not all(piece.isidentifier() or piece.isdigit() for piece in pieces):
+    first, *rest = path.value.split(".")
+    if len(rest) > 1 or not first.isidentifier() or not all(piece.isdecimal() for piece in rest):
         raise errors.BadValue(
             f"{path.value!r} is not an attribute path", path.span(), "write an attribute such as 'proj' or 'net.0'"
+        )
+    if keyword.iskeyword(first) or first.startswith("_") or first in ATTRIBUTES:
+        raise errors.BadValue(
+            f"{first!r} cannot be an attribute of the layer", path.span(), "choose a name that a torch module does not use"
         )
     values: dict[str, Any] = {}
     tensors = []

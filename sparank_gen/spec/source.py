@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# The longest part of a line that an error shows.
+WIDTH = 160
+
 
 @dataclass(frozen=True)
 class Span:
@@ -23,9 +26,10 @@ class Span:
         if not self.text:
             return []
         margin = " " * len(str(self.line))
-        room = max(len(self.text) - self.column + 1, 1)
-        caret = " " * (self.column - 1) + "^" + "~" * (min(self.length, room) - 1)
-        return [f"  {self.line} | {self.text}", f"  {margin} | {caret}"]
+        start = max(self.column - 1 - WIDTH // 2, 0) if len(self.text) > WIDTH else 0
+        shown, column = self.text[start : start + WIDTH], self.column - 1 - start
+        caret = " " * column + "^" + "~" * (min(self.length, max(len(shown) - column, 1)) - 1)
+        return [f"  {self.line} | {shown}", f"  {margin} | {caret}"]
 
 
 @dataclass(frozen=True)

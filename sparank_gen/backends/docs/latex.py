@@ -10,7 +10,11 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
-GREEK = frozenset(["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega"])
+GREEK = frozenset(
+    """
+    alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega
+    """.split()
+)
 SUM = 6
 PRODUCT = 7
 # What follows a big operator reads as part of it, so as the left factor of a product it needs parentheses.

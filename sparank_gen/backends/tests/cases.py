@@ -27,10 +27,9 @@ class Case:
     n_modalities: int
     options: tuple[tuple[str, int | float], ...]
 
-    def sizes(self, batch: int) -> dict[str, int]:
-        """The names that extents are made of."""
-        integers = {name: value for name, value in self.options if isinstance(value, int)}
-        return {"dim": self.dim, "modalities": self.n_modalities, "batch": batch, **integers}
+    def sizes(self, batch: int) -> dict[str, int | float]:
+        """The names that extents and numbers in the math are made of."""
+        return {"dim": self.dim, "modalities": self.n_modalities, "batch": batch, **dict(self.options)}
 
 
 def cases(mode: Mode) -> tuple[Case, ...]:

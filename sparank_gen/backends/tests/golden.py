@@ -35,7 +35,7 @@ def golden_case(mode: Mode, case: Case) -> dict[str, Any]:
     return entry
 
 
-def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int]) -> NDArray[np.float64]:
+def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | float]) -> NDArray[np.float64]:
     """A result of a mode as its layout says, from the evaluator."""
     program = mode.program
     definition = next((d for d in program.definitions if d.name == layout.name), None)
@@ -87,9 +87,9 @@ def largest_move(old: str, new: str) -> float | None:
 def _distance(before: Any, after: Any) -> float | None:
     if isinstance(before, bool) or isinstance(after, bool) or type(before) is not type(after):
         numbers = isinstance(before, (int, float)) and isinstance(after, (int, float))
-        return abs(before - after) if numbers else None
+        return _difference(before, after) if numbers else None
     if isinstance(before, float):
-        return 0.0 if before == after or (math.isnan(before) and math.isnan(after)) else abs(before - after)
+        return _difference(before, after)
     if isinstance(before, dict):
         if before.keys() != after.keys():
             return None
@@ -99,6 +99,13 @@ def _distance(before: Any, after: Any) -> float | None:
             return None
         return _largest([_distance(a, b) for a, b in zip(before, after, strict=True)])
     return 0.0 if before == after else None
+
+
+def _difference(before: float, after: float) -> float:
+    """How far one number moved: NaN is equal to NaN, and infinitely far from any other."""
+    if before == after or (math.isnan(before) and math.isnan(after)):
+        return 0.0
+    return math.inf if math.isnan(before) or math.isnan(after) else abs(before - after)
 
 
 def _largest(distances: list[float | None]) -> float | None:

@@ -282,7 +282,9 @@ def product_sum(lowering: Lowering, values: list[Dense | Scalar], over: Sequence
     rest = union - set(over)
     present = [set(value.axes) for value in tensors] + [rest]
     is_small = any(union - axes <= lowering.program.modality_axes for axes in present)
-    if len(tensors) == 1 or is_small or not over:
+    if len(tensors) == 2 and is_small and over:
+        result = _dot(lowering, tensors, over)
+    elif len(tensors) == 1 or is_small or not over:
         product = product_code(lowering, tensors)
         result = lowering.dense_over_axes("sum", product, over) if over else product
     else:
@@ -290,6 +292,15 @@ def product_sum(lowering: Lowering, values: list[Dense | Scalar], over: Sequence
     for scalar in scalars:
         result = Dense(f"{parenthesised(result, 7)} * {parenthesised(scalar, 8)}", result.axes, 7)
     return result
+
+
+def _dot(lowering: Lowering, values: Sequence[Dense], over: Sequence[str]) -> Dense:
+    """A sum of broadcast products of two, by the function that keeps half-precision products exact."""
+    axes = lowering.result_axes(values)
+    left, right = (value.aligned(axes).code for value in values)
+    dims = tuple(sorted(axes.index(axis) for axis in over))
+    dim = str(Dense("", axes).dim(over[0])) if len(dims) == 1 else str(dims)
+    return Dense(f"dot({left}, {right}, {dim})", tuple(axis for axis in axes if axis not in over))
 
 
 def product_code(lowering: Lowering, values: Sequence[Dense]) -> Dense:

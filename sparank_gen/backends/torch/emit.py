@@ -11,7 +11,10 @@ from sparank_gen.ir.node import BATCH
 from sparank_gen.lang.extents import Extent
 
 RESERVED = frozenset(
-    ["self", "torch", "F", "math", "nn", "Tensor", "len", "zip", "h", "return_weights", "sum_all", "sum_of_products", "lerp", "map", "list", "tuple", "float", "int", "features", "range", "min", "max", "abs", "sum", "dim", "l", "O", "I", "module", "modules", "cast", "Iterable"]
+    """
+    self torch F math nn Tensor len zip h return_weights sum_all sum_of_products lerp map list tuple float int
+    features range min max abs sum dim l O I module modules cast Iterable dot
+    """.split()
 )
 LONGEST_LINE = 84
 NOUNS = {

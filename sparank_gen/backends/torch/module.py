@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.simplify import simplify
@@ -16,7 +17,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.modules import Module
 from sparank_gen.plan.schedule import stacks_features, working_set
 
-RUNTIME = ("lerp", "sum_all", "sum_of_products")
+RUNTIME = ("dot", "lerp", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,6 @@ class ModuleFile:
         """What the file imports from the runtime."""
         text = "\n".join(function.text for function in self.functions)
         names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
-        names += ["Fuse", "is_full_precision"] if len(self.functions) > 1 else []
         names += ["require_at_least"] if any(argument.minimum is not None for argument in self.arguments) else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
@@ -149,6 +149,9 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str) -> Fun
     lowering.count_uses([node for _, node in results])
     codes, ends = [], []
     for layout, node in results:
+        for inner in ir.reachable([node]):
+            if inner in lowering.definitions:
+                lowering.lower(inner)
         codes.append(lowering.realise(lowering.lower(node), layout))
         ends.append(len(emitter.lines))
     body, weights_body = emitter.lines[: ends[0]], emitter.lines[ends[0] :]
