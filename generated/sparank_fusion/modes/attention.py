@@ -117,6 +117,7 @@ class AttentionFusion(FusionModule):
         return out, w.permute(2, 0, 1)
 
     def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same for exactly two modalities, in the shorter form that two allow."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
         U = self.attn.out_proj.weight
@@ -133,6 +134,7 @@ class AttentionFusion(FusionModule):
         # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
         # logit: (M, M, B, attn_heads)
         logit = dot(query.unsqueeze(1), key, -1) / math.sqrt(self.dim // self.attn_heads)
+        # prob[t,0,a] of prob[t,u,a] = softmax[u](logit[t,u,a])
         prob_0 = torch.sigmoid(logit[:, 0] - logit[:, 1])  # (M, B, attn_heads)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         # context: (M, B, attn_heads, dim // attn_heads)

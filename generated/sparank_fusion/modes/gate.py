@@ -76,9 +76,11 @@ class GateFusion(FusionModule):
         return out, g
 
     def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same for exactly two modalities, in the shorter form that two allow."""
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
+        # g[0,i] of g[m,i] = softmax[m](logit[m,i])
         g_0 = torch.sigmoid(F.linear(h[0], W[0], c[0]) - F.linear(h[1], W[1], c[1]))  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = lerp(h[1], h[0], g_0)  # (B, dim)

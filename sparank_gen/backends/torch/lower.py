@@ -43,11 +43,13 @@ class Lowering:
         self.definitions = {definition.node: definition for definition in program.definitions}
         self.values: dict[Node, Value] = {}
         self.order = {axis: position for position, axis in enumerate(program.extents)}
-        self.piece_names: dict[Node, str] = {}
+        self.piece_names: dict[Node, tuple[str, str]] = {}
         for definition in program.definitions:
             if definition.node.op == "stack":
                 for position, piece in enumerate(definition.node.args):
-                    self.piece_names.setdefault(piece, f"{definition.name}_{position}")
+                    axes = [str(position) if axis in definition.node.over else axis for axis in definition.axes]
+                    shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
+                    self.piece_names.setdefault(piece, (f"{definition.name}_{position}", shown))
         self.uses: Counter[Node] = Counter()
         self.feature_tensor: Dense | None = None
         if stacked:
@@ -77,7 +79,7 @@ class Lowering:
         if node.op == "rename":
             return value
         if self.uses[node] > 1 and not value.is_name and node in self.piece_names:
-            return self.emitter.assign(value, self.piece_names[node])
+            return self.emitter.assign(value, *self.piece_names[node])
         if self.uses[node] > 1 and not value.is_name and node.op != "select":
             is_projection = "F.linear" in value.code if isinstance(value, Dense) else False
             return self.emitter.assign(value, "projected" if is_projection else NOUNS.get(node.op, node.op))

@@ -17,6 +17,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.modules import Module
 from sparank_gen.plan.schedule import stacks_features, working_set
 
+PAIR = "The same for exactly two modalities, in the shorter form that two allow."
 RUNTIME = ("dot", "lerp", "sum_all", "sum_of_products")
 
 
@@ -134,7 +135,7 @@ def functions(mode: Mode) -> tuple[Function, ...]:
         return (lower_function(mode, fix_modalities(general, counts.exact, parameters), "_fuse", ""),)
     made = [lower_function(mode, general, "_fuse", "")]
     if counts.minimum <= 2 and (counts.maximum is None or counts.maximum >= 2):
-        pair = lower_function(mode, fix_modalities(general, 2, parameters), "_fuse_pair", "")
+        pair = lower_function(mode, fix_modalities(general, 2, parameters), "_fuse_pair", PAIR)
         if pair.body != made[0].body:
             made.append(pair)
     return tuple(made)
