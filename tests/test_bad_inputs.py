@@ -24,6 +24,10 @@ def test_two_specs_of_one_mode(unbuilt: Project) -> None:
     "mode",
     [
         "README",
+        "readme",
+        "__main__",
+        "GATE",
+        "gate_",
         "__init__",
         "Gate",
     ],
@@ -31,7 +35,24 @@ def test_two_specs_of_one_mode(unbuilt: Project) -> None:
 def test_modes_that_share_a_file_or_a_class_are_refused(unbuilt: Project, mode: str) -> None:
     shutil.copy(unbuilt.specs / "gate.yaml", unbuilt.specs / "other.yaml")
     unbuilt.edit("specs/other.yaml", "mode: gate", f"mode: {mode}")
-    unbuilt.run("build", code=2)
+    error = unbuilt.run("build", code=2).stderr
+    assert error.count("error[") == 1 and "specs/other.yaml:2:7: error[reused-name]" in error
+
+
+def test_hidden_files_are_no_specs(project: Project) -> None:
+    (project.specs / ".#gate.yaml").symlink_to("user@host.1234")
+    (project.specs / "._gate.yaml").write_bytes(b"\xff")
+    project.run("check")
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "dangling link"])
+def test_a_spec_is_a_file(unbuilt: Project, folder: bool) -> None:
+    path = unbuilt.specs / "x.yaml"
+    if folder:
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    assert f"{path} is not a file" in unbuilt.run("build", code=2).stderr
 
 
 def test_broken_specs_are_reported_together(unbuilt: Project) -> None:
@@ -75,7 +96,7 @@ def test_nothing_is_written_where_a_place_is_taken(unbuilt: Project, taken: str)
     else:
         place.write_text("mine\n")
     before = unbuilt.snapshot()
-    unbuilt.run("build", code=2)
+    assert f" {place}" in unbuilt.run("build", code=2).stderr
     assert unbuilt.snapshot() == before
 
 
@@ -88,6 +109,7 @@ def test_nothing_is_written_where_a_place_is_taken(unbuilt: Project, taken: str)
         ("docs/mode.md.j2", b"{% include 'nowhere.j2' %}", "'nowhere.j2' not found"),
         ("torch/init.py.j2", b"def (:", "did not render to Python"),
         ("docs/index.md.j2", b"{{ 1 / 0 }}", "division"),
+        ("docs/index.md.j2", b"{{ 1 + 'a' }}", "TypeError"),
         ("docs/index.md.j2", b"\xff", "utf-8"),
     ],
 )
@@ -101,8 +123,12 @@ def test_a_broken_template(unbuilt: Project, template: str, text: bytes, said: s
 
 
 @pytest.mark.parametrize("templates", ["nowhere", "specs/gate.yaml"])
-def test_wrong_templates_folder(unbuilt: Project, templates: str) -> None:
-    unbuilt.run("build", "--templates", str(unbuilt.root / templates), code=2)
+def test_wrong_templates_folder(unbuilt: Project, monkeypatch: pytest.MonkeyPatch, templates: str) -> None:
+    said = f"there is no templates folder {unbuilt.root / templates}"
+    assert said in unbuilt.run("build", "--templates", str(unbuilt.root / templates), code=2).stderr
+    (unbuilt.root / "pyproject.toml").write_text(f"[tool.sparank-gen]\ntemplates = '{templates}'\n")
+    monkeypatch.chdir(unbuilt.root)
+    assert said in invoke("check", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -116,7 +142,10 @@ def test_wrong_templates_folder(unbuilt: Project, templates: str) -> None:
         ("[tool.sparank-gen]\npackage = 'my-package'", "'my-package' is not an import name"),
         ("[tool.sparank-gen]\npackage = 'class'", "not an import name"),
         ("[tool.sparank-gen", "is not TOML"),
-        ("[tool]\nsparank-gen = 3", "sparank-gen"),
+        ("[tool]\nsparank-gen = 3", "must be a table, found 3"),
+        ("[tool]\nsparank-gen = []", "must be a table, found []"),
+        ("tool = 3", "tool must be a table, found 3"),
+        ('[tool.sparank-gen]\noutput = "a\\u0000b"', "output must be text"),
     ],
 )
 def test_wrong_configuration(unbuilt: Project, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
@@ -131,7 +160,7 @@ def test_positional_twice(unbuilt: Project, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copy(REPOSITORY / "specs" / "attention.yaml", unbuilt.specs)
     (unbuilt.root / "pyproject.toml").write_text("[tool.sparank-gen]\npositional = ['attn_heads', 'attn_heads']\n")
     monkeypatch.chdir(unbuilt.root)
-    invoke("build", code=2)
+    assert "'attn_heads' more than once" in invoke("build", code=2).stderr
 
 
 def test_the_process_says_what_the_command_says(unbuilt: Project) -> None:
@@ -148,6 +177,7 @@ def test_the_process_says_what_the_command_says(unbuilt: Project) -> None:
     [
         'Has """ quotes',
         r"Has \sum in it",
+        "One | two",
         "Größe × Maß, it's #1: {{ 7 * 7 }} {% raw %}",
     ],
 )
@@ -160,3 +190,6 @@ def test_awkward_text_in_a_spec(unbuilt: Project, summary: str) -> None:
             warnings.simplefilter("error")
             compile(path.read_text(encoding="utf-8"), str(path), "exec")
     assert summary in (unbuilt.output / "docs" / "gate.md").read_text(encoding="utf-8")
+    index = (unbuilt.output / "docs" / "README.md").read_text(encoding="utf-8")
+    (row,) = (line for line in index.splitlines() if "gate.md" in line)
+    assert row.replace(r"\|", "").count("|") == 6

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project_helper import REPOSITORY, Project
+from project_helper import REPOSITORY, Project, invoke
 
 from sparank_gen.backends.tests.golden import largest_move
 
@@ -116,7 +116,8 @@ def test_edited_stale_files_are_refused_then_forced(project: Project) -> None:
     project.edit("generated/docs/gate.md", "# gate\n", "# mine\n")
     (project.specs / "gate.yaml").unlink()
     before = project.snapshot()
-    assert "docs/gate.md was edited by hand" in project.run("build", code=2).stdout
+    refused = project.run("build", code=2).stdout
+    assert "docs/gate.md was edited by hand" in refused and "-# mine" in refused
     assert project.snapshot() == before
     assert "docs/gate.md" in project.run("build", "--force").stdout
     assert "docs/gate.md" not in project.snapshot()
@@ -239,6 +240,46 @@ def test_goldens_change_only_when_asked(project: Project) -> None:
         assert f"updated tests/golden/{mode}.json: numbers moved by up to {moved:.3g}\n" in taken
     assert golden_tests_pass(project, modes) == {"gate": True, "attention": True}
     project.run("check")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [lambda text: text.replace(" 0.", " 3.", 1), lambda text: text.replace("\n", " "), lambda text: "mine\n"],
+    ids=["a number", "the layout", "all of it"],
+)
+@pytest.mark.parametrize("moved", [False, True], ids=["specs as before", "specs moved"])
+def test_an_edited_golden_is_an_edited_file(project: Project, edit: Callable[[str], str], moved: bool) -> None:
+    golden = project.output / "tests" / "golden" / "gate.json"
+    good = golden.read_text()
+    golden.write_text(edit(good))
+    if moved:
+        project.edit("specs/gate.yaml", "sum[m](g[m,i] * h[m,i])", "1.001 * sum[m](g[m,i] * h[m,i])")
+    before = project.snapshot()
+    for command, options, code in (("check", (), 1), ("build", (), 2), ("build", ("--update-goldens",), 2)):
+        found = project.run(command, *options, code=code).stdout
+        assert "tests/golden/gate.json was edited by hand\n--- tests/golden/gate.json (on disk)" in found
+        assert "gate.json: numbers moved" not in found
+        assert project.snapshot() == before
+    project.run("build", "--force")
+    project.run("check")
+    assert (golden.read_text() == good) is not moved
+
+
+@pytest.mark.parametrize("place", [".", "specs", "elsewhere"])
+def test_specs_on_the_command_line_keep_their_configuration(
+    project: Project, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (project.root / "pyproject.toml").write_text("[tool.sparank-gen]\ndefault-mode = 'gate'\noutput = 'made'\n")
+    (project.root / "elsewhere").mkdir()
+    if place == "elsewhere":
+        shutil.copytree(project.specs, project.root / place / "specs")
+    monkeypatch.chdir(project.root / place)
+    before = project.snapshot()
+    invoke("build", "." if place == "specs" else "specs", code=0)
+    layer = project.root / ("elsewhere/generated" if place == "elsewhere" else "made") / "sparank_fusion" / "layer.py"
+    assert ('fusion_type: str = "gate"' in layer.read_text()) is (place != "elsewhere")
+    assert "from specs/. " in layer.read_text().splitlines()[0]
+    assert project.snapshot() == before
 
 
 @pytest.mark.parametrize(

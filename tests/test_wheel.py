@@ -159,7 +159,6 @@ def test_check_of_the_installed_wheel(installed: Installed, compiled: Path) -> N
     assert shipped.returncode == 1 and "-# Our page of tanh_contrast" in shipped.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="a float hyper-parameter in the math: KeyError while goldens are computed")
 def test_a_float_hyperparameter(installed: Installed) -> None:
     folder = installed.elsewhere / "float_specs"
     folder.mkdir()
