@@ -13,7 +13,7 @@ import typer
 from sparank_gen.project.build import GoldenMove, HandEdited, Outcome
 from sparank_gen.project.build import build as build_project
 from sparank_gen.project.build import check as check_project
-from sparank_gen.project.config import UsageError, load_config
+from sparank_gen.project.config import Config, UsageError, load_config
 from sparank_gen.project.files import Difference
 
 app = typer.Typer(
@@ -25,9 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Specs = Annotated[Path | None, typer.Argument(help="The specs folder [default: as pyproject.toml says, or specs].")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="The folder of the generated files.")]
-Templates = Annotated[Path | None, typer.Option("--templates", help="A folder of templates that replace shipped ones.")]
+Specs = Annotated[str | None, typer.Argument(help="The specs folder [default: as pyproject.toml says, or specs].")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="The folder of the generated files.")]
+Templates = Annotated[str | None, typer.Option("--templates", help="A folder of templates that replace shipped ones.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")]
 Update = Annotated[bool, typer.Option("--update-goldens", help="Take over golden outputs that moved.")]
 
@@ -46,7 +46,7 @@ def build(
 ) -> None:
     """Bring the generated files up to date with the specs."""
     try:
-        outcome = build_project(load_config(specs, output, templates), force, update_goldens)
+        outcome = build_project(_config(specs, output, templates), force, update_goldens)
     except HandEdited as error:
         _show(error.differences)
         _fail(error)
@@ -68,7 +68,7 @@ def build(
 def check(specs: Specs = None, output: Output = None, templates: Templates = None) -> None:
     """Say what differs between the specs and the generated files; write nothing."""
     try:
-        outcome: Outcome = check_project(load_config(specs, output, templates))
+        outcome: Outcome = check_project(_config(specs, output, templates))
     except Exception as error:
         _fail(error)
     _show(outcome.differences)
@@ -79,6 +79,11 @@ def check(specs: Specs = None, output: Output = None, templates: Templates = Non
         typer.echo(f"{count} difference{'s' if count > 1 else ''}; run: sparank-gen build")
         raise typer.Exit(1)
     typer.echo(f"{outcome.files} files agree with the specs")
+
+
+def _config(specs: str | None, output: str | None, templates: str | None) -> Config:
+    # Taken as text: typer loads a validation library to take paths, and a check is to be quick.
+    return load_config(*(None if given is None else Path(given) for given in (specs, output, templates)))
 
 
 def _show(differences: tuple[Difference, ...]) -> None:

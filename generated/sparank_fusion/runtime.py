@@ -48,11 +48,8 @@ class FusionModule(nn.Module):
     def _require_modalities(cls, n_modalities: int) -> None:
         least, most = cls.least_modalities, cls.most_modalities
         if n_modalities < least or (most is not None and n_modalities > most):
-            wanted = (
-                f"exactly {least}"
-                if least == most
-                else f"at least {least}" if most is None else f"{least} to {most}"
-            )
+            wanted = f"at least {least}" if most is None else f"{least} to {most}"
+            wanted = f"exactly {least}" if least == most else wanted
             raise ValueError(
                 f"fusion_type {cls.fusion_type!r} takes {wanted} modalities, got n_modalities={n_modalities}"
             )
@@ -169,9 +166,8 @@ def require_at_least(name: str, value: Any, least: float, kind: type = int) -> N
     """Raise a ValueError unless ``value`` is a number of this kind and at least ``least``."""
     kinds = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
-        raise ValueError(
-            f"expected {name} to be {'an int' if kind is int else 'a number'} of at least {least}, got {value!r}"
-        )
+        what = "an int" if kind is int else "a number"
+        raise ValueError(f"expected {name} to be {what} of at least {least}, got {value!r}")
 
 
 def require_multiple(whole: int, part: int, text: str) -> None:

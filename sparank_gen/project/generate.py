@@ -20,6 +20,7 @@ from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
 from sparank_gen.project.config import Config, UsageError, spec_files
 from sparank_gen.project.files import HEADER
+from sparank_gen.project.parallel import share
 from sparank_gen.project.templates import environment
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import load_spec
@@ -96,10 +97,10 @@ def generate(config: Config) -> dict[str, str]:
     """
     modes = load_modes(config)
     renderer = Renderer(config, environment(config.templates))
-    files: dict[str, str] = {}
-    for mode in modes:
-        files |= renderer.mode_files(mode)
-    return files | renderer.package_files(modes)
+    by_mode, package = share(
+        lambda position: renderer.mode_files(modes[position]), len(modes), lambda: renderer.package_files(modes)
+    )
+    return {path: text for files in (*by_mode, package) for path, text in files.items()}
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def check_agreement(expected: tuple[Tensor, ...], actual: tuple[Tensor, ...], wh
         name = f"gradient {index}" if index else "output"
         message = f"{what}: {name} differs from the published layer's.\n{{}}"
         atol = 1e-5 * float(want.detach().abs().max())
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=atol, msg=message.format)
+        torch.testing.assert_close(got, want, rtol=0, atol=atol, msg=message.format)
 
 
 def time_group(call: Call, calls: int) -> float:
