@@ -122,3 +122,12 @@ def test_random_programs(text: str, dim: int, n_modalities: int, hidden: int, ba
     torch.set_num_threads(1)
     note(text)
     check_program(text, dim, n_modalities, hidden, batch)
+
+
+def test_contraction_over_the_modalities_alone() -> None:
+    """A weight contracted with one number for each modality."""
+    axes = "axes: {i: dim, j: dim, k: hidden}\nhyperparameters: {hidden: {default: 3}}\n"
+    params = "params:\n  mix: {module: Linear, weight: 'Wb[k,(m i)]', bias: 'cb[k]'}\n"
+    math = "math: |\n  s[m] = tanh(sum[j](h[m,j]))\n  out[i] = sum[k](sum[m](Wb[k,m,i] * s[m]) * cb[k])\n  w[m] = s[m]\n"
+    head = "version: 1\nmode: random\nsummary: A sum over modalities.\nmodalities: '>=2'\n"
+    check_program(f"{head}{axes}{params}{math}weights: 'w[b,m]'\n", 3, 3, 2, 2)

@@ -190,7 +190,8 @@ def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
     if len(tail) > 1:
         element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
     sequence = Listed(operand.axis, element, operand.sources).sequence
-    return Dense(f"torch.cat({sequence}, dim=-1)", (*rest, JOINED))
+    join = "cat" if tail else "stack"
+    return Dense(f"torch.{join}({sequence}, dim=-1)", (*rest, JOINED))
 
 
 def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...]) -> Value:
