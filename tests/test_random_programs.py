@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -79,7 +79,8 @@ def check_program(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     """Compile a spec and compare outputs, weights and all gradients with the evaluator."""
     mode = check_spec(parse_spec(text, "random.yaml"))
     made, source = compiled(mode)
-    note(source)
+    if currently_in_test_context():
+        note(source)
     options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
     case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
     layer = made(dim, case.n_modalities, **dict(options)).double()
