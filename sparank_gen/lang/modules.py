@@ -107,22 +107,7 @@ def resolve_module(
             spec.module.span(),
             f"the modules are {', '.join(TORCH_MODULES)}",
         )
-    for name, _ in spec.tensors:
-        if name.value not in kind.tensors:
-            hint = errors.did_you_mean(name.value, kind.tensors)
-            raise errors.UnknownKey(
-                f"{spec.module.value} has no tensor {name.value!r}{hint}",
-                name.span(),
-                f"its tensors are {', '.join(kind.tensors)}",
-            )
-    with_bias = any(tensor in layouts for tensor in kind.bias)
-    for tensor in kind.tensors:
-        if tensor not in layouts and (with_bias or tensor not in kind.bias):
-            raise errors.MissingKey(
-                f"{spec.path.value!r} binds no {tensor!r} of {spec.module.value}",
-                spec.path.span(),
-                f"add a layout for {tensor!r}; every parameter of a module is used",
-            )
+    with_bias = _check_tensors(spec, kind, layouts)
     sizes, divisions = _given_sizes(spec, kind, names)
     for tensor, layout in layouts.items():
         _match_shape(spec, kind, tensor, layout, extents, sizes)
@@ -147,6 +132,27 @@ def resolve_module(
         parameters=tuple(Parameter(layouts[name.value], name.value) for name, _ in spec.tensors),
         divisions=divisions,
     )
+
+
+def _check_tensors(spec: ModuleSpec, kind: TorchModule, layouts: Mapping[str, Layout]) -> bool:
+    """Raise unless the spec binds just the module's tensors; whether those of its bias are among them."""
+    for name, _ in spec.tensors:
+        if name.value not in kind.tensors:
+            hint = errors.did_you_mean(name.value, kind.tensors)
+            raise errors.UnknownKey(
+                f"{spec.module.value} has no tensor {name.value!r}{hint}",
+                name.span(),
+                f"its tensors are {', '.join(kind.tensors)}",
+            )
+    with_bias = any(tensor in layouts for tensor in kind.bias)
+    for tensor in kind.tensors:
+        if tensor not in layouts and (with_bias or tensor not in kind.bias):
+            raise errors.MissingKey(
+                f"{spec.path.value!r} binds no {tensor!r} of {spec.module.value}",
+                spec.path.span(),
+                f"add a layout for {tensor!r}; every parameter of a module is used",
+            )
+    return with_bias
 
 
 def _given_sizes(
