@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -42,6 +45,7 @@ class FusionModule(nn.Module):
         self.out_dim = dim
         self.backend = backend
         self._block_rows: int | None = None
+        self._may_use_kernels = backend == "triton" or (backend == "auto" and has_triton())
         self._is_pair = self.has_pair_form and n_modalities == 2
 
     @classmethod
@@ -61,6 +65,14 @@ class FusionModule(nn.Module):
     def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
         """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``."""
         raise NotImplementedError
+
+    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels."""
+        raise NotImplementedError
+
+    def _uses_kernels(self, first: Tensor) -> bool:
+        """Whether kernels compute what ``first`` is a feature of."""
+        return self.backend == "triton" or (first.is_cuda and not runs_under_autocast(first))
 
     def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
@@ -92,9 +104,17 @@ class FusionModule(nn.Module):
             if self.n_modalities == 1:
                 return (first, {"type": "identity", "weights": None}) if return_gates else first
             return_weights = return_gates and self.has_weights
-            fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
+            if self._may_use_kernels and self._uses_kernels(first):
+                fuse = self._fuse_triton
+            else:
+                fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             rows = self._block_rows
-            if rows is not None and not torch.compiler.is_compiling() and shape[0] > rows:
+            if (
+                rows is not None
+                and fuse != self._fuse_triton
+                and not torch.compiler.is_compiling()
+                and shape[0] > rows
+            ):
                 results = self._in_blocks(fuse, features, return_weights)
             else:
                 results = fuse(features, return_weights)
@@ -180,10 +200,23 @@ def require_backend(backend: str) -> None:
     """Raise unless ``backend`` names a backend that can run here."""
     if backend not in BACKENDS:
         raise ValueError(f"expected backend to be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "triton":
+    if backend != "triton":
+        return
+    if not has_triton():
         raise RuntimeError(
-            "backend='triton' was asked for, and this package has no Triton kernels; use 'auto' or 'torch'"
+            "backend='triton' was asked for, and triton is not installed; use 'auto' or 'torch'"
         )
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            "backend='triton' was asked for, and there is no GPU; use 'auto' or 'torch', or set TRITON_INTERPRET=1"
+            " before Python starts to run kernels in Triton's interpreter"
+        )
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def is_full_precision(tensor: Tensor) -> bool:

@@ -50,7 +50,7 @@ def instantiate(
             return ir.apply(PAIRWISE.get(expression.function, expression.function), *arguments)
         if expression.function in ("sum", "mean"):
             return broadcast_reduce(expression.function, arguments[0], over, extents)
-        assert OPERATORS[expression.function].kind == "normalisation"
+        assert OPERATORS[expression.function].kind in ("normalisation", "reduction")
         return ir.reduce(expression.function, arguments[0], over)
 
     return fill(parsed(source))

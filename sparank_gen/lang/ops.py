@@ -28,6 +28,8 @@ class Operator:
         meaning: the numpy float64 meaning; over axes, ``meaning(array, axes, **options)``.
         derivative: the cotangent of each argument, in the language; None where it is zero.
         torch: the torch expression, over ``{0}``…; over axes, also ``{dim}``.
+        triton: the expression in a Triton kernel where it is another one; reductions name the function that combines two.
+        expansion: a normalisation or compound reduction over axes ``A`` in terms of simple reductions, in the language.
         scalar: the Python expression where all arguments are numbers.
         latex: the LaTeX, over ``{0}``…
         summary: the entry of the language page.
@@ -51,6 +53,8 @@ class Operator:
     options: tuple[tuple[str, float], ...] = ()
     internal: bool = False
     differentiable: bool = True
+    triton: str = ""
+    expansion: str = ""
 
     @property
     def arity(self) -> int:
@@ -102,40 +106,40 @@ _TABLE = (
     Operator("sub", _P, np.subtract, ("g", "-g"), "{0} - {1}", "{0} - {1}", "{0} - {1}", "difference", "-", 6),
     Operator("mul", _P, np.multiply, ("g * b", "g * a"), "{0} * {1}", "{0} * {1}", r"{0}\,{1}", "product", "*", 7),
     Operator("div", _P, np.divide, ("g / b", "-g * y / b"), "{0} / {1}", "{0} / {1}", r"\frac{{{0}}}{{{1}}}", "quotient", "/", 7),
-    Operator("pow", _P, np.power, (_POW_BASE, _POW_EXPONENT), "{0} ** {1}", "{0} ** {1}", "{{{0}}}^{{{1}}}", "power", "**", 9),
+    Operator("pow", _P, np.power, (_POW_BASE, _POW_EXPONENT), "{0} ** {1}", "{0} ** {1}", "{{{0}}}^{{{1}}}", "power", "**", 9, triton="power({0}, {1})"),
     Operator("neg", _P, np.negative, ("-g",), "-{0}", "-{0}", "-{0}", "negative", "-", 8),
-    Operator("exp", _P, np.exp, ("g * y",), "torch.exp({0})", "math.exp({0})", r"\exp\left({0}\right)", "exponential"),
-    Operator("log", _P, np.log, ("g / a",), "torch.log({0})", "math.log({0})", r"\log\left({0}\right)", "natural logarithm"),
-    Operator("sqrt", _P, np.sqrt, ("g / (2 * y)",), "torch.sqrt({0})", "math.sqrt({0})", r"\sqrt{{{0}}}", "square root"),
-    Operator("rsqrt", _P, lambda x: 1 / np.sqrt(x), ("-g * y ** 3 / 2",), "torch.rsqrt({0})", "1 / math.sqrt({0})", r"\frac{{1}}{{\sqrt{{{0}}}}}", "one over the square root"),
-    Operator("abs", _P, np.abs, ("where(a > 0, g, where(a < 0, -g, 0))",), "torch.abs({0})", "abs({0})", r"\left|{0}\right|", "absolute value; derivative 0 at 0"),
-    Operator("sigmoid", _P, _sigmoid, ("g * y * (1 - y)",), "torch.sigmoid({0})", "1 / (1 + math.exp(-({0})))", r"\sigma\left({0}\right)", "1 / (1 + exp(-x))"),
-    Operator("tanh", _P, np.tanh, ("g * (1 - y ** 2)",), "torch.tanh({0})", "math.tanh({0})", r"\tanh\left({0}\right)", "hyperbolic tangent"),
-    Operator("relu", _P, lambda x: np.maximum(x, 0.0), ("where(a > 0, g, 0)",), "F.relu({0})", "max({0}, 0.0)", r"\mathrm{{relu}}\left({0}\right)", "max(x, 0); derivative 0 at 0"),
-    Operator("gelu", _P, lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2, (_GELU,), "F.gelu({0})", "({0}) * (1 + math.erf(({0}) / math.sqrt(2))) / 2", r"\mathrm{{gelu}}\left({0}\right)", "x · Φ(x), with the exact normal distribution"),
-    Operator("silu", _P, lambda x: x * _sigmoid(x), ("g * sigmoid(a) * (1 + a * (1 - sigmoid(a)))",), "F.silu({0})", "({0}) / (1 + math.exp(-({0})))", r"\mathrm{{silu}}\left({0}\right)", "x · sigmoid(x)"),
-    Operator("softplus", _P, lambda x: np.logaddexp(0.0, x), ("g * sigmoid(a)",), "F.softplus({0}, threshold=40)", "math.log1p(math.exp({0}))", r"\mathrm{{softplus}}\left({0}\right)", "log(1 + exp(x))"),
-    Operator("erf", _P, _erf, ("g * 1.1283791670955126 * exp(-a ** 2)",), "torch.erf({0})", "math.erf({0})", r"\mathrm{{erf}}\left({0}\right)", "error function"),
-    Operator("maximum", _P, np.maximum, ("where(a > b, g, where(a == b, g / 2, 0))", "where(b > a, g, where(a == b, g / 2, 0))"), "torch.maximum({0}, {1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "larger of two; at equality each gets half of the gradient"),
-    Operator("minimum", _P, np.minimum, ("where(a < b, g, where(a == b, g / 2, 0))", "where(b < a, g, where(a == b, g / 2, 0))"), "torch.minimum({0}, {1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "smaller of two; at equality each gets half of the gradient"),
-    Operator("clamp_min", _P, np.maximum, ("where(a >= b, g, 0)", None), "torch.clamp({0}, min={1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "max(x, number); at equality x gets the gradient", internal=True),
-    Operator("clamp_max", _P, np.minimum, ("where(a <= b, g, 0)", None), "torch.clamp({0}, max={1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "min(x, number); at equality x gets the gradient", internal=True),
-    Operator("where", _P, np.where, (None, "where(a, g, 0)", "where(a, 0, g)"), "torch.where({0}, {1}, {2})", "{1} if {0} else {2}", r"\begin{{cases}}{1} & \text{{if }} {0}\\ {2} & \text{{otherwise}}\end{{cases}}", "where(condition, x, y): x where the condition holds, else y; the gradient selects"),
-    Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0} + {2} * ({1} - {0})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)"),
+    Operator("exp", _P, np.exp, ("g * y",), "torch.exp({0})", "math.exp({0})", r"\exp\left({0}\right)", "exponential", triton="tl.exp({0})"),
+    Operator("log", _P, np.log, ("g / a",), "torch.log({0})", "math.log({0})", r"\log\left({0}\right)", "natural logarithm", triton="tl.log({0})"),
+    Operator("sqrt", _P, np.sqrt, ("g / (2 * y)",), "torch.sqrt({0})", "math.sqrt({0})", r"\sqrt{{{0}}}", "square root", triton="tl.sqrt({0})"),
+    Operator("rsqrt", _P, lambda x: 1 / np.sqrt(x), ("-g * y ** 3 / 2",), "torch.rsqrt({0})", "1 / math.sqrt({0})", r"\frac{{1}}{{\sqrt{{{0}}}}}", "one over the square root", triton="tl.rsqrt({0})"),
+    Operator("abs", _P, np.abs, ("where(a > 0, g, where(a < 0, -g, 0))",), "torch.abs({0})", "abs({0})", r"\left|{0}\right|", "absolute value; derivative 0 at 0", triton="tl.abs({0})"),
+    Operator("sigmoid", _P, _sigmoid, ("g * y * (1 - y)",), "torch.sigmoid({0})", "1 / (1 + math.exp(-({0})))", r"\sigma\left({0}\right)", "1 / (1 + exp(-x))", triton="sigmoid({0})"),
+    Operator("tanh", _P, np.tanh, ("g * (1 - y ** 2)",), "torch.tanh({0})", "math.tanh({0})", r"\tanh\left({0}\right)", "hyperbolic tangent", triton="tanh({0})"),
+    Operator("relu", _P, lambda x: np.maximum(x, 0.0), ("where(a > 0, g, 0)",), "F.relu({0})", "max({0}, 0.0)", r"\mathrm{{relu}}\left({0}\right)", "max(x, 0); derivative 0 at 0", triton="maximum({0}, 0.0)"),
+    Operator("gelu", _P, lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2, (_GELU,), "F.gelu({0})", "({0}) * (1 + math.erf(({0}) / math.sqrt(2))) / 2", r"\mathrm{{gelu}}\left({0}\right)", "x · Φ(x), with the exact normal distribution", triton="gelu({0})"),
+    Operator("silu", _P, lambda x: x * _sigmoid(x), ("g * sigmoid(a) * (1 + a * (1 - sigmoid(a)))",), "F.silu({0})", "({0}) / (1 + math.exp(-({0})))", r"\mathrm{{silu}}\left({0}\right)", "x · sigmoid(x)", triton="silu({0})"),
+    Operator("softplus", _P, lambda x: np.logaddexp(0.0, x), ("g * sigmoid(a)",), "F.softplus({0}, threshold=40)", "math.log1p(math.exp({0}))", r"\mathrm{{softplus}}\left({0}\right)", "log(1 + exp(x))", triton="softplus({0})"),
+    Operator("erf", _P, _erf, ("g * 1.1283791670955126 * exp(-a ** 2)",), "torch.erf({0})", "math.erf({0})", r"\mathrm{{erf}}\left({0}\right)", "error function", triton="tl.erf({0})"),
+    Operator("maximum", _P, np.maximum, ("where(a > b, g, where(a == b, g / 2, 0))", "where(b > a, g, where(a == b, g / 2, 0))"), "torch.maximum({0}, {1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "larger of two; at equality each gets half of the gradient", triton="maximum({0}, {1})"),
+    Operator("minimum", _P, np.minimum, ("where(a < b, g, where(a == b, g / 2, 0))", "where(b < a, g, where(a == b, g / 2, 0))"), "torch.minimum({0}, {1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "smaller of two; at equality each gets half of the gradient", triton="minimum({0}, {1})"),
+    Operator("clamp_min", _P, np.maximum, ("where(a >= b, g, 0)", None), "torch.clamp({0}, min={1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "max(x, number); at equality x gets the gradient", internal=True, triton="maximum({0}, {1})"),
+    Operator("clamp_max", _P, np.minimum, ("where(a <= b, g, 0)", None), "torch.clamp({0}, max={1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "min(x, number); at equality x gets the gradient", internal=True, triton="minimum({0}, {1})"),
+    Operator("where", _P, np.where, (None, "where(a, g, 0)", "where(a, 0, g)"), "torch.where({0}, {1}, {2})", "{1} if {0} else {2}", r"\begin{{cases}}{1} & \text{{if }} {0}\\ {2} & \text{{otherwise}}\end{{cases}}", "where(condition, x, y): x where the condition holds, else y; the gradient selects", triton="tl.where({0}, {1}, {2})"),
+    Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0} + {2} * ({1} - {0})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)", triton="lerp({0}, {1}, {2})"),
     Operator("lt", _C, np.less, (None, None), "{0} < {1}", "{0} < {1}", "{0} < {1}", "less", "<", 4),
     Operator("le", _C, np.less_equal, (None, None), "{0} <= {1}", "{0} <= {1}", r"{0} \le {1}", "less or equal", "<=", 4),
     Operator("gt", _C, np.greater, (None, None), "{0} > {1}", "{0} > {1}", "{0} > {1}", "greater", ">", 4),
     Operator("ge", _C, np.greater_equal, (None, None), "{0} >= {1}", "{0} >= {1}", r"{0} \ge {1}", "greater or equal", ">=", 4),
     Operator("eq", _C, np.equal, (None, None), "{0} == {1}", "{0} == {1}", "{0} = {1}", "equal", "==", 4),
     Operator("ne", _C, np.not_equal, (None, None), "{0} != {1}", "{0} != {1}", r"{0} \ne {1}", "unequal", "!=", 4),
-    Operator("sum", _R, np.sum, ("g",), "{0}.sum({dim})", latex=r"\sum_{{{axes}}} {0}", summary="sum over the axes"),
-    Operator("mean", _R, np.mean, ("g / size[A]",), "{0}.mean({dim})", latex=r"\mathop{{\mathrm{{mean}}}}_{{{axes}}} {0}", summary="mean over the axes"),
-    Operator("max", _R, np.max, (_TIES,), "{0}.amax({dim})", latex=r"\max_{{{axes}}} {0}", summary="maximum over the axes; ties share the gradient equally"),
-    Operator("min", _R, np.min, (_TIES,), "{0}.amin({dim})", latex=r"\min_{{{axes}}} {0}", summary="minimum over the axes; ties share the gradient equally"),
-    Operator("prod", _R, np.prod, ("g * product_of_others[A](a)",), "{0}.prod({dim})", latex=r"\prod_{{{axes}}} {0}", summary="product over the axes; its gradient is right where factors are zero"),
-    Operator("logsumexp", _R, _logsumexp, ("g * exp(a - y)",), "{0}.logsumexp({dim})", latex=r"\log\sum_{{{axes}}}\exp\left({0}\right)", summary="log of the sum of exponentials over the axes"),
-    Operator("softmax", _N, _softmax, ("y * (g - sum[A](g * y))",), "{0}.softmax({dim})", latex=r"\mathop{{\mathrm{{softmax}}}}_{{{axes}}}\left({0}\right)", summary="exponentials divided by their sum over the axes"),
-    Operator("layernorm", _N, _layernorm, (f"{_SPREAD} * (g - mean[A](g) - y * mean[A](g * y))",), "F.layer_norm({0}, {shape}, eps={eps})", latex=r"\mathop{{\mathrm{{layernorm}}}}_{{{axes}}}\left({0}\right)", summary="centred, and divided by the square root of variance + eps, over the axes", options=(("eps", 1e-5),)),
+    Operator("sum", _R, np.sum, ("g",), "{0}.sum({dim})", latex=r"\sum_{{{axes}}} {0}", summary="sum over the axes", triton="add"),
+    Operator("mean", _R, np.mean, ("g / size[A]",), "{0}.mean({dim})", latex=r"\mathop{{\mathrm{{mean}}}}_{{{axes}}} {0}", summary="mean over the axes", expansion="sum[A](a) / size"),
+    Operator("max", _R, np.max, (_TIES,), "{0}.amax({dim})", latex=r"\max_{{{axes}}} {0}", summary="maximum over the axes; ties share the gradient equally", triton="maximum"),
+    Operator("min", _R, np.min, (_TIES,), "{0}.amin({dim})", latex=r"\min_{{{axes}}} {0}", summary="minimum over the axes; ties share the gradient equally", triton="minimum"),
+    Operator("prod", _R, np.prod, ("g * product_of_others[A](a)",), "{0}.prod({dim})", latex=r"\prod_{{{axes}}} {0}", summary="product over the axes; its gradient is right where factors are zero", triton="multiply"),
+    Operator("logsumexp", _R, _logsumexp, ("g * exp(a - y)",), "{0}.logsumexp({dim})", latex=r"\log\sum_{{{axes}}}\exp\left({0}\right)", summary="log of the sum of exponentials over the axes", expansion="log(sum[A](exp(a - max[A](a)))) + max[A](a)"),
+    Operator("softmax", _N, _softmax, ("y * (g - sum[A](g * y))",), "{0}.softmax({dim})", latex=r"\mathop{{\mathrm{{softmax}}}}_{{{axes}}}\left({0}\right)", summary="exponentials divided by their sum over the axes", expansion="exp(a - max[A](a)) / sum[A](exp(a - max[A](a)))"),
+    Operator("layernorm", _N, _layernorm, (f"{_SPREAD} * (g - mean[A](g) - y * mean[A](g * y))",), "F.layer_norm({0}, {shape}, eps={eps})", latex=r"\mathop{{\mathrm{{layernorm}}}}_{{{axes}}}\left({0}\right)", summary="centred, and divided by the square root of variance + eps, over the axes", options=(("eps", 1e-5),), expansion="(a - mean[A](a)) * rsqrt(mean[A]((a - mean[A](a)) ** 2) + eps)"),
     Operator("product_of_others", _N, _product_of_others, (None,), "", latex=r"\prod_{{{axes}\text{{, others}}}} {0}", summary="for each entry, the product of all others", internal=True, differentiable=False),
 )
 # fmt: on

@@ -16,6 +16,7 @@ from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
 from sparank_gen.backends.torch.module import Argument, ModuleFile, class_name, module_file
+from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
 from sparank_gen.project.config import Config, UsageError, spec_files
@@ -133,6 +134,7 @@ class Renderer:
         file = module_file(mode)
         return {
             f"{self.config.package}/modes/{name}.py": self.render("torch/mode.py.j2", source, file=file),
+            f"{self.config.package}/kernels/{name}.py": self.render("triton/mode.py.j2", source, file=kernel_file(mode)),
             f"tests/test_{name}.py": self.render("tests/mode.py.j2", source, file=file, suite=test_file(mode)),
             f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
             f"docs/{name}.md": self.render("docs/mode.md.j2", source, file=file, page=mode_page(mode)),
@@ -149,6 +151,7 @@ class Renderer:
             f"{package}/layer.py": self.render("torch/layer.py.j2", source, **context),
             f"{package}/runtime.py": self.render("torch/runtime.py.j2", source),
             f"{package}/modes/__init__.py": self.render("torch/modes.py.j2", source),
+            f"{package}/kernels/__init__.py": self.render("triton/kernels.py.j2", source),
             f"{package}/py.typed": "",
             "tests/support.py": self.render("tests/support.py.j2", source),
             "tests/conftest.py": self.render("tests/conftest.py.j2", source),

@@ -153,3 +153,15 @@ class AttentionFusion(FusionModule):
         # w[t,u] = mean[a](prob[t,u,a])
         w = prob.mean(-1)  # (M, M, B)
         return out, w.transpose(0, 2)
+
+    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels."""
+        from sparank_fusion.kernels import attention as kernels
+
+        W = self.attn.in_proj_weight
+        c = self.attn.in_proj_bias
+        U = self.attn.out_proj.weight
+        d = self.attn.out_proj.bias
+        scale = self.norm.weight
+        shift = self.norm.bias
+        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_weights)

@@ -42,3 +42,9 @@ class ConcatFusion(FusionModule):
 
     def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
         return (torch.cat(h, dim=-1),)
+
+    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels."""
+        from sparank_fusion.kernels import concat as kernels
+
+        return kernels.fuse(h, return_weights)

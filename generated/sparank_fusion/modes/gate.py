@@ -89,3 +89,12 @@ class GateFusion(FusionModule):
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.stack((g_0, 1 - g_0))  # (M, B, dim)
         return out, g
+
+    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels."""
+        from sparank_fusion.kernels import gate as kernels
+
+        modules = cast("Iterable[nn.Linear]", self.gate_projs)
+        W = [module.weight for module in modules]
+        c = [module.bias for module in modules]
+        return kernels.fuse(h, W, c, return_weights)

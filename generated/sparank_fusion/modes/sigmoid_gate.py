@@ -71,3 +71,12 @@ class SigmoidGateFusion(FusionModule):
         # g[1,i] = 1 - z[i]
         g = torch.stack((z, 1 - z))  # (M, B, dim)
         return out, g
+
+    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels."""
+        from sparank_fusion.kernels import sigmoid_gate as kernels
+
+        module = cast(nn.Linear, self.gate_net[0])
+        W = module.weight
+        c = module.bias
+        return kernels.fuse(h, W, c, return_weights)

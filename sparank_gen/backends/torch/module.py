@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
-from sparank_gen.backends.torch.emit import Emitter
+from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
@@ -72,13 +72,15 @@ class ModuleFile:
     block: str | None
     batch_dims: tuple[int, ...]
     functions: tuple[Function, ...]
+    bindings: tuple[str, ...]
+    kernel_arguments: str
     formulas: tuple[str, ...]
     parameters: tuple[tuple[str, str, str], ...]
 
     @property
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
-        text = "\n".join(function.text for function in self.functions)
+        text = self.text
         names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
         names += ["require_at_least"] if any(argument.minimum is not None for argument in self.arguments) else []
         names += ["require_multiple"] if self.checks else []
@@ -86,12 +88,18 @@ class ModuleFile:
 
     def uses(self, prefix: str) -> bool:
         """Whether the code of the file mentions ``prefix``."""
-        return any(prefix in function.text for function in self.functions)
+        return prefix in self.text
+
+    @property
+    def text(self) -> str:
+        return "\n".join((*(function.text for function in self.functions), *self.bindings))
 
 
 def module_file(mode: Mode) -> ModuleFile:
     """The file of one mode."""
     names = _symbols(mode, "")
+    variables = parameter_variables(mode)
+    passed = [*variables.values(), *(f"self.{h.name.value}" for h in mode.spec.hyperparameters)]
     return ModuleFile(
         mode=mode,
         class_name=class_name(mode.name),
@@ -102,6 +110,8 @@ def module_file(mode: Mode) -> ModuleFile:
         block=_block(mode, names),
         batch_dims=tuple(layout.dimensions.index(("b",)) for layout in (mode.out, mode.weights) if layout),
         functions=functions(mode),
+        bindings=tuple(_bindings(mode.modules, variables)),
+        kernel_arguments="".join(f"{name}, " for name in passed),
         formulas=formulas(mode.program),
         parameters=tuple(_parameter_rows(mode)),
     )
@@ -118,6 +128,12 @@ def arguments(mode: Mode) -> tuple[Argument, ...]:
         Argument(h.name.value, h.type, repr(h.default), None if h.minimum is None else repr(h.minimum), h.help)
         for h in mode.spec.hyperparameters
     )
+
+
+def parameter_variables(mode: Mode) -> dict[str, str]:
+    """The variable that holds each parameter in a function that has no other names to avoid but its own."""
+    emitter = Emitter(mode.program.extents, {}, taken=set(RESERVED | {"kernels", "return_weights"}))
+    return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
 
 
 def prepared(mode: Mode) -> Program:

@@ -1,0 +1,625 @@
+"""From the graph to the statements of a kernel in which a program owns a tile of batch rows.
+
+The batch axis is dimension 0 of every tile. Axes over modalities, and axes of a small fixed extent, are unrolled into
+tuples of tiles. Every other axis is a dimension of the tile, padded to a power of two; what the padding holds is
+tracked, and restored to the neutral element before a reduction where it has to be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sparank_gen.backends.torch.emit import NOUNS
+from sparank_gen.backends.torch.lower import number_code
+from sparank_gen.backends.torch.values import Scalar, parenthesised
+from sparank_gen.backends.triton.tiles import Tile, expansion
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.rewrite import is_tensor
+from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.ops import OPERATORS
+
+LARGEST_UNROLLED = 4
+LONGEST = 70
+RESERVED = frozenset(
+    """
+    tl triton torch math range float int tuple B M b in_b batch ROWS ACC PRECISION program programs
+    add multiply maximum minimum contract square power sigmoid tanh gelu silu softplus lerp integer_power None True False
+    """.split()
+)
+NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a tensor lies in memory.
+
+    Attributes:
+        name: its name in the math.
+        slots: for each index of its leaves, the axis that gives its extent.
+        order: the positions of the slots in memory order, without ``listed``; row-major.
+        listed: the slot along which it is a tuple of tensors, or None.
+        strided: whether the rows have a stride of their own.
+        count: how many entries its batch dimension has.
+    """
+
+    name: str
+    slots: tuple[str, ...]
+    order: tuple[int, ...]
+    listed: int | None = None
+    strided: bool = False
+    count: str = "batch"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A result that a kernel writes: ``node``, indexed by ``axes``, into ``storage``; summed over rows if ``partial``."""
+
+    storage: Storage
+    node: Node
+    axes: tuple[str, ...]
+    partial: bool = False
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A variable: a tile, or a tuple of tiles along unrolled axes."""
+
+    name: str
+    unrolled: tuple[str, ...]
+    tile: Tile
+
+
+@dataclass
+class KernelPrinter:
+    """Prints one kernel.
+
+    Attributes:
+        program: an expanded program.
+        storages: the tensors that its leaves read.
+        symbols: how the names in extents are written in the kernel.
+        optional: cotangents that may be absent, with the constant that says whether they are there.
+    """
+
+    program: Program
+    storages: Mapping[str, Storage]
+    symbols: Mapping[str, str]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    depth: int = 0
+    taken: set[str] = field(default_factory=lambda: set(RESERVED))
+    values: dict[object, Kept] = field(default_factory=dict)
+    lanes: dict[Extent, str] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    uses: Counter[Node] = field(default_factory=Counter)
+
+    # Names, axes and lines
+
+    def unique(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self.taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        self.taken.add(candidate)
+        return candidate
+
+    def emit(self, line: str) -> None:
+        self.lines.append("    " * self.depth + line)
+
+    @contextmanager
+    def indented(self) -> Iterator[None]:
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def is_unrolled(self, axis: str) -> bool:
+        extent = self.program.extents[axis]
+        known = extent.constant
+        return extent == self.program.extents["m"] or (known is not None and known <= LARGEST_UNROLLED)
+
+    def split(self, axes: Sequence[str] | frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Axes in canonical order: the unrolled ones, and those of the tile with the batch first."""
+        order = [axis for axis in self.program.extents if axis in axes]
+        unrolled = tuple(axis for axis in order if axis != BATCH and self.is_unrolled(axis))
+        rest = [axis for axis in order if axis not in unrolled and axis != BATCH]
+        return unrolled, ((BATCH,) if BATCH in axes else ()) + tuple(rest)
+
+    def extent(self, axis: str) -> str:
+        if axis == BATCH:
+            return "batch"
+        return self.program.extents[axis].code(self.symbols)
+
+    def lane(self, axis: str) -> str:
+        """The variable that counts along an axis; axes of one extent share it."""
+        if axis == BATCH:
+            return "b"
+        extent = self.program.extents[axis]
+        if extent not in self.lanes:
+            self.lanes[extent] = self.unique(axis)
+        return self.lanes[extent]
+
+    def size(self, axis: str) -> str:
+        """The padded size of a dimension of a tile."""
+        return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
+
+    def mask(self, axes: Sequence[str], within: Sequence[str]) -> str:
+        """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``."""
+        return " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
+
+    # Reading and writing memory
+
+    def address(self, storage: Storage, indices: Sequence[str | int], env: Mapping[str, str], axes: Sequence[str]) -> str:
+        """The pointers to an element, or to a tile with dimensions ``axes``."""
+        pointer = f"{storage.name}_ptr"
+        self.used.add(storage.name)
+
+        def position(index: str | int) -> str:
+            return str(index) if isinstance(index, int) else env[index]
+
+        if storage.listed is not None:
+            pointer = f"{storage.name}_ptrs[{position(indices[storage.listed])}]"
+        terms = [pointer]
+        stride: list[str] = []
+        for slot in reversed(storage.order):
+            index = indices[slot]
+            is_tile = isinstance(index, str) and index in axes
+            code = self.lane(str(index)) + expansion((str(index),), axes) if is_tile else position(index)
+            by = " * ".join(stride)
+            if storage.strided and storage.slots[slot] == BATCH:
+                assert storage.listed is not None
+                by = f"{storage.name}_rows[{position(indices[storage.listed])}]"
+            if code != "0":
+                terms.append(f"{code} * {by}" if by else code)
+            axis = storage.slots[slot]
+            stride.insert(0, storage.count if axis == BATCH else self._factor(axis))
+        return " + ".join([terms[0], *reversed(terms[1:])])
+
+    def _factor(self, axis: str) -> str:
+        code = self.extent(axis)
+        return code if code.isidentifier() or code.isdigit() else f"({code})"
+
+    def load(self, leaf: Node, env: Mapping[str, str], axes: Sequence[str] | None = None) -> Tile:
+        """A leaf read from memory, its padding zero."""
+        name, indices = leaf.data
+        if axes is None:
+            axes = self.split(leaf.axes)[1]
+        address = self.address(self.storages[name], indices, env, axes)
+        padding = dict.fromkeys((axis for axis in axes if axis != BATCH), 0.0)
+        mask = f", mask={self.mask(axes, axes)}, other=0.0" if axes else ""
+        return Tile(f"tl.load({address}{mask})", tuple(axes), padding=padding)
+
+    def store(self, store: Store) -> None:
+        """Write a result, one tensor or slice for each position of its unrolled axes."""
+        unrolled, axes = self.split(tuple(axis for axis in store.axes if not (store.partial and axis == BATCH)))
+        if store.condition:
+            self.emit(f"if {store.condition}:")
+            self.depth += 1
+        env: dict[str, str] = {}
+        start = self.depth
+        for axis in unrolled:
+            env[axis] = axis
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+            self.depth += 1
+        tile = self.expression(store.node, env)
+        if isinstance(tile, Scalar):
+            tile = Tile(f"tl.full((), {tile.code}, ACC)", ())
+        if store.partial:
+            masked = self.restored(tile, [BATCH], 0.0)
+            tile = Tile(f"tl.sum({masked.code}, 0)", tile.axes[1:])
+        missing = [axis for axis in axes if axis not in tile.axes]
+        tile = tile.aligned(axes) if tile.axes else tile
+        if missing:
+            tile = Tile(self.broadcast(tile, axes), axes)
+        mask = f", mask={self.mask(axes, axes)}" if axes else ""
+        address = self.address(store.storage, store.axes, env | {BATCH: "program"}, axes)
+        self.emit(f"tl.store({address}, {tile.code}{mask})")
+        self.depth = start - (1 if store.condition else 0)
+
+    def broadcast(self, tile: Tile, axes: Sequence[str]) -> str:
+        """Code for a tile with all of ``axes`` at full size."""
+        sizes = ", ".join(self.size(axis) for axis in axes)
+        return f"tl.broadcast_to({tile.aligned(axes).code if tile.axes else tile.code}, ({sizes}{',' if len(axes) == 1 else ''}))"
+
+    # Statements
+
+    def run(self, stores: Sequence[Store]) -> None:
+        """All statements of the kernel."""
+        roots = [store.node for store in stores]
+        order = list(ir.reachable(roots))
+        self.uses = Counter(arg for node in order for arg in node.args)
+        self.uses.update(roots)
+        definitions = {definition.node: definition for definition in self.program.definitions}
+        for store in stores:
+            for node in ir.reachable([store.node]):
+                if node.op == "leaf" and BATCH in node.axes:
+                    self.keep_leaf(node)
+                elif self.needs_variable(node, definitions) and node not in self.values:
+                    definition = definitions.get(node)
+                    name = definition.name if definition else NOUNS.get(node.op, node.op)
+                    self.keep(node, name, definition.source if definition else "")
+            self.store(store)
+
+    def needs_variable(self, node: Node, definitions: Mapping[Node, object]) -> bool:
+        if node.op in ("leaf", "constant", "extent", "rename", "select") or not is_tensor(node):
+            return False
+        if self.is_reduction_over_unrolled(node):
+            return True
+        return bool(node.axes) and (node in definitions or self.uses[node] > 1)
+
+    def is_reduction_over_unrolled(self, node: Node) -> bool:
+        return node.op in (*NEUTRAL, "product_of_others") and any(self.is_unrolled(a) for a in node.over if a != BATCH)
+
+    def leaf_key(self, leaf: Node) -> object:
+        name, indices = leaf.data
+        slots = self.storages[name].slots
+        return (name, tuple(
+            "u" if slot != BATCH and self.is_unrolled(slot) else index if isinstance(index, int) else self.lane(index)
+            for slot, index in zip(slots, indices, strict=True)
+        ))
+
+    def keep_leaf(self, leaf: Node) -> None:
+        """Load a tensor that has rows once, for every position of its unrolled axes."""
+        key = self.leaf_key(leaf)
+        if key in self.values:
+            return
+        name, indices = leaf.data
+        slots = self.storages[name].slots
+        unrolled = tuple(slot for slot in slots if slot != BATCH and self.is_unrolled(slot))
+        read = [index if isinstance(index, int) and slot not in unrolled else slot for slot, index in zip(slots, indices, strict=True)]
+        full = ir.leaf(name, read)
+        variable = self.unique(name)
+        env = {axis: axis for axis in unrolled}
+        axes = self.split(full.axes - set(unrolled))[1]
+        if not unrolled:
+            tile = self.load(full, {}, axes)
+            self.emit(f"{variable} = {self.present(name, tile, axes)}")
+        else:
+            self.emit(f"{variable} = ()")
+            start = self.depth
+            for axis in unrolled:
+                self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+                self.depth += 1
+            tile = self.load(full, env, axes)
+            self.emit(f"{variable} = {variable} + ({self.present(name, tile, axes)},)")
+            self.depth = start
+        self.values[key] = Kept(variable, unrolled, Tile("", axes, padding=tile.padding))
+
+    def present(self, name: str, tile: Tile, axes: Sequence[str]) -> str:
+        """A loaded tile in the accumulator's type; zero where the tensor is absent."""
+        code = f"{tile.code}.to(ACC)"
+        if name in self.optional:
+            sizes = ", ".join(self.size(axis) for axis in axes)
+            code = f"{code} if {self.optional[name]} else tl.zeros(({sizes},), ACC)"
+        return code
+
+    def keep(self, node: Node, name: str, source: str = "") -> None:
+        """A statement, or loops, that give a node a variable."""
+        variable = self.unique(name)
+        unrolled = self.split(node.axes)[0]
+        inner = tuple(axis for axis in node.over if axis != BATCH and self.is_unrolled(axis))
+        inner = inner if self.is_reduction_over_unrolled(node) else ()
+        for line in source.split("\n") if source else ():
+            self.emit(f"# {line}")
+        start = self.depth
+        env = {axis: axis for axis in unrolled}
+        if unrolled:
+            self.emit(f"{variable} = ()")
+        for axis in unrolled:
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+            self.depth += 1
+        if inner:
+            target = self.unique("total") if unrolled else variable
+            tile = self.reduce_unrolled(node, inner, env, target)
+        else:
+            target, tile = "", self.as_tile(self.expression(node, env))
+        if unrolled:
+            self.emit(f"{variable} = {variable} + ({target or tile.code},)")
+        elif not inner:
+            self.emit(f"{variable} = {tile.code}")
+        self.depth = start
+        if inner and unrolled:
+            self.taken.discard(target)
+        self.values[node] = Kept(variable, unrolled, tile)
+
+    def as_tile(self, value: Tile | Scalar) -> Tile:
+        return value if isinstance(value, Tile) else Tile(value.code, (), value.precedence)
+
+    def reduce_unrolled(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:
+        """Loops that combine what a reduction gives at each position of its unrolled axes."""
+        if node.op == "product_of_others":
+            return self.product_of_others(node, inner, env, target)
+        lanes = tuple(axis for axis in node.over if axis not in inner)
+        part = ir.reduce(node.op, node.args[0], lanes) if lanes else node.args[0]
+        self.emit(f"{target} = {neutral_code(node.op)}")
+        start = self.depth
+        for axis in inner:
+            env = env | {axis: self.loop_name(axis, env)}
+            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis)}):")
+            self.depth += 1
+        tile = self.as_tile(self.reduced(part, env) if lanes else self.expression(part, env))
+        combine = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "maximum({0}, {1})", "min": "minimum({0}, {1})"}[node.op]
+        code = parenthesised(Scalar(tile.code, tile.precedence), 8 if node.op == "prod" else 7) if node.op in ("sum", "prod") else tile.code
+        self.emit(f"{target} = {combine.format(target, code)}")
+        self.depth = start
+        return Tile("", tile.axes, padding=self.padding_after(node.op, [tile, tile], tile.axes) if node.op != "prod" else {})
+
+    def loop_name(self, axis: str, env: Mapping[str, str]) -> str:
+        return axis if axis not in env.values() else f"{axis}_other"
+
+    def product_of_others(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:
+        """For one position of the unrolled axes, the product of what all other positions hold."""
+        assert len(inner) == len(node.over), "products over lanes are left to torch"
+        self.emit(f"{target} = 1.0")
+        start, other = self.depth, dict(env)
+        for axis in inner:
+            other[axis] = f"{axis}_other"
+            self.emit(f"for {axis}_other in tl.static_range({self.extent(axis)}):")
+            self.depth += 1
+        same = " and ".join(f"{axis}_other == {env[axis]}" for axis in inner)
+        tile = self.as_tile(self.expression(node.args[0], other))
+        self.emit(f"if not ({same}):")
+        with self.indented():
+            self.emit(f"{target} = {target} * {tile.atom}")
+        self.depth = start
+        return Tile("", tile.axes)
+
+    # Expressions
+
+    def expression(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        """The value of ``node`` at the positions ``env`` of its unrolled axes."""
+        if node in self.values:
+            return self.read(self.values[node], env)
+        if not is_tensor(node):
+            return self.number(node)
+        if node.op == "leaf":
+            return self.leaf(node, env)
+        if node.op == "rename":
+            return self.renamed(node, env)
+        if node.op in ("select", "place", "stack"):
+            return getattr(self, node.op)(node, env)  # type: ignore[no-any-return]
+        operator = OPERATORS[node.op]
+        if operator.kind in ("pointwise", "comparison"):
+            return self.pointwise(node, env)
+        return self.reduced(node, env)
+
+    def read(self, kept: Kept, env: Mapping[str, str]) -> Tile:
+        if not kept.unrolled:
+            return replace(kept.tile, code=kept.name, precedence=10)
+        index = env[kept.unrolled[0]]
+        for axis in kept.unrolled[1:]:
+            extent = self.extent(axis)
+            index = f"{index if index.isidentifier() or index.isdigit() else f'({index})'} * {extent} + {env[axis]}"
+        return replace(kept.tile, code=f"{kept.name}[{index}]", precedence=10)
+
+    def leaf(self, node: Node, env: Mapping[str, str]) -> Tile:
+        name, indices = node.data
+        if BATCH not in node.axes:
+            tile = self.load(node, env)
+            return replace(tile, code=f"{tile.code}.to(ACC)")
+        slots = self.storages[name].slots
+        kept = self.values[self.leaf_key(node)]
+        position = {
+            slot: str(index) if isinstance(index, int) else env[index]
+            for slot, index in zip(slots, indices, strict=True)
+            if slot in kept.unrolled
+        }
+        names = {slot: index for slot, index in zip(slots, indices, strict=True) if isinstance(index, str)}
+        return self.read(kept, position).renamed(names)
+
+    def number(self, node: Node) -> Scalar:
+        """A number: arithmetic on extents as it is, anything else computed on the host and passed in."""
+        if node.op == "constant":
+            return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
+        if node.op == "extent":
+            code = node.data.code(self.symbols)
+            return Scalar(code, 10 if code.isidentifier() or code.isdigit() else 6)
+        code = self.host_number(node)
+        if code not in self.numbers:
+            self.numbers[code] = self.unique("NUMBER")
+        return Scalar(self.numbers[code])
+
+    def host_number(self, node: Node) -> str:
+        if node.op == "constant":
+            return f"({number_code(node.data)})" if node.data < 0 else number_code(node.data)
+        if node.op == "extent":
+            return f"({node.data.code(self.symbols)})"
+        operator = OPERATORS[node.op]
+        return f"({operator.scalar.format(*(self.host_number(arg) for arg in node.args))})"
+
+    def renamed(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        names = dict(node.data)
+        inner = dict(env)
+        for old, new in names.items():
+            if new in env:
+                inner[old] = env[new]
+        value = self.expression(node.args[0], inner)
+        return value.renamed(names) if isinstance(value, Tile) else value
+
+    def select(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        (axis,), position = node.over, node.data
+        if self.is_unrolled(axis):
+            return self.expression(node.args[0], {**env, axis: str(position)})
+        tile = self.as_tile(self.expression(node.args[0], env))
+        if axis not in tile.axes:
+            return tile
+        at = tile.axes.index(axis)
+        rest = tuple(other for other in tile.axes if other != axis)
+        chosen = f"tl.where({self.lane(axis)}{expansion((axis,), tile.axes)} == {position}, {tile.code}, 0.0)"
+        return Tile(f"tl.sum({chosen}, {at})", rest, padding={a: v for a, v in tile.padding.items() if a != axis})
+
+    def place(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        (axis,), position = node.over, node.data
+        value = self.as_tile(self.expression(node.args[0], env))
+        if self.is_unrolled(axis):
+            if env[axis].isdigit():
+                return value if int(env[axis]) == position else Scalar("0.0")
+            code = f"{value.code} if {env[axis]} == {position} else tl.zeros_like({value.code})"
+            padding = {a: v for a, v in value.padding.items() if v == 0.0}
+            return Tile(f"({code})", value.axes, padding=padding)
+        axes = self.split(frozenset({*value.axes, axis}))[1]
+        lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
+        code = value.aligned(axes).code if value.axes else value.code
+        padding = {a: v for a, v in value.padding.items() if v == 0.0} | {axis: 0.0}
+        return Tile(f"tl.where({lane} == {position}, {code}, 0.0)", axes, padding=padding)
+
+    def stack(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        (axis,) = node.over
+        if self.is_unrolled(axis) and env[axis].isdigit():
+            return self.expression(node.args[int(env[axis])], env)
+        pieces = [self.as_tile(self.expression(piece, env)) for piece in node.args]
+        union = frozenset(a for piece in pieces for a in piece.axes)
+        if self.is_unrolled(axis):
+            axes = self.split(union)[1]
+            codes = [p.ordered(axes).code if set(p.axes) == union else self.broadcast(p, axes) for p in pieces]
+            code = codes[-1]
+            for position in reversed(range(len(codes) - 1)):
+                code = f"({codes[position]}) if {env[axis]} == {position} else ({code})"
+            return Tile(f"({code})", axes)
+        axes = self.split(union | {axis})[1]
+        lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
+        codes = [piece.aligned(axes).code if piece.axes else f"tl.full((), {piece.code}, ACC)" for piece in pieces]
+        code = codes[-1]
+        for position in reversed(range(len(codes) - 1)):
+            code = f"tl.where({lane} == {position}, {codes[position]}, {code})"
+        return Tile(code, axes)
+
+    def pointwise(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        operator = OPERATORS[node.op]
+        values = [self.expression(arg, env) for arg in node.args]
+        tiles = [value for value in values if isinstance(value, Tile)]
+        axes = self.union(tiles)
+        values = [value.aligned(axes) if isinstance(value, Tile) and value.axes else value for value in values]
+        padding = self.padding_after(node.op, values, axes)
+        if node.op == "pow" and node.args[1].op == "constant" and node.args[1].data == int(node.args[1].data) > 0:
+            exponent = int(node.args[1].data)
+            call = f"square({values[0].code})" if exponent == 2 else f"integer_power({values[0].code}, {exponent})"
+            return Tile(call, axes, padding=padding)
+        if node.op == "where":
+            values = [values[0], *(
+                Scalar(f"tl.full((), {value.code}, ACC)") if isinstance(value, Scalar) else value for value in values[1:]
+            )]
+            if isinstance(values[0], Scalar):
+                return Tile(f"({values[1].code} if {values[0].code} else {values[2].code})", axes)
+        template = operator.triton or operator.torch
+        infix = bool(operator.symbol) and not operator.triton
+        codes = []
+        for position, value in enumerate(values):
+            tight = operator.precedence + (1 if position else 0)
+            codes.append((value.code if value.precedence >= tight else f"({value.code})") if infix else value.code)
+        return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
+
+    def union(self, tiles: Sequence[Tile]) -> tuple[str, ...]:
+        """The dimensions of a pointwise result: those of an operand that has them all, or the canonical order."""
+        union = frozenset(axis for tile in tiles for axis in tile.axes)
+        whole = next((tile.axes for tile in tiles if len(tile.axes) == len(union)), None)
+        return whole if whole is not None else self.split(union)[1]
+
+    def padding_after(self, op: str, values: Sequence[Tile | Scalar], axes: Sequence[str]) -> dict[str, float]:
+        """What a pointwise result holds in the padding of each axis: known where all operands are."""
+        meaning = OPERATORS[{"max": "maximum", "min": "minimum", "sum": "add"}.get(op, op)].meaning
+        known: dict[str, float] = {}
+        for axis in axes:
+            held: list[float | None] = []
+            for value in values:
+                if isinstance(value, Scalar):
+                    held.append(_literal(value.code))
+                else:
+                    held.append(value.padding.get(axis) if axis in value.axes else None)
+            if all(number is not None for number in held):
+                with np.errstate(all="ignore"):
+                    result = float(meaning(*(np.float64(number) for number in held)))  # type: ignore[arg-type]
+                if np.isfinite(result):
+                    known[axis] = result
+        return known
+
+    def restored(self, tile: Tile, axes: Sequence[str], value: float) -> Tile:
+        """``tile`` with ``value`` in the padding of ``axes``."""
+        wrong = [axis for axis in axes if tile.padding.get(axis) != value]
+        if not wrong:
+            return tile
+        code = f"tl.where({self.mask(wrong, tile.axes)}, {tile.code}, {infinite(value)})"
+        return Tile(code, tile.axes, padding={axis: value for axis in tile.axes if axis in axes})
+
+    def reduced(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        """A reduction over dimensions of a tile."""
+        if node.op == "product_of_others":
+            raise NotImplementedError("a product over lanes without one factor has no kernel")
+        contracted = self.contraction(node, env) if node.op == "sum" else None
+        if contracted is not None:
+            return contracted
+        tile = self.as_tile(self.expression(node.args[0], env))
+        missing = [axis for axis in node.over if axis not in tile.axes]
+        if missing:
+            axes = self.split(frozenset({*tile.axes, *missing}))[1]
+            tile = Tile(self.broadcast(tile, axes), axes)
+        tile = self.restored(tile, node.over, NEUTRAL[node.op])
+        for axis in node.over:
+            at = tile.axes.index(axis)
+            call = f"tl.sum({tile.code}, {at})" if node.op == "sum" else f"tl.reduce({tile.code}, {at}, {OPERATORS[node.op].triton})"
+            padding = {a: v for a, v in tile.padding.items() if a != axis and v == NEUTRAL[node.op]}
+            tile = Tile(call, tile.axes[:at] + tile.axes[at + 1 :], padding=padding)
+        return tile
+
+    def contraction(self, node: Node, env: Mapping[str, str]) -> Tile | None:
+        """A sum of products with one stored parameter as a matrix product, or None where it is none."""
+        factors = factors_of(node.args[0])
+        if node.args[0] in self.values or len(factors) < 2:
+            return None
+        over = set(node.over)
+        for position, weight in enumerate(factors):
+            rest = [*factors[:position], *factors[position + 1 :]]
+            lanes = set(self.split(weight.axes)[1])
+            if weight.op != "leaf" or BATCH in weight.axes or not over <= lanes or not any(BATCH in f.axes for f in rest):
+                continue
+            operand = product_of(rest)
+            outer = tuple(axis for axis in self.split(weight.axes)[1] if axis not in over)
+            if not over <= operand.axes or set(outer) & operand.axes or not outer:
+                continue
+            return self.matrix_product(weight, operand, outer, self.split(over)[1], env)
+        return None
+
+    def matrix_product(
+        self, weight: Node, operand: Node, outer: tuple[str, ...], inner: tuple[str, ...], env: Mapping[str, str]
+    ) -> Tile:
+        tile = self.as_tile(self.expression(operand, env))
+        rows = tuple(axis for axis in tile.axes if axis not in inner)
+        tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0)
+        left = self.flat(tile.code, (rows, inner), len(tile.axes))
+        matrix = self.load(weight, env, (*inner, *outer))
+        right = self.flat(matrix.code, (inner, outer), len(matrix.axes))
+        code = f"contract({left}, {right}, ACC, PRECISION)"
+        padding = dict.fromkeys(outer, 0.0)
+        if len(rows) + len(outer) > 2:
+            sizes = ", ".join(self.size(axis) for axis in (*rows, *outer))
+            code = f"tl.reshape({code}, ({sizes}))"
+        return Tile(code, (*rows, *outer), padding=padding)
+
+    def flat(self, code: str, groups: Sequence[Sequence[str]], rank: int) -> str:
+        """A tile as a matrix: each group of dimensions becomes one."""
+        if rank == 2:
+            return code
+        sizes = ", ".join(" * ".join(self.size(axis) for axis in group) for group in groups)
+        return f"tl.reshape({code}, ({sizes}))"
+
+
+def neutral_code(op: str) -> str:
+    return infinite(NEUTRAL[op])
+
+
+def infinite(value: float) -> str:
+    return repr(value) if np.isfinite(value) else f'float("{value}")'
+
+
+def _literal(code: str) -> float | None:
+    try:
+        return float(code)
+    except ValueError:
+        return None
