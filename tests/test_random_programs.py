@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,15 +76,23 @@ def definition_order(array: Array, mode: Mode, layout: Any, sizes: dict[str, int
     return np.transpose(whole, [layout.axes.index(axis) for axis in ("b", *mode.program[layout.name].axes)])
 
 
-def check_program(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+def check_program(
+    text: str,
+    dim: int,
+    n_modalities: int,
+    hidden: int,
+    batch: int,
+    build: Callable[[Mode], tuple[Any, str]] = compiled,
+    backend: str = "torch",
+) -> None:
     """Compile a spec and compare outputs, weights and all gradients with the evaluator."""
     mode = check_spec(parse_spec(text, "random.yaml"))
-    made, source = compiled(mode)
+    made, source = build(mode)
     if currently_in_test_context():
         note(source)
     options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
     case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
-    layer = made(dim, case.n_modalities, **dict(options)).double()
+    layer = made(dim, case.n_modalities, **dict(options), backend=backend).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
     features = [torch.from_numpy(rule(f"features.{m}", (batch, dim))).requires_grad_() for m in range(case.n_modalities)]
     out, info = layer(features, return_gates=True)

@@ -274,3 +274,19 @@ def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     if start.dtype is end.dtype and start.dtype is weight.dtype:
         return torch.lerp(start, end, weight)
     return start + weight * (end - start)
+
+
+def place(tensor: Tensor, dim: int, position: int, size: int) -> Tensor:
+    """``tensor`` at one position of a new dimension, zero elsewhere."""
+    zero = torch.zeros_like(tensor)
+    return torch.stack([tensor if k == position else zero for k in range(size)], dim)
+
+
+def others(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """For each entry, the product of all others along ``dims``; right where entries are zero."""
+    rest = [dim for dim in range(tensor.ndim) if dim not in dims]
+    moved = tensor.permute(*rest, *dims)
+    flat = moved.reshape(*moved.shape[: len(rest)], -1)
+    is_self = torch.eye(flat.shape[-1], dtype=torch.bool, device=tensor.device)
+    products = torch.where(is_self, 1.0, flat.unsqueeze(-2)).prod(-1).reshape(moved.shape)
+    return products.permute([[*rest, *dims].index(dim) for dim in range(tensor.ndim)])

@@ -105,6 +105,14 @@ def softplus(x):
 
 
 @triton.jit
+def product_of_others(x):
+    """For each column of a matrix, the product of all others in its row."""
+    n = tl.arange(0, x.shape[1])
+    is_self = n[None, :, None] == n[None, None, :]
+    return tl.reduce(tl.where(is_self, 1.0, x[:, :, None]), 1, multiply)
+
+
+@triton.jit
 def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     """The matrix product of a tile and a weight, in the weight's type, accumulated in ``ACC``."""
     if x.shape[0] >= 16 and x.shape[1] >= 16 and w.shape[1] >= 16:

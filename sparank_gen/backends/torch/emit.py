@@ -14,6 +14,7 @@ RESERVED = frozenset(
     """
     self torch F math nn Tensor len zip h return_weights sum_all sum_of_products lerp map list tuple float int
     features range min max abs sum dim l O I module modules cast Iterable dot
+    place others
     """.split()
 )
 LONGEST_LINE = 84

@@ -99,6 +99,8 @@ class Lowering:
             return self.select(node)
         if node.op == "stack":
             return self.stack(node)
+        if node.op == "place":
+            return self.place(node)
         kind = OPERATORS[node.op].kind
         if kind in ("pointwise", "comparison"):
             return contract.affine(self, node) or self.pointwise(node)
@@ -178,6 +180,12 @@ class Lowering:
             return Dense(f"torch.stack(({codes}))", (*node.over, *axes))
         codes = ", ".join(piece.aligned(axes).code for piece in pieces)
         return Dense(f"torch.stack(torch.broadcast_tensors({codes}))", (*node.over, *axes))
+
+    def place(self, node: Node) -> Value:
+        """A value at one position of a new first dimension, zero elsewhere; only derivatives have it."""
+        (axis,) = node.over
+        value = self.dense(self.tensor(self.lower(node.args[0])))
+        return Dense(f"place({value.code}, 0, {node.data}, {self.emitter.extent_code(axis)})", (axis, *value.axes))
 
     # Lists and dense tensors
 
@@ -296,6 +304,8 @@ class Lowering:
         """A reduction or normalisation of one tensor by a method of torch."""
         operator = OPERATORS[op]
         rest = tuple(axis for axis in value.axes if axis not in over)
+        if op == "product_of_others":
+            return Dense(f"others({value.code}, {tuple(value.axes.index(axis) for axis in over)})", value.axes)
         if len(over) == 1:
             code = operator.torch.format(value.atom, dim=value.dim(over[0]))
             return Dense(code, value.axes if operator.kind == "normalisation" else rest)

@@ -12,7 +12,7 @@ from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, prepared
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
-from sparank_gen.backends.triton.kernel import KernelPrinter, Storage, Store
+from sparank_gen.backends.triton.kernel import TILE_FUNCTIONS, KernelPrinter, Storage, Store
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
@@ -32,12 +32,7 @@ HOST_NAMES = frozenset(
     position rows tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
-TILE_FUNCTIONS = tuple(
-    """
-    add multiply maximum minimum contract square integer_power power lerp sigmoid tanh gelu silu softplus
-    """.split()
-)
-TORCH_FUNCTIONS = ("dot", "place", "product_of_others", "sum_all", "sum_of_products")
+TORCH_FUNCTIONS = ("dot", "others", "place", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
@@ -267,7 +262,7 @@ def _kernel(
     prologue = ["b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
         prologue.append("batch = tl.zeros((), tl.int64) + B")
-    if "program *" in text:
+    if re.search(r"\bprogram\b", text):
         prologue.append("program = tl.program_id(0).to(tl.int64)")
     if "programs" in text:
         prologue.append("programs = tl.num_programs(0).to(tl.int64)")

@@ -27,12 +27,18 @@ from sparank_gen.lang.ops import OPERATORS
 
 LARGEST_UNROLLED = 4
 LONGEST = 70
-RESERVED = frozenset(
+TILE_FUNCTIONS = tuple(
     """
-    tl triton torch math range float int tuple B M b in_b batch ROWS ACC PRECISION program programs
-    add multiply maximum minimum contract square power sigmoid tanh gelu silu softplus lerp integer_power None True False
+    add multiply maximum minimum contract square integer_power power lerp sigmoid tanh gelu silu softplus
+    product_of_others
     """.split()
 )
+RESERVED = frozenset(
+    """
+    tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS ACC PRECISION HAS_WEIGHTS program programs
+    forward backward fuse launch acc precision rows_for shaped unit_stride None True False and or not if else for in is
+    """.split()
+) | frozenset(TILE_FUNCTIONS)
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
 
@@ -356,8 +362,10 @@ class KernelPrinter:
 
     def product_of_others(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:
         """For one position of the unrolled axes, the product of what all other positions hold."""
-        assert len(inner) == len(node.over), "products over lanes are left to torch"
-        self.emit(f"{target} = 1.0")
+        lanes = tuple(axis for axis in node.over if axis not in inner)
+        own = self.as_tile(self.expression(node.args[0], env))
+        own = self.lane_others(own, lanes) if lanes else replace(own, code="1.0")
+        self.emit(f"{target} = {own.code}")
         start, other = self.depth, dict(env)
         for axis in inner:
             other[axis] = f"{axis}_other"
@@ -365,11 +373,31 @@ class KernelPrinter:
             self.depth += 1
         same = " and ".join(f"{axis}_other == {env[axis]}" for axis in inner)
         tile = self.as_tile(self.expression(node.args[0], other))
+        if lanes:
+            tile = self.as_tile(self.reduced(ir.reduce("prod", node.args[0], lanes), other)).aligned(own.axes)
         self.emit(f"if not ({same}):")
         with self.indented():
             self.emit(f"{target} = {target} * {tile.atom}")
         self.depth = start
-        return Tile("", tile.axes)
+        return Tile("", own.axes)
+
+    def lane_others(self, tile: Tile, over: Sequence[str]) -> Tile:
+        """For every position along lanes, the product of what the other positions hold."""
+        tile = self.broadcast_over(tile, over)
+        rows = tuple(axis for axis in tile.axes if axis not in over)
+        tile = self.restored(tile.ordered((*rows, *over)), over, 1.0)
+        groups = [" * ".join(self.size(axis) for axis in group) or "1" for group in (rows, over)]
+        sizes = ", ".join(self.size(axis) for axis in tile.axes)
+        code = f"product_of_others(tl.reshape({tile.code}, ({', '.join(groups)})))"
+        return Tile(f"tl.reshape({code}, ({sizes}{',' if len(tile.axes) == 1 else ''}))", tile.axes)
+
+    def broadcast_over(self, tile: Tile, over: Sequence[str]) -> Tile:
+        """``tile`` at full size along ``over``."""
+        missing = [axis for axis in over if axis not in tile.axes]
+        if not missing:
+            return tile
+        axes = self.split(frozenset({*tile.axes, *missing}))[1]
+        return Tile(self.broadcast(tile, axes), axes)
 
     # Expressions
 
@@ -551,15 +579,12 @@ class KernelPrinter:
     def reduced(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         """A reduction over dimensions of a tile."""
         if node.op == "product_of_others":
-            raise NotImplementedError("a product over lanes without one factor has no kernel")
+            return self.lane_others(self.as_tile(self.expression(node.args[0], env)), node.over)
         contracted = self.contraction(node, env) if node.op == "sum" else None
         if contracted is not None:
             return contracted
         tile = self.as_tile(self.expression(node.args[0], env))
-        missing = [axis for axis in node.over if axis not in tile.axes]
-        if missing:
-            axes = self.split(frozenset({*tile.axes, *missing}))[1]
-            tile = Tile(self.broadcast(tile, axes), axes)
+        tile = self.broadcast_over(tile, node.over)
         tile = self.restored(tile, node.over, NEUTRAL[node.op])
         for axis in node.over:
             at = tile.axes.index(axis)

@@ -1,0 +1,75 @@
+"""Random programs: generated kernels, in the interpreter, against the reference evaluator and its derivative.
+
+``FUZZ_EXAMPLES`` sets how many are drawn.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
+from hypothesis import strategies as st
+
+from random_specs import random_specs
+from sparank_gen.backends.triton.file import kernel_file
+from sparank_gen.ir.mode import Mode
+from sparank_gen.project.templates import environment
+from test_random_programs import check_program, compiled
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+TEMPLATE = environment(None).get_template("triton/mode.py.j2")
+FOLDER = tempfile.TemporaryDirectory()
+NUMBER = count()
+
+
+def compiled_kernels(mode: Mode) -> tuple[Any, str]:
+    """The generated class of a mode whose kernels are importable, and their source."""
+    made, _ = compiled(mode)
+    source = TEMPLATE.render(header="# random", package="sparank_fusion", file=kernel_file(mode))
+    # Triton reads a kernel's source from its file.
+    path = Path(FOLDER.name) / f"{mode.name}.py"
+    path.write_text(source)
+    if currently_in_test_context():
+        note(source)
+    name = f"sparank_fusion.kernels.{mode.name}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    setattr(sys.modules["sparank_fusion.kernels"], mode.name, module)
+    return made, source
+
+
+def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+    """Compile a spec and compare what its kernels give with the evaluator."""
+    # An operator is registered once under its name.
+    text = text.replace("mode: random", f"mode: random_{next(NUMBER)}", 1)
+    check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+@given(
+    text=random_specs(),
+    dim=st.integers(1, 4),
+    n_modalities=st.integers(2, 3),
+    hidden=st.integers(1, 3),
+    batch=st.integers(1, 3),
+)
+def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+    torch.set_num_threads(1)
+    note(text)
+    check_kernels(text, dim, n_modalities, hidden, batch)
