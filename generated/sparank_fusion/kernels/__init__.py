@@ -6,7 +6,9 @@ It is imported when a kernel first runs, and needs triton.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 REGISTERS = 32768
+WARPS = 8
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
@@ -148,15 +151,43 @@ def rows_for(numbers_per_row: int) -> int:
     return rows
 
 
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel: the number of programs, its arguments, and its compile-time constants."""
+
+    kernel: Any
+    programs: int
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+
+
+_recorded: list[Launch] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Launches inside the block are noted, and not run: results are uninitialised."""
+    global _recorded
+    _recorded = []
+    try:
+        yield _recorded
+    finally:
+        _recorded = None
+
+
 def launch(kernel: Any, batch: int, rows: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
     """Run ``kernel`` over the rows of a batch, ``rows`` to a program."""
     tiles = triton.cdiv(batch, rows)
     if not tiles:
         return
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, WARPS))
+        return
     tensor = next(x for x in arguments[0] if isinstance(x, Tensor))
     if tensor.is_cuda:
         with torch.cuda.device(tensor.device):
-            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=8, **constants)
+            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=WARPS, **constants)
     else:
         kernel[(tiles,)](*arguments, ROWS=rows, **constants)
 

@@ -1,0 +1,131 @@
+"""Generated kernels compiled ahead of time for a chip that need not be there, and what each needs of it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip: Triton's name of it, and the rates that bound a kernel's time.
+
+    Attributes:
+        backend, arch, lanes: the arguments of triton's ``GPUTarget``.
+        bandwidth: bytes a second from device memory.
+        rates: matrix operations a second, by dtype.
+    """
+
+    backend: str
+    arch: int | str
+    lanes: int
+    bandwidth: float
+    rates: Mapping[str, float]
+
+
+# Peak figures of the vendors' data sheets: A100 SXM 80 GB, H100 SXM, B200, MI300X; dense, without sparsity.
+TARGETS = {
+    "sm_80": Target("cuda", 80, 32, 2.04e12, {"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12}),
+    "sm_90": Target("cuda", 90, 32, 3.35e12, {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}),
+    "sm_100": Target("cuda", 100, 32, 8.0e12, {"float16": 2250e12, "bfloat16": 2250e12, "float32": 80e12}),
+    "gfx942": Target("hip", "gfx942", 64, 5.3e12, {"float16": 1307e12, "bfloat16": 1307e12, "float32": 163e12}),
+}
+POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiled kernel needs.
+
+    Attributes:
+        name: the kernel.
+        rows: the rows a program owns.
+        warps: its warps.
+        registers: registers of a thread.
+        spilled: bytes of a thread's stack.
+        shared: bytes of shared memory of a program.
+    """
+
+    name: str
+    rows: int
+    warps: int
+    registers: int
+    spilled: int
+    shared: int
+
+
+def launches(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096) -> list[Any]:
+    """The launches of a forward and a backward pass, noted and not run."""
+    import torch
+
+    kernels = importlib.import_module(f"{package}.kernels")
+    layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(getattr(torch, dtype))
+    made = layer.__dict__["_mode"]
+    features = [torch.empty(batch, dim, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(n_modalities)]
+    with kernels.recording() as found:
+        results = made._fuse_triton(features, made.has_weights)
+        torch.autograd.backward(results, [torch.empty_like(result) for result in results])
+    return list(found)
+
+
+def compile_launch(launch: Any, target: Target) -> Compiled:
+    """One launch's kernel, compiled for ``target``."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    names = launch.kernel.arg_names
+    for position, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
+        signature[name] = _type_of(value)
+        attributes.update(_aligned(value, (position,)))
+    for name, value in launch.constants.items():
+        signature[name] = "constexpr"
+        constants[(names.index(name),)] = value
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    gpu = GPUTarget(target.backend, target.arch, target.lanes)
+    made = triton.compile(source, target=gpu, options={"num_warps": launch.warps})
+    registers, spilled = _resources(made, target)
+    return Compiled(launch.kernel.__name__, launch.constants["ROWS"], launch.warps, registers, spilled, made.metadata.shared)
+
+
+def _type_of(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_type_of(item) for item in value)
+    if isinstance(value, int):
+        return "i32" if abs(value) < 2**31 else "i64"
+    return POINTERS[str(value.dtype).removeprefix("torch.")]
+
+
+def _aligned(value: Any, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """What a launch tells the compiler of its arguments: pointers and sizes that are multiples of 16."""
+    if isinstance(value, tuple):
+        for position, item in enumerate(value):
+            yield from _aligned(item, (*path, position))
+    elif not isinstance(value, int) or value % 16 == 0:
+        yield path, [["tt.divisibility", 16]]
+
+
+def _resources(made: Any, target: Target) -> tuple[int, int]:
+    """Registers and bytes of stack of a thread."""
+    if target.backend == "hip":
+        text = made.asm["amdgcn"]
+        found = [re.search(rf"\.{key}:\s+(\d+)", text) for key in ("vgpr_count", "private_segment_fixed_size")]
+        return int(found[0][1]) if found[0] else 0, int(found[1][1]) if found[1] else 0
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        text = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+)", text), re.search(r"STACK:(\d+)", text)
+    return int(registers[1]) if registers else 0, int(stack[1]) if stack else 0
