@@ -15,6 +15,7 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/sparank-gen check
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels generated/tests -k "kernels or triton"
 
 bench: .venv/installed
 	$(BIN)/python tests/bench/layer.py
@@ -22,6 +23,7 @@ bench: .venv/installed
 
 fuzz: .venv/installed
 	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py
+	TRITON_INTERPRET=1 FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/kernels/test_random_kernels.py
 
 build check: .venv/installed
 	$(BIN)/sparank-gen $@

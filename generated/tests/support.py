@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-    ),
+from sparank_fusion.runtime import has_triton
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+NO_TRITON = pytest.mark.skipif(not has_triton(), reason="triton is not installed")
+NO_INTERPRETER = pytest.mark.skipif(
+    not INTERPRETED, reason="kernels run on a CPU with TRITON_INTERPRET=1 alone"
+)
+KERNELS = [
+    pytest.param("triton", "cpu", marks=[NO_INTERPRETER, NO_TRITON]),
+    pytest.param("triton", "cuda", marks=[NO_GPU, NO_TRITON]),
 ]
+RUNS = [("torch", "cpu"), pytest.param("torch", "cuda", marks=NO_GPU), *KERNELS]
 PRIME = 10007
 
 
@@ -84,10 +92,33 @@ def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], t
     """Compare the gradients of inputs and parameters with finite differences in float64."""
     names = [name for name, _ in layer.named_parameters()]
     parameters = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
-    inputs = [feature.detach().clone().requires_grad_() for feature in inputs]
+    device = parameters[0].device if parameters else inputs[0].device
+    inputs = [feature.detach().to(device, copy=True).requires_grad_() for feature in inputs]
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given, held = list(tensors[: len(inputs)]), tensors[len(inputs) :]
         return results(torch.func.functional_call(layer, dict(zip(names, held)), (given, True)))
 
-    assert torch.autograd.gradcheck(run, (*inputs, *parameters))
+    # The interpreter is slow: there one random direction stands for all entries.
+    fast = layer.backend == "triton" and device.type == "cpu"
+    assert torch.autograd.gradcheck(run, (*inputs, *parameters), fast_mode=fast)
+
+
+def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> None:
+    """Both layers give the same outputs, weights and gradients, to rounding in the inputs' dtype."""
+    found, wanted = (_everything(each, inputs) for each in (layer, other))
+    eps = torch.finfo(inputs[0].dtype).eps
+    for a, b in zip(found, wanted):
+        scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
+        torch.testing.assert_close(a, b, rtol=0, atol=256 * eps * scale * inputs[0].shape[-1], equal_nan=True)
+
+
+def _everything(layer: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    """The output, the weights, and the gradients of inputs and parameters for cotangents by rule."""
+    given = [x.detach().requires_grad_() for x in inputs]
+    out, info = layer(given, return_gates=True)
+    results = [out] if info["weights"] is None else [out, info["weights"]]
+    total = sum((x * rule(f"cotangent.{k}", tuple(x.shape)).to(x)).sum() for k, x in enumerate(results))
+    gradients = torch.autograd.grad(total, [*given, *layer.parameters()], allow_unused=True)  # type: ignore[arg-type]
+    tensors = [*results, *(g for g in gradients if g is not None)]
+    return [x.detach().cpu() for x in tensors]

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
-
-TILE = "tile"
+from sparank_gen.plan.schedule import FEATURES
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def cut_at_batch_sums(program: Program, is_unrolled: Callable[[str], bool]) -> C
     buffers: dict[tuple[Node, bool], Buffer] = {}
 
     def buffer(node: Node, partial: bool) -> Node:
-        if node.op == "leaf" and not partial:
+        if node.op == "leaf" and node.data[0] == FEATURES and not partial:
             return node
         key = (node, partial)
         if key not in buffers:

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import (
     acc,
@@ -564,10 +565,7 @@ def _results(
     return_weights: bool,
 ) -> tuple[Tensor, Tensor]:
     """Uninitialised output and weights; the weights are empty where they are not asked for."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     out = h[0].new_empty((batch, dim))
     weights = h[0].new_empty((batch, M, M) if return_weights else (0,))
     return out, weights
@@ -587,10 +585,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, U, d, scale, shift, attn_heads, return_weights)
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     rows = rows_for(4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)
     launch(
         attention_forward_kernel,
@@ -644,10 +639,7 @@ def backward(
     return_weights: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M))
     tiles = triton.cdiv(batch, rows)
@@ -754,6 +746,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     )
 
 
+@once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
     tensors = [saved[:M]]

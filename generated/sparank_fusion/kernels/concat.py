@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import acc, launch, precision, rows_for, unit_stride
 
@@ -80,10 +81,7 @@ def _results(
     return_weights: bool,
 ) -> tuple[Tensor, Tensor]:
     """Uninitialised output and weights; the weights are empty where they are not asked for."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     out = h[0].new_empty((batch, dim * M))
     weights = h[0].new_empty((0,))
     return out, weights
@@ -96,10 +94,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, return_weights)
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     rows = rows_for(dim * M)
     launch(
         concat_forward_kernel,
@@ -134,10 +129,7 @@ def backward(
     return_weights: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     rows = rows_for(2 * (dim * M))
     launch(
@@ -180,6 +172,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = (return_weights,)
 
 
+@once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
     tensors = [saved[:M]]

@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import acc, contract, launch, maximum, precision, rows_for, shaped, unit_stride
 
@@ -222,10 +223,7 @@ def _results(
     return_weights: bool,
 ) -> tuple[Tensor, Tensor]:
     """Uninitialised output and weights; the weights are empty where they are not asked for."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     out = h[0].new_empty((batch, dim))
     weights = h[0].new_empty((M, batch, dim) if return_weights else (0,))
     return out, weights
@@ -240,10 +238,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, return_weights)
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     rows = rows_for(dim + 4 * dim * M)
     launch(
         gate_forward_kernel,
@@ -284,10 +279,7 @@ def backward(
     return_weights: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     rows = rows_for(2 * (dim + 4 * dim * M))
     tiles = triton.cdiv(batch, rows)
@@ -350,6 +342,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = (return_weights,)
 
 
+@once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
     tensors = [saved[:M]]
@@ -373,8 +366,8 @@ forward.register_autograd(_differentiate, setup_context=_save)
 
 def fuse(
     h: Sequence[Tensor],
-    W: list[Tensor],
-    c: list[Tensor],
+    W: Sequence[Tensor],
+    c: Sequence[Tensor],
     return_weights: bool,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""

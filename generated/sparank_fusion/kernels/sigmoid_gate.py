@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import acc, contract, launch, precision, rows_for, shaped, sigmoid, unit_stride
 
@@ -194,10 +195,7 @@ def _results(
     return_weights: bool,
 ) -> tuple[Tensor, Tensor]:
     """Uninitialised output and weights; the weights are empty where they are not asked for."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     out = h[0].new_empty((batch, dim))
     weights = h[0].new_empty((M, batch, dim) if return_weights else (0,))
     return out, weights
@@ -212,10 +210,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, return_weights)
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     rows = rows_for(5 * dim + dim * M)
     launch(
         sigmoid_gate_forward_kernel,
@@ -256,10 +251,7 @@ def backward(
     return_weights: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch = h[0].shape[0]
-    dim = h[0].shape[1]
-    M = len(h)
-
+    (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     rows = rows_for(2 * (5 * dim + dim * M))
     tiles = triton.cdiv(batch, rows)
@@ -321,6 +313,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = (return_weights,)
 
 
+@once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
     tensors = [saved[:M]]

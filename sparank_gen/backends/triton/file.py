@@ -69,7 +69,6 @@ class KernelFile:
     formulas: tuple[str, ...]
     arguments: tuple[Argument, ...]
     parameters: tuple[Parameter, ...]
-    sizes: tuple[tuple[str, str], ...]
     forward: Kernel
     backward: Kernel
     out_shape: str
@@ -117,7 +116,6 @@ def kernel_file(mode: Mode) -> KernelFile:
         formulas=formulas(mode.program),
         arguments=arguments(mode),
         parameters=params,
-        sizes=(("batch", "h[0].shape[0]"), ("dim", "h[0].shape[1]"), ("M", "len(h)")),
         forward=forward,
         backward=backward,
         out_shape=_shape(out_layout, program, symbols),

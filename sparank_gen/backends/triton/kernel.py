@@ -412,11 +412,14 @@ class KernelPrinter:
         if node.op == "rename":
             return self.renamed(node, env)
         if node.op in ("select", "place", "stack"):
-            return getattr(self, node.op)(node, env)  # type: ignore[no-any-return]
+            return self.view(node, env)
         operator = OPERATORS[node.op]
         if operator.kind in ("pointwise", "comparison"):
             return self.pointwise(node, env)
         return self.reduced(node, env)
+
+    def view(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        return {"select": self.select, "place": self.place, "stack": self.stack}[node.op](node, env)
 
     def read(self, kept: Kept, env: Mapping[str, str]) -> Tile:
         if not kept.unrolled:
@@ -608,7 +611,7 @@ class KernelPrinter:
             outer = tuple(axis for axis in self.split(weight.axes)[1] if axis not in over)
             if not over <= operand.axes or set(outer) & operand.axes or not outer:
                 continue
-            return self.matrix_product(weight, operand, outer, self.split(over)[1], env)
+            return self.matrix_product(weight, operand, outer, self.split(frozenset(over))[1], env)
         return None
 
     def matrix_product(
