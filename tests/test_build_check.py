@@ -46,7 +46,7 @@ def test_build_writes_only_what_changed(project: Project) -> None:
     lines = project.run("build").stdout.splitlines()
     after = project.snapshot()
     touched = {path for path in after if after[path][:2] != before[path][:2]} - {"manifest.json"}
-    assert touched == {"docs/README.md", "docs/gate.md", "sparank_fusion/modes/gate.py"}
+    assert touched == {"docs/README.md", "docs/gate.md", "sparank_fusion/kernels/gate.py", "sparank_fusion/modes/gate.py"}
     assert {f"updated {path}" for path in touched} == set(lines)
     project.run("check")
 

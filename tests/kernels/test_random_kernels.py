@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, currently_in_test_context, given, note, sett
 from hypothesis import strategies as st
 
 from random_specs import random_specs
+from sparank_fusion.kernels import forced
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
 from sparank_gen.project.templates import environment
@@ -48,11 +49,12 @@ def compiled_kernels(mode: Mode) -> tuple[Any, str]:
     return made, source
 
 
-def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, resident: bool) -> None:
     """Compile a spec and compare what its kernels give with the evaluator."""
     # An operator is registered once under its name.
     text = text.replace("mode: random", f"mode: random_{next(NUMBER)}", 1)
-    check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
+    with forced(resident):
+        check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
 
 
 @settings(
@@ -68,8 +70,9 @@ def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     n_modalities=st.integers(2, 3),
     hidden=st.integers(1, 3),
     batch=st.integers(1, 3),
+    resident=st.booleans(),
 )
-def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
+def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, resident: bool) -> None:
     torch.set_num_threads(1)
     note(text)
-    check_kernels(text, dim, n_modalities, hidden, batch)
+    check_kernels(text, dim, n_modalities, hidden, batch, resident)

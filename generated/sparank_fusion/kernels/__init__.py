@@ -143,12 +143,38 @@ def precision() -> str:
     return PRECISIONS[torch.get_float32_matmul_precision()]
 
 
-def rows_for(numbers_per_row: int) -> int:
-    """How many rows a program owns, so that what a row needs fits the registers of its warps."""
+def rows_for(numbers_per_row: int, least: int = 16) -> int:
+    """How many rows a program owns, so that what they need fits the registers of its warps."""
     rows = 128
-    while rows > 16 and rows * numbers_per_row > REGISTERS:
+    while rows > least and rows * numbers_per_row > REGISTERS:
         rows //= 2
     return rows
+
+
+_forced: bool | None = None
+
+
+@contextmanager
+def forced(resident: bool) -> Iterator[None]:
+    """Inside the block every mode runs as one kernel, or every mode is split at its matrix products."""
+    global _forced
+    before, _forced = _forced, resident
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def is_resident(tensor: Tensor, numbers_per_row: int) -> bool:
+    """Whether one kernel serves, or the library's matrix products with kernels around them do better.
+
+    A kernel's matrix products need tensor cores, which float32 has at reduced precision alone, and sixteen rows of
+    everything in registers.
+    """
+    if _forced is not None:
+        return _forced
+    has_cores = tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")
+    return has_cores and 16 * numbers_per_row <= 2 * REGISTERS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import math
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from sparank_fusion.kernels import (
     acc,
     contract,
+    is_resident,
     launch,
     maximum,
     precision,
@@ -51,7 +53,7 @@ def attention_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: features to output, and to weights where they are asked for.
+    r"""The forward pass on a tile of rows: from features to results.
 
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -203,6 +205,244 @@ def attention_forward_kernel(
 
 
 @triton.jit
+def attention_forward_operands_2(
+    c_ptr,
+    product_1_ptrs,
+    operand_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The forward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    a = tl.arange(0, A_LANES)
+    in_a = a < attn_heads
+    k = tl.arange(0, K_LANES)
+    in_k = k < dim // attn_heads
+    product_1 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            product_1 = product_1 + (
+                tl.load(
+                    product_1_ptrs[m]
+                    + b[:, None, None] * 3 * attn_heads * (dim // attn_heads)
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                    other=0.0,
+                ).to(ACC),
+            )
+    total = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            total = total + (
+                product_1[m * 3 + p]
+                + tl.load(
+                    c_ptr
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[:, None] * (dim // attn_heads)
+                    + k[None, :],
+                    mask=in_a[:, None] & in_k[None, :],
+                    other=0.0,
+                ).to(ACC)[None, :, :],
+            )
+    quotient = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+    peak = ()
+    for t in tl.static_range(M):
+        total_2 = float("-inf")
+        for u in tl.static_range(M):
+            total_2 = maximum(total_2, quotient[t * M + u])
+        peak = peak + (total_2,)
+    exp = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+    total_2 = ()
+    for t in tl.static_range(M):
+        total_3 = 0.0
+        for u in tl.static_range(M):
+            total_3 = total_3 + exp[t * M + u]
+        total_2 = total_2 + (total_3,)
+    total_3 = ()
+    for t in tl.static_range(M):
+        total_4 = 0.0
+        for u in tl.static_range(M):
+            total_4 = total_4 + (exp[t * M + u] / total_2[t])[:, :, None] * total[u * 3 + 2]
+        total_3 = total_3 + (total_4,)
+    for t in tl.static_range(M):
+        tl.store(
+            operand_1_ptr
+            + t * batch * attn_heads * (dim // attn_heads)
+            + b[:, None, None] * attn_heads * (dim // attn_heads)
+            + a[None, :, None] * (dim // attn_heads)
+            + k[None, None, :],
+            total_3[t],
+            mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+        )
+
+
+@triton.jit
+def attention_forward_epilogue(
+    h_ptrs,
+    h_rows,
+    c_ptr,
+    d_ptr,
+    scale_ptr,
+    shift_ptr,
+    out_ptr,
+    weights_ptr,
+    product_1_ptrs,
+    product_2_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    I_LANES: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The forward pass on a tile of rows: what follows the matrix products.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    a = tl.arange(0, A_LANES)
+    in_a = a < attn_heads
+    k = tl.arange(0, K_LANES)
+    in_k = k < dim // attn_heads
+    product_2 = ()
+    for t in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = ()
+    for t in tl.static_range(M):
+        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
+    difference = ()
+    for t in tl.static_range(M):
+        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
+    total_2 = 0.0
+    for t in tl.static_range(M):
+        total_2 = total_2 + (
+            difference[t]
+            * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[:, None]
+            * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+            + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], total_2 / M, mask=in_b[:, None] & in_i[None, :])
+    product_1 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            product_1 = product_1 + (
+                tl.load(
+                    product_1_ptrs[m]
+                    + b[:, None, None] * 3 * attn_heads * (dim // attn_heads)
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                    other=0.0,
+                ).to(ACC),
+            )
+    total_3 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            total_3 = total_3 + (
+                product_1[m * 3 + p]
+                + tl.load(
+                    c_ptr
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[:, None] * (dim // attn_heads)
+                    + k[None, :],
+                    mask=in_a[:, None] & in_k[None, :],
+                    other=0.0,
+                ).to(ACC)[None, :, :],
+            )
+    quotient = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(total_3[t * 3 + 0] * total_3[u * 3 + 1], 2) / NUMBER,)
+    peak = ()
+    for t in tl.static_range(M):
+        total_4 = float("-inf")
+        for u in tl.static_range(M):
+            total_4 = maximum(total_4, quotient[t * M + u])
+        peak = peak + (total_4,)
+    exp = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+    total_4 = ()
+    for t in tl.static_range(M):
+        total_5 = 0.0
+        for u in tl.static_range(M):
+            total_5 = total_5 + exp[t * M + u]
+        total_4 = total_4 + (total_5,)
+    if HAS_WEIGHTS:
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                tl.store(
+                    weights_ptr + b * M * M + t * M + u,
+                    tl.sum(tl.where(in_a[None, :], exp[t * M + u] / total_4[t], 0.0), 1) / attn_heads,
+                    mask=in_b,
+                )
+
+
+@triton.jit
 def attention_backward_kernel(
     h_ptrs,
     h_rows,
@@ -211,9 +451,9 @@ def attention_backward_kernel(
     U_ptr,
     d_ptr,
     scale_ptr,
-    out_bar_ptr,
-    w_bar_ptr,
     h_bar_ptrs,
+    w_bar_ptr,
+    out_bar_ptr,
     partial_1_ptr,
     partial_2_ptr,
     partial_3_ptr,
@@ -234,7 +474,7 @@ def attention_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: the adjoints of the features, and what the gradients of the parameters need.
+    r"""The backward pass on a tile of rows: from cotangents to gradients.
 
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -553,6 +793,686 @@ def attention_backward_kernel(
         )
 
 
+@triton.jit
+def attention_backward_operands_2(
+    c_ptr,
+    product_1_ptrs,
+    operand_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    a = tl.arange(0, A_LANES)
+    in_a = a < attn_heads
+    k = tl.arange(0, K_LANES)
+    in_k = k < dim // attn_heads
+    product_1 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            product_1 = product_1 + (
+                tl.load(
+                    product_1_ptrs[m]
+                    + b[:, None, None] * 3 * attn_heads * (dim // attn_heads)
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                    other=0.0,
+                ).to(ACC),
+            )
+    total = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            total = total + (
+                product_1[m * 3 + p]
+                + tl.load(
+                    c_ptr
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[:, None] * (dim // attn_heads)
+                    + k[None, :],
+                    mask=in_a[:, None] & in_k[None, :],
+                    other=0.0,
+                ).to(ACC)[None, :, :],
+            )
+    quotient = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+    peak = ()
+    for t in tl.static_range(M):
+        total_2 = float("-inf")
+        for u in tl.static_range(M):
+            total_2 = maximum(total_2, quotient[t * M + u])
+        peak = peak + (total_2,)
+    exp = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+    total_2 = ()
+    for t in tl.static_range(M):
+        total_3 = 0.0
+        for u in tl.static_range(M):
+            total_3 = total_3 + exp[t * M + u]
+        total_2 = total_2 + (total_3,)
+    total_3 = ()
+    for t in tl.static_range(M):
+        total_4 = 0.0
+        for u in tl.static_range(M):
+            total_4 = total_4 + (exp[t * M + u] / total_2[t])[:, :, None] * total[u * 3 + 2]
+        total_3 = total_3 + (total_4,)
+    for t in tl.static_range(M):
+        tl.store(
+            operand_1_ptr
+            + t * batch * attn_heads * (dim // attn_heads)
+            + b[:, None, None] * attn_heads * (dim // attn_heads)
+            + a[None, :, None] * (dim // attn_heads)
+            + k[None, None, :],
+            total_3[t],
+            mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+        )
+
+
+@triton.jit
+def attention_backward_operands_3(
+    h_ptrs,
+    h_rows,
+    d_ptr,
+    scale_ptr,
+    out_bar_ptr,
+    product_2_ptr,
+    operand_2_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    I_LANES: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    out_bar = tl.load(
+        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    token_bar = out_bar / M
+    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    product_2 = ()
+    for t in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = ()
+    for t in tl.static_range(M):
+        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
+    difference = ()
+    for t in tl.static_range(M):
+        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
+    product_3 = ()
+    for t in tl.static_range(M):
+        product_3 = product_3 + (
+            difference[t]
+            * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[:, None],
+        )
+    for t in tl.static_range(M):
+        tl.store(
+            operand_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
+            product
+            - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
+            - product_3[t] * (tl.sum(tl.where(in_i[None, :], product * product_3[t], 0.0), 1) / dim)[:, None],
+            mask=in_b[:, None] & in_i[None, :],
+        )
+
+
+@triton.jit
+def attention_backward_operands_4(
+    h_ptrs,
+    h_rows,
+    c_ptr,
+    d_ptr,
+    w_bar_ptr,
+    product_1_ptrs,
+    product_2_ptr,
+    product_3_ptr,
+    operand_3_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    I_LANES: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    a = tl.arange(0, A_LANES)
+    in_a = a < attn_heads
+    k = tl.arange(0, K_LANES)
+    in_k = k < dim // attn_heads
+    product_2 = ()
+    for t in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = ()
+    for t in tl.static_range(M):
+        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
+    rsqrt = ()
+    for t in tl.static_range(M):
+        rsqrt = rsqrt + (
+            tl.rsqrt(
+                tl.sum(
+                    tl.where(in_i[None, :], square(total[t] - (tl.sum(total[t], 1) / dim)[:, None]), 0.0), 1
+                )
+                / dim
+                + 1e-05
+            ),
+        )
+    product_3 = ()
+    for t in tl.static_range(M):
+        product_3 = product_3 + (
+            tl.load(
+                product_3_ptr
+                + t * batch * attn_heads * (dim // attn_heads)
+                + b[:, None, None] * attn_heads * (dim // attn_heads)
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    product_1 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            product_1 = product_1 + (
+                tl.load(
+                    product_1_ptrs[m]
+                    + b[:, None, None] * 3 * attn_heads * (dim // attn_heads)
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                    other=0.0,
+                ).to(ACC),
+            )
+    total_2 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            total_2 = total_2 + (
+                product_1[m * 3 + p]
+                + tl.load(
+                    c_ptr
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[:, None] * (dim // attn_heads)
+                    + k[None, :],
+                    mask=in_a[:, None] & in_k[None, :],
+                    other=0.0,
+                ).to(ACC)[None, :, :],
+            )
+    quotient = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(total_2[t * 3 + 0] * total_2[u * 3 + 1], 2) / NUMBER,)
+    peak = ()
+    for t in tl.static_range(M):
+        total_3 = float("-inf")
+        for u in tl.static_range(M):
+            total_3 = maximum(total_3, quotient[t * M + u])
+        peak = peak + (total_3,)
+    exp = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+    total_3 = ()
+    for t in tl.static_range(M):
+        total_4 = 0.0
+        for u in tl.static_range(M):
+            total_4 = total_4 + exp[t * M + u]
+        total_3 = total_3 + (total_4,)
+    quotient_2 = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient_2 = quotient_2 + (exp[t * M + u] / total_3[t],)
+    total_4 = ()
+    for u in tl.static_range(M):
+        total_5 = 0.0
+        for t in tl.static_range(M):
+            total_5 = total_5 + rsqrt[t][:, None, None] * product_3[t] * quotient_2[t * M + u][:, :, None]
+        total_4 = total_4 + (total_5,)
+    w_bar = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            w_bar = w_bar + (
+                (
+                    tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
+                    if HAS_WEIGHTS
+                    else tl.zeros((ROWS,), ACC)
+                ),
+            )
+    total_5 = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            total_5 = total_5 + (
+                (w_bar[t * M + u] / attn_heads)[:, None]
+                + rsqrt[t][:, None] * tl.sum(product_3[t] * total_2[u * 3 + 2], 2),
+            )
+    total_6 = ()
+    for t in tl.static_range(M):
+        total_7 = 0.0
+        for u in tl.static_range(M):
+            total_7 = total_7 + total_5[t * M + u] * quotient_2[t * M + u]
+        total_6 = total_6 + (total_7,)
+    quotient_3 = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient_3 = quotient_3 + (quotient_2[t * M + u] * (total_5[t * M + u] - total_6[t]) / NUMBER,)
+    total_7 = ()
+    for u in tl.static_range(M):
+        total_8 = 0.0
+        for t in tl.static_range(M):
+            total_8 = total_8 + quotient_3[t * M + u][:, :, None] * total_2[t * 3 + 0]
+        total_7 = total_7 + (total_8,)
+    total_8 = ()
+    for t in tl.static_range(M):
+        total_9 = 0.0
+        for u in tl.static_range(M):
+            total_9 = total_9 + quotient_3[t * M + u][:, :, None] * total_2[u * 3 + 1]
+        total_8 = total_8 + (total_9,)
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            tl.store(
+                operand_3_ptr
+                + m * 3 * batch * attn_heads * (dim // attn_heads)
+                + p * batch * attn_heads * (dim // attn_heads)
+                + b[:, None, None] * attn_heads * (dim // attn_heads)
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                (total_4[m] if p == 2 else tl.zeros_like(total_4[m]))
+                + (total_7[m] if p == 1 else tl.zeros_like(total_7[m]))
+                + (total_8[m] if p == 0 else tl.zeros_like(total_8[m])),
+                mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+            )
+
+
+@triton.jit
+def attention_backward_epilogue(
+    h_ptrs,
+    h_rows,
+    c_ptr,
+    d_ptr,
+    scale_ptr,
+    h_bar_ptrs,
+    w_bar_ptr,
+    out_bar_ptr,
+    partial_1_ptr,
+    partial_2_ptr,
+    partial_3_ptr,
+    partial_4_ptr,
+    rows_5_ptr,
+    rows_6_ptr,
+    rows_7_ptr,
+    product_1_ptrs,
+    product_2_ptr,
+    product_3_ptr,
+    product_4_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    I_LANES: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what follows the matrix products.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
+    programs = tl.num_programs(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    a = tl.arange(0, A_LANES)
+    in_a = a < attn_heads
+    k = tl.arange(0, K_LANES)
+    in_k = k < dim // attn_heads
+    product_2 = ()
+    for t in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = ()
+    for t in tl.static_range(M):
+        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
+    difference = ()
+    for t in tl.static_range(M):
+        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
+    rsqrt = ()
+    for t in tl.static_range(M):
+        rsqrt = rsqrt + (
+            tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
+        )
+    out_bar = tl.load(
+        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    token_bar = out_bar / M
+    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    product_3 = ()
+    for t in tl.static_range(M):
+        product_3 = product_3 + (difference[t] * rsqrt[t][:, None],)
+    difference_2 = ()
+    for t in tl.static_range(M):
+        difference_2 = difference_2 + (
+            product
+            - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
+            - product_3[t] * (tl.sum(tl.where(in_i[None, :], product * product_3[t], 0.0), 1) / dim)[:, None],
+        )
+    product_4 = ()
+    for t in tl.static_range(M):
+        product_4 = product_4 + (rsqrt[t][:, None] * difference_2[t],)
+    product_4_2 = ()
+    for m in tl.static_range(M):
+        product_4_2 = product_4_2 + (
+            tl.load(
+                product_4_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    for m in tl.static_range(M):
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
+            product_4[m] + product_4_2[m],
+            mask=in_b[:, None] & in_i[None, :],
+        )
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
+    total_2 = 0.0
+    for t in tl.static_range(M):
+        total_2 = total_2 + token_bar * product_3[t]
+    tl.store(partial_2_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_2, 0.0), 0), mask=in_i)
+    total_3 = 0.0
+    for t in tl.static_range(M):
+        total_3 = total_3 + product_4[t]
+    tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_3, 0.0), 0), mask=in_i)
+    product_3_2 = ()
+    for t in tl.static_range(M):
+        product_3_2 = product_3_2 + (
+            tl.load(
+                product_3_ptr
+                + t * batch * attn_heads * (dim // attn_heads)
+                + b[:, None, None] * attn_heads * (dim // attn_heads)
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    product_1 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            product_1 = product_1 + (
+                tl.load(
+                    product_1_ptrs[m]
+                    + b[:, None, None] * 3 * attn_heads * (dim // attn_heads)
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+                    other=0.0,
+                ).to(ACC),
+            )
+    total_4 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            total_4 = total_4 + (
+                product_1[m * 3 + p]
+                + tl.load(
+                    c_ptr
+                    + p * attn_heads * (dim // attn_heads)
+                    + a[:, None] * (dim // attn_heads)
+                    + k[None, :],
+                    mask=in_a[:, None] & in_k[None, :],
+                    other=0.0,
+                ).to(ACC)[None, :, :],
+            )
+    quotient = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(total_4[t * 3 + 0] * total_4[u * 3 + 1], 2) / NUMBER,)
+    peak = ()
+    for t in tl.static_range(M):
+        total_5 = float("-inf")
+        for u in tl.static_range(M):
+            total_5 = maximum(total_5, quotient[t * M + u])
+        peak = peak + (total_5,)
+    exp = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+    total_5 = ()
+    for t in tl.static_range(M):
+        total_6 = 0.0
+        for u in tl.static_range(M):
+            total_6 = total_6 + exp[t * M + u]
+        total_5 = total_5 + (total_6,)
+    quotient_2 = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient_2 = quotient_2 + (exp[t * M + u] / total_5[t],)
+    total_6 = ()
+    for u in tl.static_range(M):
+        total_7 = 0.0
+        for t in tl.static_range(M):
+            total_7 = total_7 + rsqrt[t][:, None, None] * product_3_2[t] * quotient_2[t * M + u][:, :, None]
+        total_6 = total_6 + (total_7,)
+    w_bar = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            w_bar = w_bar + (
+                (
+                    tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
+                    if HAS_WEIGHTS
+                    else tl.zeros((ROWS,), ACC)
+                ),
+            )
+    total_7 = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            total_7 = total_7 + (
+                (w_bar[t * M + u] / attn_heads)[:, None]
+                + rsqrt[t][:, None] * tl.sum(product_3_2[t] * total_4[u * 3 + 2], 2),
+            )
+    total_8 = ()
+    for t in tl.static_range(M):
+        total_9 = 0.0
+        for u in tl.static_range(M):
+            total_9 = total_9 + total_7[t * M + u] * quotient_2[t * M + u]
+        total_8 = total_8 + (total_9,)
+    quotient_3 = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient_3 = quotient_3 + (quotient_2[t * M + u] * (total_7[t * M + u] - total_8[t]) / NUMBER,)
+    total_9 = ()
+    for u in tl.static_range(M):
+        total_10 = 0.0
+        for t in tl.static_range(M):
+            total_10 = total_10 + quotient_3[t * M + u][:, :, None] * total_4[t * 3 + 0]
+        total_9 = total_9 + (total_10,)
+    total_10 = ()
+    for t in tl.static_range(M):
+        total_11 = 0.0
+        for u in tl.static_range(M):
+            total_11 = total_11 + quotient_3[t * M + u][:, :, None] * total_4[u * 3 + 1]
+        total_10 = total_10 + (total_11,)
+    total_11 = ()
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            total_11 = total_11 + (
+                (total_6[m] if p == 2 else tl.zeros_like(total_6[m]))
+                + (total_9[m] if p == 1 else tl.zeros_like(total_9[m]))
+                + (total_10[m] if p == 0 else tl.zeros_like(total_10[m])),
+            )
+    total_12 = ()
+    for p in tl.static_range(3):
+        total_13 = 0.0
+        for m in tl.static_range(M):
+            total_13 = total_13 + total_11[m * 3 + p]
+        total_12 = total_12 + (total_13,)
+    for p in tl.static_range(3):
+        tl.store(
+            partial_4_ptr
+            + p * programs * attn_heads * (dim // attn_heads)
+            + program * attn_heads * (dim // attn_heads)
+            + a[:, None] * (dim // attn_heads)
+            + k[None, :],
+            tl.sum(tl.where(in_b[:, None, None], total_12[p], 0.0), 0),
+            mask=in_a[:, None] & in_k[None, :],
+        )
+    for m in tl.static_range(M):
+        for p in tl.static_range(3):
+            tl.store(
+                rows_5_ptr
+                + m * 3 * batch * attn_heads * (dim // attn_heads)
+                + p * batch * attn_heads * (dim // attn_heads)
+                + b[:, None, None] * attn_heads * (dim // attn_heads)
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                total_11[m * 3 + p],
+                mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+            )
+    total_13 = ()
+    for t in tl.static_range(M):
+        total_14 = 0.0
+        for u in tl.static_range(M):
+            total_14 = total_14 + quotient_2[t * M + u][:, :, None] * total_4[u * 3 + 2]
+        total_13 = total_13 + (total_14,)
+    for t in tl.static_range(M):
+        tl.store(
+            rows_6_ptr
+            + t * batch * attn_heads * (dim // attn_heads)
+            + b[:, None, None] * attn_heads * (dim // attn_heads)
+            + a[None, :, None] * (dim // attn_heads)
+            + k[None, None, :],
+            rsqrt[t][:, None, None] * total_13[t],
+            mask=in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :],
+        )
+    for t in tl.static_range(M):
+        tl.store(
+            rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
+            difference_2[t],
+            mask=in_b[:, None] & in_i[None, :],
+        )
+
+
 def _results(
     h: list[Tensor],
     W: Tensor,
@@ -586,37 +1506,98 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, U, d, scale, shift, attn_heads, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    rows = rows_for(4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)
-    launch(
-        attention_forward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            W,
-            c,
-            U,
-            d,
-            scale,
-            shift,
-            out,
-            weights,
+    if is_resident(h[0], 4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M):
+        rows = rows_for(4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)
+        launch(
+            attention_forward_kernel,
             batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "attn_heads": attn_heads,
-            "J_LANES": triton.next_power_of_2(dim),
-            "K_LANES": triton.next_power_of_2(dim // attn_heads),
-            "A_LANES": triton.next_power_of_2(attn_heads),
-            "NUMBER": (math.sqrt((dim // attn_heads))),
-            "HAS_WEIGHTS": return_weights,
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                W,
+                c,
+                U,
+                d,
+                scale,
+                shift,
+                out,
+                weights,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "J_LANES": triton.next_power_of_2(dim),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+    else:
+        # product_1: M × (B, 3, attn_heads, dim // attn_heads)
+        product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+        rows = rows_for(4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M, 1)
+        operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+        launch(
+            attention_forward_operands_2,
+            batch,
+            rows,
+            (
+                c,
+                tuple(product_1),
+                operand_1,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+        product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
+        rows = rows_for(4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M, 1)
+        launch(
+            attention_forward_epilogue,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                c,
+                d,
+                scale,
+                shift,
+                out,
+                weights,
+                tuple(product_1),
+                product_2,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "I_LANES": triton.next_power_of_2(dim),
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
 
     return out, weights
 
@@ -641,62 +1622,221 @@ def backward(
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M))
-    tiles = triton.cdiv(batch, rows)
-    partial_1 = torch.empty(
-        (tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
-    )
-    partial_2 = torch.empty(
-        (tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
-    )
-    partial_3 = torch.empty(
-        (tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
-    )
-    partial_4 = torch.empty(
-        (3, tiles, attn_heads, dim // attn_heads),
-        dtype=torch.promote_types(h[0].dtype, torch.float32),
-        device=h[0].device,
-    )
-    rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
-    rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-    rows_7 = h[0].new_empty((M, batch, dim))
-    launch(
-        attention_backward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            W,
-            c,
-            U,
-            d,
-            scale,
-            out_bar,
-            weights_bar,
-            tuple(h_bar),
-            partial_1,
-            partial_2,
-            partial_3,
-            partial_4,
-            rows_5,
-            rows_6,
-            rows_7,
+    if is_resident(h[0], 2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)):
+        rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M))
+        partial_1 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        partial_2 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        partial_3 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        partial_4 = torch.empty(
+            (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+        rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+        rows_7 = h[0].new_empty((M, batch, dim))
+        launch(
+            attention_backward_kernel,
             batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "attn_heads": attn_heads,
-            "J_LANES": triton.next_power_of_2(dim),
-            "K_LANES": triton.next_power_of_2(dim // attn_heads),
-            "A_LANES": triton.next_power_of_2(attn_heads),
-            "NUMBER": (math.sqrt((dim // attn_heads))),
-            "HAS_WEIGHTS": return_weights,
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                W,
+                c,
+                U,
+                d,
+                scale,
+                tuple(h_bar),
+                weights_bar,
+                out_bar,
+                partial_1,
+                partial_2,
+                partial_3,
+                partial_4,
+                rows_5,
+                rows_6,
+                rows_7,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "J_LANES": triton.next_power_of_2(dim),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+    else:
+        # product_1: M × (B, 3, attn_heads, dim // attn_heads)
+        product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+        rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M), 1)
+        operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+        launch(
+            attention_backward_operands_2,
+            batch,
+            rows,
+            (
+                c,
+                tuple(product_1),
+                operand_1,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+        product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
+        rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M), 1)
+        operand_2 = h[0].new_empty((M, batch, dim))
+        launch(
+            attention_backward_operands_3,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                d,
+                scale,
+                out_bar,
+                product_2,
+                operand_2,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "I_LANES": triton.next_power_of_2(dim),
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+        # product_3: (M, B, attn_heads, dim // attn_heads)
+        product_3 = F.linear(operand_2, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
+        rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M), 1)
+        operand_3 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+        launch(
+            attention_backward_operands_4,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                c,
+                d,
+                weights_bar,
+                tuple(product_1),
+                product_2,
+                product_3,
+                operand_3,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "I_LANES": triton.next_power_of_2(dim),
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+        product_4 = F.linear(operand_3.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
+        rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M), 1)
+        partial_1 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        partial_2 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        partial_3 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        partial_4 = torch.empty(
+            (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+        rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+        rows_7 = h[0].new_empty((M, batch, dim))
+        launch(
+            attention_backward_epilogue,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                c,
+                d,
+                scale,
+                tuple(h_bar),
+                weights_bar,
+                out_bar,
+                partial_1,
+                partial_2,
+                partial_3,
+                partial_4,
+                rows_5,
+                rows_6,
+                rows_7,
+                tuple(product_1),
+                product_2,
+                product_3,
+                product_4,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "attn_heads": attn_heads,
+                "I_LANES": triton.next_power_of_2(dim),
+                "A_LANES": triton.next_power_of_2(attn_heads),
+                "K_LANES": triton.next_power_of_2(dim // attn_heads),
+                "NUMBER": (math.sqrt((dim // attn_heads))),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
 
     # W_bar: (3, attn_heads, dim // attn_heads, dim)
     W_bar = sum_all(torch.einsum("bj,pbak->pakj", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))

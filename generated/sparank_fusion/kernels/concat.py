@@ -26,7 +26,7 @@ def concat_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: features to output, and to weights where they are asked for."""
+    r"""The forward pass on a tile of rows: from features to results."""
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
@@ -46,8 +46,8 @@ def concat_forward_kernel(
 
 @triton.jit
 def concat_backward_kernel(
-    out_bar_ptr,
     h_bar_ptrs,
+    out_bar_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -56,7 +56,7 @@ def concat_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: the adjoints of the features, and what the gradients of the parameters need."""
+    r"""The backward pass on a tile of rows: from cotangents to gradients."""
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
@@ -95,7 +95,7 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    rows = rows_for(dim * M)
+    rows = rows_for(dim * M, 1)
     launch(
         concat_forward_kernel,
         batch,
@@ -131,14 +131,14 @@ def backward(
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (dim * M))
+    rows = rows_for(2 * (dim * M), 1)
     launch(
         concat_backward_kernel,
         batch,
         rows,
         (
-            out_bar,
             tuple(h_bar),
+            out_bar,
             batch,
         ),
         {

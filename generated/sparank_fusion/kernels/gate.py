@@ -5,12 +5,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import acc, contract, launch, maximum, precision, rows_for, shaped, unit_stride
+from sparank_fusion.kernels import (
+    acc,
+    contract,
+    is_resident,
+    launch,
+    maximum,
+    precision,
+    rows_for,
+    shaped,
+    unit_stride,
+)
 
 
 @triton.jit
@@ -30,7 +41,7 @@ def gate_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: features to output, and to weights where they are asked for.
+    r"""The forward pass on a tile of rows: from features to results.
 
     \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
     g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
@@ -90,14 +101,86 @@ def gate_forward_kernel(
 
 
 @triton.jit
+def gate_forward_epilogue(
+    h_ptrs,
+    h_rows,
+    c_ptrs,
+    out_ptr,
+    weights_ptr,
+    product_1_ptrs,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The forward pass on a tile of rows: what follows the matrix products.
+
+    \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
+    g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    product_1 = ()
+    for m in tl.static_range(M):
+        product_1 = product_1 + (
+            tl.load(
+                product_1_ptrs[m] + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    total = ()
+    for m in tl.static_range(M):
+        total = total + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    peak = float("-inf")
+    for m in tl.static_range(M):
+        peak = maximum(peak, total[m])
+    exp = ()
+    for m in tl.static_range(M):
+        exp = exp + (tl.exp(total[m] - peak),)
+    total_2 = 0.0
+    for m in tl.static_range(M):
+        total_2 = total_2 + exp[m]
+    quotient = ()
+    for m in tl.static_range(M):
+        quotient = quotient + (exp[m] / total_2,)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total_3 = 0.0
+    for m in tl.static_range(M):
+        total_3 = total_3 + quotient[m] * h[m]
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], total_3, mask=in_b[:, None] & in_i[None, :])
+    if HAS_WEIGHTS:
+        for m in tl.static_range(M):
+            tl.store(
+                weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                quotient[m],
+                mask=in_b[:, None] & in_i[None, :],
+            )
+
+
+@triton.jit
 def gate_backward_kernel(
     h_ptrs,
     h_rows,
     W_ptrs,
     c_ptrs,
-    out_bar_ptr,
-    g_bar_ptr,
     h_bar_ptrs,
+    g_bar_ptr,
+    out_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     B,
@@ -109,7 +192,7 @@ def gate_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: the adjoints of the features, and what the gradients of the parameters need.
+    r"""The backward pass on a tile of rows: from cotangents to gradients.
 
     \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
     g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
@@ -216,6 +299,227 @@ def gate_backward_kernel(
         )
 
 
+@triton.jit
+def gate_backward_operands_2(
+    h_ptrs,
+    h_rows,
+    c_ptrs,
+    g_bar_ptr,
+    out_bar_ptr,
+    product_1_ptrs,
+    operand_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
+    g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    product_1 = ()
+    for m in tl.static_range(M):
+        product_1 = product_1 + (
+            tl.load(
+                product_1_ptrs[m] + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    total = ()
+    for m in tl.static_range(M):
+        total = total + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    peak = float("-inf")
+    for m in tl.static_range(M):
+        peak = maximum(peak, total[m])
+    exp = ()
+    for m in tl.static_range(M):
+        exp = exp + (tl.exp(total[m] - peak),)
+    total_2 = 0.0
+    for m in tl.static_range(M):
+        total_2 = total_2 + exp[m]
+    quotient = ()
+    for m in tl.static_range(M):
+        quotient = quotient + (exp[m] / total_2,)
+    g_bar = ()
+    for m in tl.static_range(M):
+        g_bar = g_bar + (
+            (
+                tl.load(
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                    mask=in_b[:, None] & in_i[None, :],
+                    other=0.0,
+                ).to(ACC)
+                if HAS_WEIGHTS
+                else tl.zeros(
+                    (
+                        ROWS,
+                        I_LANES,
+                    ),
+                    ACC,
+                )
+            ),
+        )
+    out_bar = tl.load(
+        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total_3 = ()
+    for m in tl.static_range(M):
+        total_3 = total_3 + (g_bar[m] + out_bar * h[m],)
+    total_4 = 0.0
+    for m in tl.static_range(M):
+        total_4 = total_4 + total_3[m] * quotient[m]
+    for m in tl.static_range(M):
+        tl.store(
+            operand_1_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+            quotient[m] * (total_3[m] - total_4),
+            mask=in_b[:, None] & in_i[None, :],
+        )
+
+
+@triton.jit
+def gate_backward_epilogue(
+    h_ptrs,
+    h_rows,
+    c_ptrs,
+    h_bar_ptrs,
+    g_bar_ptr,
+    out_bar_ptr,
+    partial_1_ptr,
+    rows_2_ptr,
+    product_1_ptrs,
+    product_2_ptrs,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what follows the matrix products.
+
+    \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
+    g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
+    programs = tl.num_programs(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    out_bar = tl.load(
+        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    product_1 = ()
+    for m in tl.static_range(M):
+        product_1 = product_1 + (
+            tl.load(
+                product_1_ptrs[m] + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    total = ()
+    for m in tl.static_range(M):
+        total = total + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    peak = float("-inf")
+    for m in tl.static_range(M):
+        peak = maximum(peak, total[m])
+    exp = ()
+    for m in tl.static_range(M):
+        exp = exp + (tl.exp(total[m] - peak),)
+    total_2 = 0.0
+    for m in tl.static_range(M):
+        total_2 = total_2 + exp[m]
+    quotient = ()
+    for m in tl.static_range(M):
+        quotient = quotient + (exp[m] / total_2,)
+    product_2 = ()
+    for m in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptrs[m] + b[:, None] * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    for m in tl.static_range(M):
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
+            out_bar * quotient[m] + product_2[m],
+            mask=in_b[:, None] & in_i[None, :],
+        )
+    g_bar = ()
+    for m in tl.static_range(M):
+        g_bar = g_bar + (
+            (
+                tl.load(
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                    mask=in_b[:, None] & in_i[None, :],
+                    other=0.0,
+                ).to(ACC)
+                if HAS_WEIGHTS
+                else tl.zeros(
+                    (
+                        ROWS,
+                        I_LANES,
+                    ),
+                    ACC,
+                )
+            ),
+        )
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total_3 = ()
+    for m in tl.static_range(M):
+        total_3 = total_3 + (g_bar[m] + out_bar * h[m],)
+    total_4 = 0.0
+    for m in tl.static_range(M):
+        total_4 = total_4 + total_3[m] * quotient[m]
+    product = ()
+    for m in tl.static_range(M):
+        product = product + (quotient[m] * (total_3[m] - total_4),)
+    for m in tl.static_range(M):
+        tl.store(
+            partial_1_ptr + m * programs * dim + program * dim + i,
+            tl.sum(tl.where(in_b[:, None], product[m], 0.0), 0),
+            mask=in_i,
+        )
+    for m in tl.static_range(M):
+        tl.store(
+            rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+            product[m],
+            mask=in_b[:, None] & in_i[None, :],
+        )
+
+
 def _results(
     h: list[Tensor],
     W: list[Tensor],
@@ -239,29 +543,56 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    rows = rows_for(dim + 4 * dim * M)
-    launch(
-        gate_forward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            tuple(W),
-            tuple(c),
-            out,
-            weights,
+    if is_resident(h[0], dim + 4 * dim * M):
+        rows = rows_for(dim + 4 * dim * M)
+        launch(
+            gate_forward_kernel,
             batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "J_LANES": triton.next_power_of_2(dim),
-            "HAS_WEIGHTS": return_weights,
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                tuple(W),
+                tuple(c),
+                out,
+                weights,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "J_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+    else:
+        product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        rows = rows_for(dim + 4 * dim * M, 1)
+        launch(
+            gate_forward_epilogue,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                tuple(c),
+                out,
+                weights,
+                tuple(product_1),
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
 
     return out, weights
 
@@ -281,37 +612,103 @@ def backward(
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (dim + 4 * dim * M))
-    tiles = triton.cdiv(batch, rows)
-    partial_1 = torch.empty(
-        (M, tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
-    )
-    rows_2 = h[0].new_empty((M, batch, dim))
-    launch(
-        gate_backward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            tuple(W),
-            tuple(c),
-            out_bar,
-            weights_bar,
-            tuple(h_bar),
-            partial_1,
-            rows_2,
+    if is_resident(h[0], 2 * (dim + 4 * dim * M)):
+        rows = rows_for(2 * (dim + 4 * dim * M))
+        partial_1 = torch.empty(
+            (M, triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        rows_2 = h[0].new_empty((M, batch, dim))
+        launch(
+            gate_backward_kernel,
             batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "I_LANES": triton.next_power_of_2(dim),
-            "HAS_WEIGHTS": return_weights,
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                tuple(W),
+                tuple(c),
+                tuple(h_bar),
+                weights_bar,
+                out_bar,
+                partial_1,
+                rows_2,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+    else:
+        product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        rows = rows_for(2 * (dim + 4 * dim * M), 1)
+        operand_1 = h[0].new_empty((M, batch, dim))
+        launch(
+            gate_backward_operands_2,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                tuple(c),
+                weights_bar,
+                out_bar,
+                tuple(product_1),
+                operand_1,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+        # product_2: M × (B, dim)
+        product_2 = [F.linear(operand_1_m, W_m.t()) for operand_1_m, W_m in zip(operand_1, W)]
+        rows = rows_for(2 * (dim + 4 * dim * M), 1)
+        partial_1 = torch.empty(
+            (M, triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        rows_2 = h[0].new_empty((M, batch, dim))
+        launch(
+            gate_backward_epilogue,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                tuple(c),
+                tuple(h_bar),
+                weights_bar,
+                out_bar,
+                partial_1,
+                rows_2,
+                tuple(product_1),
+                tuple(product_2),
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
 
     # W_bar: M × (dim, dim)
     W_bar = [torch.einsum("bi,bj->ij", rows_2_m, h_m) for rows_2_m, h_m in zip(rows_2, h)]

@@ -5,12 +5,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import acc, contract, launch, precision, rows_for, shaped, sigmoid, unit_stride
+from sparank_fusion.kernels import (
+    acc,
+    contract,
+    is_resident,
+    launch,
+    precision,
+    rows_for,
+    shaped,
+    sigmoid,
+    unit_stride,
+)
 
 
 @triton.jit
@@ -30,7 +41,7 @@ def sigmoid_gate_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: features to output, and to weights where they are asked for.
+    r"""The forward pass on a tile of rows: from features to results.
 
     z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
     g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
@@ -82,14 +93,69 @@ def sigmoid_gate_forward_kernel(
 
 
 @triton.jit
+def sigmoid_gate_forward_epilogue(
+    h_ptrs,
+    h_rows,
+    c_ptr,
+    out_ptr,
+    weights_ptr,
+    product_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The forward pass on a tile of rows: what follows the matrix products.
+
+    z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
+    g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    product_1 = tl.load(
+        product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    stack = ()
+    for m in tl.static_range(M):
+        stack = stack + (((sigmoid_2) if m == 0 else (1 - sigmoid_2)),)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = 0.0
+    for m in tl.static_range(M):
+        total = total + stack[m] * h[m]
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], total, mask=in_b[:, None] & in_i[None, :])
+    if HAS_WEIGHTS:
+        for m in tl.static_range(M):
+            tl.store(
+                weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                stack[m],
+                mask=in_b[:, None] & in_i[None, :],
+            )
+
+
+@triton.jit
 def sigmoid_gate_backward_kernel(
     h_ptrs,
     h_rows,
     W_ptr,
     c_ptr,
-    out_bar_ptr,
-    g_bar_ptr,
     h_bar_ptrs,
+    g_bar_ptr,
+    out_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     B,
@@ -101,7 +167,7 @@ def sigmoid_gate_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""A tile of rows: the adjoints of the features, and what the gradients of the parameters need.
+    r"""The backward pass on a tile of rows: from cotangents to gradients.
 
     z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
     g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
@@ -188,6 +254,170 @@ def sigmoid_gate_backward_kernel(
     tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b[:, None] & in_i[None, :])
 
 
+@triton.jit
+def sigmoid_gate_backward_operands_2(
+    h_ptrs,
+    h_rows,
+    c_ptr,
+    g_bar_ptr,
+    out_bar_ptr,
+    product_1_ptr,
+    operand_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
+    g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    g_bar = ()
+    for m in tl.static_range(M):
+        g_bar = g_bar + (
+            (
+                tl.load(
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                    mask=in_b[:, None] & in_i[None, :],
+                    other=0.0,
+                ).to(ACC)
+                if HAS_WEIGHTS
+                else tl.zeros(
+                    (
+                        ROWS,
+                        I_LANES,
+                    ),
+                    ACC,
+                )
+            ),
+        )
+    out_bar = tl.load(
+        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = ()
+    for m in tl.static_range(M):
+        total = total + (g_bar[m] + out_bar * h[m],)
+    z_bar = total[0] - total[1]
+    product_1 = tl.load(
+        product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    tl.store(
+        operand_1_ptr + b[:, None] * dim + i[None, :],
+        z_bar * sigmoid_2 * (1 - sigmoid_2),
+        mask=in_b[:, None] & in_i[None, :],
+    )
+
+
+@triton.jit
+def sigmoid_gate_backward_epilogue(
+    h_ptrs,
+    h_rows,
+    c_ptr,
+    h_bar_ptrs,
+    g_bar_ptr,
+    out_bar_ptr,
+    partial_1_ptr,
+    rows_2_ptr,
+    product_1_ptr,
+    product_2_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what follows the matrix products.
+
+    z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
+    g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    out_bar = tl.load(
+        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    product_1 = tl.load(
+        product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+    ).to(ACC)
+    sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    difference = 1 - sigmoid_2
+    product_2 = ()
+    for m in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + b[:, None] * M * dim + m * dim + i[None, :],
+                mask=in_b[:, None] & in_i[None, :],
+                other=0.0,
+            ).to(ACC),
+        )
+    for m in tl.static_range(M):
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
+            out_bar * ((sigmoid_2) if m == 0 else (difference)) + product_2[m],
+            mask=in_b[:, None] & in_i[None, :],
+        )
+    g_bar = ()
+    for m in tl.static_range(M):
+        g_bar = g_bar + (
+            (
+                tl.load(
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
+                    mask=in_b[:, None] & in_i[None, :],
+                    other=0.0,
+                ).to(ACC)
+                if HAS_WEIGHTS
+                else tl.zeros(
+                    (
+                        ROWS,
+                        I_LANES,
+                    ),
+                    ACC,
+                )
+            ),
+        )
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
+            ).to(ACC),
+        )
+    total = ()
+    for m in tl.static_range(M):
+        total = total + (g_bar[m] + out_bar * h[m],)
+    z_bar = total[0] - total[1]
+    product = z_bar * sigmoid_2 * difference
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
+    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b[:, None] & in_i[None, :])
+
+
 def _results(
     h: list[Tensor],
     W: Tensor,
@@ -211,29 +441,56 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    rows = rows_for(5 * dim + dim * M)
-    launch(
-        sigmoid_gate_forward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            W,
-            c,
-            out,
-            weights,
+    if is_resident(h[0], 5 * dim + dim * M):
+        rows = rows_for(5 * dim + dim * M)
+        launch(
+            sigmoid_gate_forward_kernel,
             batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "J_LANES": triton.next_power_of_2(dim),
-            "HAS_WEIGHTS": return_weights,
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                W,
+                c,
+                out,
+                weights,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "J_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+    else:
+        product_1 = F.linear(torch.cat(h, dim=-1), W)  # (B, dim)
+        rows = rows_for(5 * dim + dim * M, 1)
+        launch(
+            sigmoid_gate_forward_epilogue,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                c,
+                out,
+                weights,
+                product_1,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
 
     return out, weights
 
@@ -253,37 +510,102 @@ def backward(
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (5 * dim + dim * M))
-    tiles = triton.cdiv(batch, rows)
-    partial_1 = torch.empty(
-        (tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
-    )
-    rows_2 = h[0].new_empty((batch, dim))
-    launch(
-        sigmoid_gate_backward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            W,
-            c,
-            out_bar,
-            weights_bar,
-            tuple(h_bar),
-            partial_1,
-            rows_2,
+    if is_resident(h[0], 2 * (5 * dim + dim * M)):
+        rows = rows_for(2 * (5 * dim + dim * M))
+        partial_1 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        rows_2 = h[0].new_empty((batch, dim))
+        launch(
+            sigmoid_gate_backward_kernel,
             batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "I_LANES": triton.next_power_of_2(dim),
-            "HAS_WEIGHTS": return_weights,
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                W,
+                c,
+                tuple(h_bar),
+                weights_bar,
+                out_bar,
+                partial_1,
+                rows_2,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+    else:
+        product_1 = F.linear(torch.cat(h, dim=-1), W)  # (B, dim)
+        rows = rows_for(2 * (5 * dim + dim * M), 1)
+        operand_1 = h[0].new_empty((batch, dim))
+        launch(
+            sigmoid_gate_backward_operands_2,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                c,
+                weights_bar,
+                out_bar,
+                product_1,
+                operand_1,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
+
+        product_2 = F.linear(operand_1, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
+        rows = rows_for(2 * (5 * dim + dim * M), 1)
+        partial_1 = torch.empty(
+            (triton.cdiv(batch, rows), dim),
+            dtype=torch.promote_types(h[0].dtype, torch.float32),
+            device=h[0].device,
+        )
+        rows_2 = h[0].new_empty((batch, dim))
+        launch(
+            sigmoid_gate_backward_epilogue,
+            batch,
+            rows,
+            (
+                tuple(h),
+                tuple(x.stride(0) for x in h),
+                c,
+                tuple(h_bar),
+                weights_bar,
+                out_bar,
+                partial_1,
+                rows_2,
+                product_1,
+                product_2,
+                batch,
+            ),
+            {
+                "M": M,
+                "dim": dim,
+                "I_LANES": triton.next_power_of_2(dim),
+                "HAS_WEIGHTS": return_weights,
+                "ACC": acc(h[0]),
+                "PRECISION": precision(),
+            },
+        )
 
     W_bar = [torch.einsum("bi,bj->ij", rows_2, h_m) for h_m in h]  # M × (dim, dim)
     c_bar = partial_1.sum(0)  # (dim,)

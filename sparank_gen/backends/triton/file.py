@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
@@ -12,7 +13,7 @@ from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, prepared
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
-from sparank_gen.backends.triton.kernel import TILE_FUNCTIONS, KernelPrinter, Storage, Store
+from sparank_gen.backends.triton.kernel import TILE_FUNCTIONS, KernelPrinter, Storage, Store, is_unrolled
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
@@ -21,14 +22,14 @@ from sparank_gen.ir.node import BATCH, Definition, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.plan.pieces import Buffer, cut_at_batch_sums
+from sparank_gen.plan.pieces import Buffer, cut_at_batch_sums, split_at_contractions
 from sparank_gen.plan.schedule import FEATURES, working_set
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch"}
 HAS_WEIGHTS = "HAS_WEIGHTS"
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision rows_for shaped unit_stride triton ctx inputs output saved tensors found gradients
+    Any Tensor acc launch precision rows_for shaped unit_stride triton is_resident ctx inputs output saved tensors found gradients
     position rows tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
@@ -41,15 +42,32 @@ class Kernel:
 
     Attributes:
         name: its function's name.
+        title: what it computes.
         pointers: its arguments that point to tensors, with how a launch passes each.
         constants: its compile-time arguments, with how a launch computes each.
         body: its statements.
     """
 
     name: str
+    title: str
     pointers: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, str], ...]
     body: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a function: buffers to allocate, a kernel to launch, statements that follow.
+
+    Attributes:
+        buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
+        kernel: the kernel, or None.
+        lines: torch statements.
+    """
+
+    buffers: tuple[tuple[str, str, bool], ...]
+    kernel: Kernel | None
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,25 +87,34 @@ class KernelFile:
     formulas: tuple[str, ...]
     arguments: tuple[Argument, ...]
     parameters: tuple[Parameter, ...]
-    forward: Kernel
-    backward: Kernel
+    forward: Step
+    forward_split: tuple[Step, ...]
+    backward: Step
+    backward_split: tuple[Step, ...]
     out_shape: str
     weights_shape: str | None
-    buffers: tuple[tuple[str, str, bool], ...]
     rest: tuple[str, ...]
     numbers_per_row: str
 
     @property
     def text(self) -> str:
         """All code of the file that does not stand in its template."""
-        kernels = (self.forward, self.backward)
-        lines = [line for kernel in kernels for line in (*kernel.body, *(value for _, value in kernel.constants))]
-        return "\n".join((*self.rest, *(p.gradient or "" for p in self.parameters), *lines))
+        lines = [line for k in self.kernels for line in (*k.body, *(value for _, value in k.constants))]
+        steps = [line for step in (*self.forward_split, *self.backward_split) for line in step.lines]
+        return "\n".join((*self.rest, *(p.gradient or "" for p in self.parameters), *lines, *steps))
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """All kernels, in the order of the file."""
+        steps = (self.forward, *self.forward_split, self.backward, *self.backward_split)
+        return [step.kernel for step in steps if step.kernel is not None]
 
     @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ("acc", "launch", "precision", "rows_for", "unit_stride", *(("shaped",) if self.parameters else ()))
+        always = ["acc", "launch", "precision", "rows_for", "unit_stride"]
+        always += ["shaped"] if self.parameters else []
+        always += ["is_resident"] if self.forward_split else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
 
@@ -102,9 +129,9 @@ def kernel_file(mode: Mode) -> KernelFile:
     program, results = with_results(mode)
     out_layout, weights_layout = mode.out, mode.weights
     storages = _storages(mode, program, results)
-    forward = _forward(mode, program, results, storages, symbols)
     variables = _variables(mode, symbols)
-    backward, buffers, rest, gradients = _backward(mode, program, results, storages, symbols)
+    forward, forward_split = _forward(mode, program, results, storages, symbols)
+    backward, backward_split, rest, gradients = _backward(mode, program, results, storages, symbols)
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, gradients.get(p.layout.name))
@@ -117,10 +144,11 @@ def kernel_file(mode: Mode) -> KernelFile:
         arguments=arguments(mode),
         parameters=params,
         forward=forward,
+        forward_split=forward_split,
         backward=backward,
+        backward_split=backward_split,
         out_shape=_shape(out_layout, program, symbols),
         weights_shape=_shape(weights_layout, program, symbols) if weights_layout else None,
-        buffers=tuple((b.name, _buffer_shape(b, program, symbols), b.partial) for b in buffers),
         rest=rest,
         numbers_per_row=set_size.code(symbols),
     )
@@ -180,19 +208,16 @@ def _forward(
     results: Sequence[tuple[Definition, Layout]],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
-) -> Kernel:
+) -> tuple[Step, tuple[Step, ...]]:
     expanded = expand(program)
-    printer = KernelPrinter(expanded, storages, symbols)
-    printer.taken.update(symbols.values())
     stores = []
     for position, (definition, layout) in enumerate(results):
         slots = (BATCH, *definition.axes)
         target = "weights" if position else "out"
         storage = Storage(target, slots, tuple(slots.index(axis) for axis in layout.axes))
         stores.append(Store(storage, expanded[definition.name].node, slots, condition=HAS_WEIGHTS if position else ""))
-    printer.run(stores)
-    outputs = [("out_ptr", "out"), *([("weights_ptr", "weights")] if len(results) > 1 else [])]
-    return _kernel(f"{mode.name}_forward_kernel", printer, mode, outputs, (), len(results) > 1)
+    passed = {"out": "out", "weights": "weights"}
+    return _schedules(_Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed), stores, ())
 
 
 def _backward(
@@ -201,61 +226,130 @@ def _backward(
     results: Sequence[tuple[Definition, Layout]],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
-) -> tuple[Kernel, tuple[Buffer, ...], tuple[str, ...], dict[str, str]]:
+) -> tuple[Step, tuple[Step, ...], tuple[str, ...], dict[str, str]]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
-    optional = {results[1][0].name + ADJOINT: HAS_WEIGHTS} if len(results) > 1 and results[1][0].name != results[0][0].name else {}
+    is_optional = len(results) > 1 and results[1][0].name != results[0][0].name
+    optional = {results[1][0].name + ADJOINT: HAS_WEIGHTS} if is_optional else {}
     expanded = expand(replace(derived, definitions=(*program.definitions, *derived.definitions)))
-    printer = KernelPrinter(expanded, dict(storages), symbols, optional)
-    printer.taken.update(symbols.values())
-    cut = cut_at_batch_sums(expanded, printer.is_unrolled)
+    cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
-    stores = [
-        Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature)
-        for definition in cut.rows
-    ]
-    for buffer in cut.buffers:
-        count = "programs" if buffer.partial else "batch"
-        storage = Storage(buffer.name, buffer.axes, tuple(range(len(buffer.axes))), count=count)
-        stores.append(Store(storage, buffer.node, buffer.axes, partial=buffer.partial))
-    printer.run(stores)
+    stores = [Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature) for definition in cut.rows]
+    stores += [_buffer_store(buffer) for buffer in cut.buffers]
+    passed = {"h_bar": "h_bar"} | {
+        f"{definition.name}{ADJOINT}": f"{'weights' if position else 'out'}_bar"
+        for position, (definition, _) in reversed(list(enumerate(results)))
+    }
+    made = _Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed)
     rest, gradients = _rest(mode, cut.rest, symbols)
-    outputs = [("h_bar_ptrs", "tuple(h_bar)"), *((f"{buffer.name}_ptr", buffer.name) for buffer in cut.buffers)]
-    cotangents = [
-        (f"{definition.name}{ADJOINT}_ptr", f"{'weights' if position else 'out'}_bar")
-        for position, (definition, _) in enumerate(results)
-        if definition.name + ADJOINT in printer.used
-    ]
-    kernel = _kernel(f"{mode.name}_backward_kernel", printer, mode, outputs, tuple(dict(cotangents).items()), bool(optional))
-    return kernel, cut.buffers, rest, gradients
+    return *_schedules(made, stores, cut.buffers), rest, gradients
 
 
-def _kernel(
-    name: str,
-    printer: KernelPrinter,
-    mode: Mode,
-    outputs: Sequence[tuple[str, str]],
-    cotangents: Sequence[tuple[str, str]],
-    has_weights: bool,
-) -> Kernel:
+@dataclass(frozen=True)
+class _Pass:
+    """The forward or the backward pass of a mode, on its way into kernels.
+
+    Attributes:
+        mode, name: which one it is.
+        program: the expanded program.
+        storages: how what it reads lies in memory.
+        symbols: how the names in extents are written.
+        optional: cotangents that may be absent.
+        passed: the variable of the host that holds each tensor beside the features and the parameters.
+    """
+
+    mode: Mode
+    name: str
+    program: Program
+    storages: dict[str, Storage]
+    symbols: Mapping[str, str]
+    optional: Mapping[str, str]
+    passed: dict[str, str]
+
+
+def _buffer_store(buffer: Buffer) -> Store:
+    count = "programs" if buffer.partial else "batch"
+    storage = Storage(buffer.name, buffer.axes, tuple(range(len(buffer.axes))), count=count)
+    return Store(storage, buffer.node, buffer.axes, partial=buffer.partial)
+
+
+def _schedules(made: _Pass, stores: Sequence[Store], buffers: Sequence[Buffer]) -> tuple[Step, tuple[Step, ...]]:
+    """One kernel for everything, and the same split at its matrix products."""
+    for buffer in buffers:
+        made.passed[buffer.name] = buffer.name
+    allocated = tuple((b.name, _buffer_shape(b, made.program, made.symbols), b.partial) for b in buffers)
+    resident = Step(allocated, _printed(made, "kernel", stores))
+    stages, roots = split_at_contractions(
+        made.program, tuple(store.node for store in stores), partial(is_unrolled, made.program)
+    )
+    if not stages:
+        return resident, ()
+    emitter = _host_emitter(made.mode, made.symbols)
+    products = tuple(definition for stage in stages for definition in stage.products)
+    lowering = Lowering(replace(made.program, definitions=products), made.mode.modules, emitter, False)
+    lowering.count_uses([definition.node for definition in products])
+    steps = []
+    for number, stage in enumerate(stages):
+        for buffer in stage.operands:
+            made.passed[buffer.name] = buffer.name
+        shapes = tuple((b.name, _buffer_shape(b, made.program, made.symbols), False) for b in stage.operands)
+        kernel = _printed(made, f"operands_{number + 1}", [_buffer_store(b) for b in stage.operands]) if shapes else None
+        start = len(emitter.lines)
+        for definition in stage.products:
+            made.storages[definition.name] = _product(lowering, definition)
+            made.passed[definition.name] = definition.name
+        for buffer in stage.operands:
+            made.storages[buffer.name] = _buffer_store(buffer).storage
+        steps.append(Step(shapes, kernel, tuple(emitter.lines[start:])))
+    final = [replace(store, node=root) for store, root in zip(stores, roots, strict=True)]
+    steps.append(Step(allocated, _printed(made, "epilogue", final)))
+    return resident, tuple(steps)
+
+
+def _product(lowering: Lowering, definition: Definition) -> Storage:
+    """The statement that computes a matrix product, and how its result lies in memory."""
+    value = lowering.lower(definition.node)
+    assert not isinstance(value, Scalar)
+    slots = definition.axes
+    if isinstance(value, Listed):
+        return Storage(
+            definition.name, slots, tuple(slots.index(axis) for axis in value.element.axes), listed=slots.index(value.axis)
+        )
+    return Storage(definition.name, slots, tuple(slots.index(axis) for axis in value.axes))
+
+
+def _printed(made: _Pass, suffix: str, stores: Sequence[Store]) -> Kernel:
+    """A kernel that computes ``stores``."""
+    printer = KernelPrinter(made.program, made.storages, made.symbols, made.optional)
+    printer.taken.update(made.symbols.values())
+    printer.run(stores)
+    work = {
+        "kernel": "from features to results" if made.name == "forward" else "from cotangents to gradients",
+        "epilogue": "what follows the matrix products",
+    }.get(suffix, "what the matrix products are applied to")
+    title = f"The {made.name} pass on a tile of rows: {work}."
+    return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made)
+
+
+def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass) -> Kernel:
+    mode, storages = made.mode, made.storages
     variables = _variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
     if FEATURES in printer.used:
         pointers += [("h_ptrs", "tuple(h)"), ("h_rows", "tuple(x.stride(0) for x in h)")]
-    for module in mode.modules:
-        for parameter in module.parameters:
-            label = parameter.layout.name
-            if label in printer.used:
-                variable = variables[label]
-                pointers.append((f"{label}_ptrs", f"tuple({variable})") if module.per else (f"{label}_ptr", variable))
-    pointers += [*cotangents, *outputs]
+    for label in (*variables, *made.passed):
+        if label not in printer.used:
+            continue
+        variable = variables.get(label) or made.passed[label]
+        is_listed = label == "h_bar" or (label in storages and storages[label].listed is not None)
+        pointers.append((f"{label}_ptrs", f"tuple({variable})") if is_listed else (f"{label}_ptr", variable))
     text = "\n".join(printer.lines)
     lanes = {variable: extent.code(printer.symbols) for extent, variable in printer.lanes.items()}
     constants = [("M", "M"), ("dim", "dim")]
     constants += [(h.name.value, h.name.value) for h in mode.spec.hyperparameters]
     constants += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({extent})") for variable, extent in lanes.items()]
     constants += [(constant, code) for code, constant in printer.numbers.items()]
-    if has_weights:
+    if re.search(rf"\b{HAS_WEIGHTS}\b", text):
         constants.append((HAS_WEIGHTS, "return_weights"))
     prologue = ["b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
@@ -266,7 +360,7 @@ def _kernel(
         prologue.append("programs = tl.num_programs(0).to(tl.int64)")
     for variable, extent in lanes.items():
         prologue += [f"{variable} = tl.arange(0, {variable.upper()}_LANES)", f"in_{variable} = {variable} < {extent}"]
-    return Kernel(name, tuple(pointers), tuple(constants), (*prologue, *printer.lines))
+    return Kernel(name, title, tuple(pointers), tuple(constants), (*prologue, *printer.lines))
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:

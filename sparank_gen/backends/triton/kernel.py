@@ -42,6 +42,12 @@ RESERVED = frozenset(
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
 
+def is_unrolled(program: Program, axis: str) -> bool:
+    """Whether an axis becomes a tuple of tiles: one over modalities, or of a small extent that is known."""
+    known = program.extents[axis].constant
+    return program.extents[axis] == program.extents["m"] or (known is not None and known <= LARGEST_UNROLLED)
+
+
 @dataclass(frozen=True)
 class Storage:
     """How a tensor lies in memory.
@@ -127,9 +133,7 @@ class KernelPrinter:
         self.depth -= 1
 
     def is_unrolled(self, axis: str) -> bool:
-        extent = self.program.extents[axis]
-        known = extent.constant
-        return extent == self.program.extents["m"] or (known is not None and known <= LARGEST_UNROLLED)
+        return is_unrolled(self.program, axis)
 
     def split(self, axes: Sequence[str] | frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Axes in canonical order: the unrolled ones, and those of the tile with the batch first."""
