@@ -138,6 +138,16 @@ def unit_stride(features: Tensor) -> Tensor:
     return features if features.stride(1) == 1 or features.shape[1] == 1 else features.contiguous()
 
 
+def row_strides(features: list[Tensor]) -> tuple[int, ...]:
+    """How many elements lie between the rows of each feature tensor."""
+    return tuple(x.stride(0) for x in features)
+
+
+def partial_sums(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An uninitialised buffer for what the tiles of a batch sum up, in float32 or better."""
+    return torch.empty(shape, dtype=torch.promote_types(tensor.dtype, torch.float32), device=tensor.device)
+
+
 def precision() -> str:
     """How float32 matrix products round, as ``torch.get_float32_matmul_precision`` says."""
     return PRECISIONS[torch.get_float32_matmul_precision()]

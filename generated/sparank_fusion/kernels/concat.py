@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import acc, launch, precision, rows_for, unit_stride
+from sparank_fusion.kernels import acc, launch, precision, row_strides, rows_for, unit_stride
 
 
 @triton.jit
@@ -22,26 +22,21 @@ def concat_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The forward pass on a tile of rows: from features to results."""
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     for m in tl.static_range(M):
-        tl.store(
-            out_ptr + b[:, None] * M * dim + m * dim + i[None, :], h[m], mask=in_b[:, None] & in_i[None, :]
-        )
+        tl.store(out_ptr + b[:, None] * dim * M + m * dim + i[None, :], h[m], mask=in_b_i)
 
 
 @triton.jit
@@ -52,28 +47,40 @@ def concat_backward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: from cotangents to gradients."""
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
     out_bar = ()
     for m in tl.static_range(M):
         out_bar = out_bar + (
-            tl.load(
-                out_bar_ptr + b[:, None] * M * dim + m * dim + i[None, :],
-                mask=in_b[:, None] & in_i[None, :],
-                other=0.0,
-            ).to(ACC),
+            tl.load(out_bar_ptr + b[:, None] * dim * M + m * dim + i[None, :], mask=in_b_i, other=0.0).to(
+                ACC
+            ),
         )
     for m in tl.static_range(M):
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dim + i[None, :], out_bar[m], mask=in_b[:, None] & in_i[None, :]
-        )
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], out_bar[m], mask=in_b_i)
+
+
+def _constants(
+    h: list[Tensor],
+    return_weights: bool,
+) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    dim = h[0].shape[1]
+    return {
+        "M": len(h),
+        "dim": dim,
+        "I_LANES": triton.next_power_of_2(dim),
+        "ACC": acc(h[0]),
+        "PRECISION": precision(),
+    }
 
 
 def _results(
@@ -95,25 +102,10 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    rows = rows_for(dim * M, 1)
-    launch(
-        concat_forward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h),
-            tuple(x.stride(0) for x in h),
-            out,
-            batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "I_LANES": triton.next_power_of_2(dim),
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+    constants = _constants(h, return_weights)
+    numbers = dim * M
+    rows = rows_for(numbers, 1)
+    launch(concat_forward_kernel, batch, rows, (tuple(h), row_strides(h), out, batch), constants)
 
     return out, weights
 
@@ -130,25 +122,11 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
+    constants = _constants(h, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (dim * M), 1)
-    launch(
-        concat_backward_kernel,
-        batch,
-        rows,
-        (
-            tuple(h_bar),
-            out_bar,
-            batch,
-        ),
-        {
-            "M": M,
-            "dim": dim,
-            "I_LANES": triton.next_power_of_2(dim),
-            "ACC": acc(h[0]),
-            "PRECISION": precision(),
-        },
-    )
+    numbers = 2 * (dim * M)
+    rows = rows_for(numbers, 1)
+    launch(concat_backward_kernel, batch, rows, (tuple(h_bar), out_bar, batch), constants)
 
     return [
         *h_bar,
@@ -175,11 +153,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 @once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
-    tensors = [saved[:M]]
-    position = M
+    tensors: list[Any] = [saved[:M]]
     found = backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
     gradients: list[Any] = [found[:M]]
-    position = M
     return *gradients, *(None for _ in ctx.options)
 
 

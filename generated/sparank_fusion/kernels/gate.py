@@ -17,7 +17,9 @@ from sparank_fusion.kernels import (
     is_resident,
     launch,
     maximum,
+    partial_sums,
     precision,
+    row_strides,
     rows_for,
     shaped,
     unit_stride,
@@ -35,11 +37,11 @@ def gate_forward_kernel(
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
-    J_LANES: tl.constexpr,
+    I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The forward pass on a tile of rows: from features to results.
 
@@ -50,28 +52,20 @@ def gate_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    j = tl.arange(0, J_LANES)
-    in_j = j < dim
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i_i = in_i[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
     logit = ()
     for m in tl.static_range(M):
+        W_tile = tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
         logit = logit + (
-            contract(
-                h[m],
-                tl.load(
-                    W_ptrs[m] + j[None, :] * dim + j[:, None], mask=in_j[:, None] & in_j[None, :], other=0.0
-                ),
-                ACC,
-                PRECISION,
-            )
-            + tl.load(c_ptrs[m] + j, mask=in_j, other=0.0).to(ACC)[None, :],
+            contract(h[m], W_tile, ACC, PRECISION)
+            + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
     peak = float("-inf")
     for m in tl.static_range(M):
@@ -90,14 +84,10 @@ def gate_forward_kernel(
     out = 0.0
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + j[None, :], out, mask=in_b[:, None] & in_j[None, :])
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_WEIGHTS:
         for m in tl.static_range(M):
-            tl.store(
-                weights_ptr + m * batch * dim + b[:, None] * dim + j[None, :],
-                g[m],
-                mask=in_b[:, None] & in_j[None, :],
-            )
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -113,9 +103,9 @@ def gate_forward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The forward pass on a tile of rows: what follows the matrix products.
 
@@ -128,14 +118,11 @@ def gate_forward_epilogue(
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
-            tl.load(
-                product_1_ptrs[m] + b[:, None] * dim + i[None, :],
-                mask=in_b[:, None] & in_i[None, :],
-                other=0.0,
-            ).to(ACC),
+            tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
     total = ()
     for m in tl.static_range(M):
@@ -154,22 +141,14 @@ def gate_forward_epilogue(
         quotient = quotient + (exp[m] / total_2,)
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total_3 = 0.0
     for m in tl.static_range(M):
         total_3 = total_3 + quotient[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], total_3, mask=in_b[:, None] & in_i[None, :])
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], total_3, mask=in_b_i)
     if HAS_WEIGHTS:
         for m in tl.static_range(M):
-            tl.store(
-                weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                quotient[m],
-                mask=in_b[:, None] & in_i[None, :],
-            )
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], quotient[m], mask=in_b_i)
 
 
 @triton.jit
@@ -188,9 +167,9 @@ def gate_backward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: from cotangents to gradients.
 
@@ -205,28 +184,18 @@ def gate_backward_kernel(
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    out_bar = tl.load(
-        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i_i = in_i[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
     logit = ()
     for m in tl.static_range(M):
+        W_tile = tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
         logit = logit + (
-            contract(
-                h[m],
-                tl.load(
-                    W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i[:, None] & in_i[None, :], other=0.0
-                ),
-                ACC,
-                PRECISION,
-            )
+            contract(h[m], W_tile, ACC, PRECISION)
             + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
     peak = float("-inf")
@@ -247,9 +216,7 @@ def gate_backward_kernel(
         g_bar = g_bar + (
             (
                 tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                    mask=in_b[:, None] & in_i[None, :],
-                    other=0.0,
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_WEIGHTS
                 else tl.zeros(
@@ -272,31 +239,18 @@ def gate_backward_kernel(
         logit_bar = logit_bar + (g[m] * (total_2[m] - total_3),)
     h_bar = ()
     for m in tl.static_range(M):
-        h_bar = h_bar + (
-            out_bar * g[m]
-            + contract(
-                logit_bar[m],
-                tl.load(
-                    W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i[:, None] & in_i[None, :], other=0.0
-                ),
-                ACC,
-                PRECISION,
-            ),
-        )
+        W_tile_2 = tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
+        h_bar = h_bar + (out_bar * g[m] + contract(logit_bar[m], W_tile_2, ACC, PRECISION),)
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b[:, None] & in_i[None, :])
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
     for m in tl.static_range(M):
         tl.store(
-            partial_1_ptr + m * programs * dim + program * dim + i,
+            partial_1_ptr + m * dim * programs + program * dim + i,
             tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),
             mask=in_i,
         )
     for m in tl.static_range(M):
-        tl.store(
-            rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-            logit_bar[m],
-            mask=in_b[:, None] & in_i[None, :],
-        )
+        tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_b_i)
 
 
 @triton.jit
@@ -313,9 +267,9 @@ def gate_backward_operands_2(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: what the matrix products are applied to.
 
@@ -328,14 +282,11 @@ def gate_backward_operands_2(
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
-            tl.load(
-                product_1_ptrs[m] + b[:, None] * dim + i[None, :],
-                mask=in_b[:, None] & in_i[None, :],
-                other=0.0,
-            ).to(ACC),
+            tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
     total = ()
     for m in tl.static_range(M):
@@ -357,9 +308,7 @@ def gate_backward_operands_2(
         g_bar = g_bar + (
             (
                 tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                    mask=in_b[:, None] & in_i[None, :],
-                    other=0.0,
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_WEIGHTS
                 else tl.zeros(
@@ -371,16 +320,10 @@ def gate_backward_operands_2(
                 )
             ),
         )
-    out_bar = tl.load(
-        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total_3 = ()
     for m in tl.static_range(M):
         total_3 = total_3 + (g_bar[m] + out_bar * h[m],)
@@ -391,7 +334,7 @@ def gate_backward_operands_2(
         tl.store(
             operand_1_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
             quotient[m] * (total_3[m] - total_4),
-            mask=in_b[:, None] & in_i[None, :],
+            mask=in_b_i,
         )
 
 
@@ -412,9 +355,9 @@ def gate_backward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: what follows the matrix products.
 
@@ -429,17 +372,12 @@ def gate_backward_epilogue(
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    out_bar = tl.load(
-        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    in_b_i = in_b[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
-            tl.load(
-                product_1_ptrs[m] + b[:, None] * dim + i[None, :],
-                mask=in_b[:, None] & in_i[None, :],
-                other=0.0,
-            ).to(ACC),
+            tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
     total = ()
     for m in tl.static_range(M):
@@ -459,26 +397,18 @@ def gate_backward_epilogue(
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
-            tl.load(
-                product_2_ptrs[m] + b[:, None] * dim + i[None, :],
-                mask=in_b[:, None] & in_i[None, :],
-                other=0.0,
-            ).to(ACC),
+            tl.load(product_2_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
     for m in tl.static_range(M):
         tl.store(
-            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
-            out_bar * quotient[m] + product_2[m],
-            mask=in_b[:, None] & in_i[None, :],
+            h_bar_ptrs[m] + b[:, None] * dim + i[None, :], out_bar * quotient[m] + product_2[m], mask=in_b_i
         )
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
             (
                 tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                    mask=in_b[:, None] & in_i[None, :],
-                    other=0.0,
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_WEIGHTS
                 else tl.zeros(
@@ -492,11 +422,7 @@ def gate_backward_epilogue(
         )
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total_3 = ()
     for m in tl.static_range(M):
         total_3 = total_3 + (g_bar[m] + out_bar * h[m],)
@@ -508,16 +434,30 @@ def gate_backward_epilogue(
         product = product + (quotient[m] * (total_3[m] - total_4),)
     for m in tl.static_range(M):
         tl.store(
-            partial_1_ptr + m * programs * dim + program * dim + i,
+            partial_1_ptr + m * dim * programs + program * dim + i,
             tl.sum(tl.where(in_b[:, None], product[m], 0.0), 0),
             mask=in_i,
         )
     for m in tl.static_range(M):
-        tl.store(
-            rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-            product[m],
-            mask=in_b[:, None] & in_i[None, :],
-        )
+        tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], product[m], mask=in_b_i)
+
+
+def _constants(
+    h: list[Tensor],
+    W: list[Tensor],
+    c: list[Tensor],
+    return_weights: bool,
+) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    dim = h[0].shape[1]
+    return {
+        "M": len(h),
+        "dim": dim,
+        "I_LANES": triton.next_power_of_2(dim),
+        "HAS_WEIGHTS": return_weights,
+        "ACC": acc(h[0]),
+        "PRECISION": precision(),
+    }
 
 
 def _results(
@@ -543,55 +483,27 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    if is_resident(h[0], dim + 4 * dim * M):
-        rows = rows_for(dim + 4 * dim * M)
+    constants = _constants(h, W, c, return_weights)
+    numbers = dim + 4 * dim * M
+    if is_resident(h[0], numbers):
+        rows = rows_for(numbers)
         launch(
             gate_forward_kernel,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                tuple(W),
-                tuple(c),
-                out,
-                weights,
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "J_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+            constants,
         )
 
     else:
+        rows = rows_for(numbers, 1)
         product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
-        rows = rows_for(dim + 4 * dim * M, 1)
         launch(
             gate_forward_epilogue,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                tuple(c),
-                out,
-                weights,
-                tuple(product_1),
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), tuple(c), out, weights, tuple(product_1), batch),
+            constants,
         )
 
     return out, weights
@@ -611,14 +523,12 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
+    constants = _constants(h, W, c, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    if is_resident(h[0], 2 * (dim + 4 * dim * M)):
-        rows = rows_for(2 * (dim + 4 * dim * M))
-        partial_1 = torch.empty(
-            (M, triton.cdiv(batch, rows), dim),
-            dtype=torch.promote_types(h[0].dtype, torch.float32),
-            device=h[0].device,
-        )
+    numbers = 2 * (dim + 4 * dim * M)
+    if is_resident(h[0], numbers):
+        rows = rows_for(numbers)
+        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
         launch(
             gate_backward_kernel,
@@ -626,7 +536,7 @@ def backward(
             rows,
             (
                 tuple(h),
-                tuple(x.stride(0) for x in h),
+                row_strides(h),
                 tuple(W),
                 tuple(c),
                 tuple(h_bar),
@@ -636,52 +546,24 @@ def backward(
                 rows_2,
                 batch,
             ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            constants,
         )
 
     else:
+        rows = rows_for(numbers, 1)
         product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
-        rows = rows_for(2 * (dim + 4 * dim * M), 1)
         operand_1 = h[0].new_empty((M, batch, dim))
         launch(
             gate_backward_operands_2,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                tuple(c),
-                weights_bar,
-                out_bar,
-                tuple(product_1),
-                operand_1,
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), tuple(c), weights_bar, out_bar, tuple(product_1), operand_1, batch),
+            constants,
         )
 
         # product_2: M × (B, dim)
         product_2 = [F.linear(operand_1_m, W_m.t()) for operand_1_m, W_m in zip(operand_1, W)]
-        rows = rows_for(2 * (dim + 4 * dim * M), 1)
-        partial_1 = torch.empty(
-            (M, triton.cdiv(batch, rows), dim),
-            dtype=torch.promote_types(h[0].dtype, torch.float32),
-            device=h[0].device,
-        )
+        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
         launch(
             gate_backward_epilogue,
@@ -689,7 +571,7 @@ def backward(
             rows,
             (
                 tuple(h),
-                tuple(x.stride(0) for x in h),
+                row_strides(h),
                 tuple(c),
                 tuple(h_bar),
                 weights_bar,
@@ -700,14 +582,7 @@ def backward(
                 tuple(product_2),
                 batch,
             ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            constants,
         )
 
     # W_bar: M × (dim, dim)
@@ -742,7 +617,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 @once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
-    tensors = [saved[:M]]
+    tensors: list[Any] = [saved[:M]]
     position = M
     tensors.append(saved[position : position + M])
     position += M

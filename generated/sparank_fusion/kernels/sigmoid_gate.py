@@ -16,7 +16,9 @@ from sparank_fusion.kernels import (
     contract,
     is_resident,
     launch,
+    partial_sums,
     precision,
+    row_strides,
     rows_for,
     shaped,
     sigmoid,
@@ -35,11 +37,11 @@ def sigmoid_gate_forward_kernel(
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
-    J_LANES: tl.constexpr,
+    I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The forward pass on a tile of rows: from features to results.
 
@@ -50,29 +52,19 @@ def sigmoid_gate_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    j = tl.arange(0, J_LANES)
-    in_j = j < dim
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i_i = in_i[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = 0.0
     for m in tl.static_range(M):
-        total = total + contract(
-            h[m],
-            tl.load(
-                W_ptr + j[None, :] * M * dim + m * dim + j[:, None],
-                mask=in_j[:, None] & in_j[None, :],
-                other=0.0,
-            ),
-            ACC,
-            PRECISION,
-        )
+        W_tile = tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0)
+        total = total + contract(h[m], W_tile, ACC, PRECISION)
     # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-    z = sigmoid(total + tl.load(c_ptr + j, mask=in_j, other=0.0).to(ACC)[None, :])
+    z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
     # g[0,i] = z[i]
     # g[1,i] = 1 - z[i]
     g = ()
@@ -82,14 +74,10 @@ def sigmoid_gate_forward_kernel(
     out = 0.0
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + j[None, :], out, mask=in_b[:, None] & in_j[None, :])
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_WEIGHTS:
         for m in tl.static_range(M):
-            tl.store(
-                weights_ptr + m * batch * dim + b[:, None] * dim + j[None, :],
-                g[m],
-                mask=in_b[:, None] & in_j[None, :],
-            )
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -105,9 +93,9 @@ def sigmoid_gate_forward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The forward pass on a tile of rows: what follows the matrix products.
 
@@ -120,31 +108,22 @@ def sigmoid_gate_forward_epilogue(
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    product_1 = tl.load(
-        product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    in_b_i = in_b[:, None] & in_i[None, :]
+    product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
     stack = ()
     for m in tl.static_range(M):
         stack = stack + (((sigmoid_2) if m == 0 else (1 - sigmoid_2)),)
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + stack[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], total, mask=in_b[:, None] & in_i[None, :])
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], total, mask=in_b_i)
     if HAS_WEIGHTS:
         for m in tl.static_range(M):
-            tl.store(
-                weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                stack[m],
-                mask=in_b[:, None] & in_i[None, :],
-            )
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], stack[m], mask=in_b_i)
 
 
 @triton.jit
@@ -163,9 +142,9 @@ def sigmoid_gate_backward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: from cotangents to gradients.
 
@@ -179,28 +158,16 @@ def sigmoid_gate_backward_kernel(
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    out_bar = tl.load(
-        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i_i = in_i[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = 0.0
     for m in tl.static_range(M):
-        total = total + contract(
-            h[m],
-            tl.load(
-                W_ptr + i[None, :] * M * dim + m * dim + i[:, None],
-                mask=in_i[:, None] & in_i[None, :],
-                other=0.0,
-            ),
-            ACC,
-            PRECISION,
-        )
+        W_tile = tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0)
+        total = total + contract(h[m], W_tile, ACC, PRECISION)
     # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
     z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
     difference = 1 - z
@@ -214,9 +181,7 @@ def sigmoid_gate_backward_kernel(
         g_bar = g_bar + (
             (
                 tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                    mask=in_b[:, None] & in_i[None, :],
-                    other=0.0,
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_WEIGHTS
                 else tl.zeros(
@@ -235,23 +200,12 @@ def sigmoid_gate_backward_kernel(
     product = z_bar * z * difference
     h_bar = ()
     for m in tl.static_range(M):
-        h_bar = h_bar + (
-            out_bar * g[m]
-            + contract(
-                product,
-                tl.load(
-                    W_ptr + i[:, None] * M * dim + m * dim + i[None, :],
-                    mask=in_i[:, None] & in_i[None, :],
-                    other=0.0,
-                ),
-                ACC,
-                PRECISION,
-            ),
-        )
+        W_tile_2 = tl.load(W_ptr + i[:, None] * dim * M + m * dim + i[None, :], mask=in_i_i, other=0.0)
+        h_bar = h_bar + (out_bar * g[m] + contract(product, W_tile_2, ACC, PRECISION),)
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b[:, None] & in_i[None, :])
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b[:, None] & in_i[None, :])
+    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
 
 
 @triton.jit
@@ -268,9 +222,9 @@ def sigmoid_gate_backward_operands_2(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: what the matrix products are applied to.
 
@@ -283,14 +237,13 @@ def sigmoid_gate_backward_operands_2(
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
             (
                 tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                    mask=in_b[:, None] & in_i[None, :],
-                    other=0.0,
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_WEIGHTS
                 else tl.zeros(
@@ -302,29 +255,17 @@ def sigmoid_gate_backward_operands_2(
                 )
             ),
         )
-    out_bar = tl.load(
-        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = ()
     for m in tl.static_range(M):
         total = total + (g_bar[m] + out_bar * h[m],)
     z_bar = total[0] - total[1]
-    product_1 = tl.load(
-        product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    tl.store(
-        operand_1_ptr + b[:, None] * dim + i[None, :],
-        z_bar * sigmoid_2 * (1 - sigmoid_2),
-        mask=in_b[:, None] & in_i[None, :],
-    )
+    tl.store(operand_1_ptr + b[:, None] * dim + i[None, :], z_bar * sigmoid_2 * (1 - sigmoid_2), mask=in_b_i)
 
 
 @triton.jit
@@ -344,9 +285,9 @@ def sigmoid_gate_backward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
-    ROWS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     r"""The backward pass on a tile of rows: what follows the matrix products.
 
@@ -360,37 +301,30 @@ def sigmoid_gate_backward_epilogue(
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    out_bar = tl.load(
-        out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
-    product_1 = tl.load(
-        product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-    ).to(ACC)
+    in_b_i = in_b[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
     difference = 1 - sigmoid_2
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
-            tl.load(
-                product_2_ptr + b[:, None] * M * dim + m * dim + i[None, :],
-                mask=in_b[:, None] & in_i[None, :],
-                other=0.0,
-            ).to(ACC),
+            tl.load(product_2_ptr + b[:, None] * dim * M + m * dim + i[None, :], mask=in_b_i, other=0.0).to(
+                ACC
+            ),
         )
     for m in tl.static_range(M):
         tl.store(
             h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
             out_bar * ((sigmoid_2) if m == 0 else (difference)) + product_2[m],
-            mask=in_b[:, None] & in_i[None, :],
+            mask=in_b_i,
         )
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
             (
                 tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-                    mask=in_b[:, None] & in_i[None, :],
-                    other=0.0,
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_WEIGHTS
                 else tl.zeros(
@@ -404,18 +338,32 @@ def sigmoid_gate_backward_epilogue(
         )
     h = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b[:, None] & in_i[None, :], other=0.0
-            ).to(ACC),
-        )
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = ()
     for m in tl.static_range(M):
         total = total + (g_bar[m] + out_bar * h[m],)
     z_bar = total[0] - total[1]
     product = z_bar * sigmoid_2 * difference
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b[:, None] & in_i[None, :])
+    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
+
+
+def _constants(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    return_weights: bool,
+) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    dim = h[0].shape[1]
+    return {
+        "M": len(h),
+        "dim": dim,
+        "I_LANES": triton.next_power_of_2(dim),
+        "HAS_WEIGHTS": return_weights,
+        "ACC": acc(h[0]),
+        "PRECISION": precision(),
+    }
 
 
 def _results(
@@ -441,55 +389,27 @@ def forward(
     """The output and the weights of features ``h``, each ``(B, dim)``."""
     out, weights = _results(h, W, c, return_weights)
     (batch, dim), M = h[0].shape, len(h)
-    if is_resident(h[0], 5 * dim + dim * M):
-        rows = rows_for(5 * dim + dim * M)
+    constants = _constants(h, W, c, return_weights)
+    numbers = 5 * dim + dim * M
+    if is_resident(h[0], numbers):
+        rows = rows_for(numbers)
         launch(
             sigmoid_gate_forward_kernel,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                W,
-                c,
-                out,
-                weights,
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "J_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), W, c, out, weights, batch),
+            constants,
         )
 
     else:
+        rows = rows_for(numbers, 1)
         product_1 = F.linear(torch.cat(h, dim=-1), W)  # (B, dim)
-        rows = rows_for(5 * dim + dim * M, 1)
         launch(
             sigmoid_gate_forward_epilogue,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                c,
-                out,
-                weights,
-                product_1,
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), c, out, weights, product_1, batch),
+            constants,
         )
 
     return out, weights
@@ -509,76 +429,35 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
+    constants = _constants(h, W, c, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    if is_resident(h[0], 2 * (5 * dim + dim * M)):
-        rows = rows_for(2 * (5 * dim + dim * M))
-        partial_1 = torch.empty(
-            (triton.cdiv(batch, rows), dim),
-            dtype=torch.promote_types(h[0].dtype, torch.float32),
-            device=h[0].device,
-        )
+    numbers = 2 * (5 * dim + dim * M)
+    if is_resident(h[0], numbers):
+        rows = rows_for(numbers)
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_kernel,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                W,
-                c,
-                tuple(h_bar),
-                weights_bar,
-                out_bar,
-                partial_1,
-                rows_2,
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), W, c, tuple(h_bar), weights_bar, out_bar, partial_1, rows_2, batch),
+            constants,
         )
 
     else:
+        rows = rows_for(numbers, 1)
         product_1 = F.linear(torch.cat(h, dim=-1), W)  # (B, dim)
-        rows = rows_for(2 * (5 * dim + dim * M), 1)
         operand_1 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_operands_2,
             batch,
             rows,
-            (
-                tuple(h),
-                tuple(x.stride(0) for x in h),
-                c,
-                weights_bar,
-                out_bar,
-                product_1,
-                operand_1,
-                batch,
-            ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            (tuple(h), row_strides(h), c, weights_bar, out_bar, product_1, operand_1, batch),
+            constants,
         )
 
         product_2 = F.linear(operand_1, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
-        rows = rows_for(2 * (5 * dim + dim * M), 1)
-        partial_1 = torch.empty(
-            (triton.cdiv(batch, rows), dim),
-            dtype=torch.promote_types(h[0].dtype, torch.float32),
-            device=h[0].device,
-        )
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_epilogue,
@@ -586,7 +465,7 @@ def backward(
             rows,
             (
                 tuple(h),
-                tuple(x.stride(0) for x in h),
+                row_strides(h),
                 c,
                 tuple(h_bar),
                 weights_bar,
@@ -597,14 +476,7 @@ def backward(
                 product_2,
                 batch,
             ),
-            {
-                "M": M,
-                "dim": dim,
-                "I_LANES": triton.next_power_of_2(dim),
-                "HAS_WEIGHTS": return_weights,
-                "ACC": acc(h[0]),
-                "PRECISION": precision(),
-            },
+            constants,
         )
 
     W_bar = [torch.einsum("bi,bj->ij", rows_2, h_m) for h_m in h]  # M × (dim, dim)
@@ -638,7 +510,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 @once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
-    tensors = [saved[:M]]
+    tensors: list[Any] = [saved[:M]]
     position = M
     tensors.append(saved[position])
     position += 1

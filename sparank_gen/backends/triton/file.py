@@ -25,11 +25,11 @@ from sparank_gen.lang.layouts import Layout
 from sparank_gen.plan.pieces import Buffer, cut_at_batch_sums, split_at_contractions
 from sparank_gen.plan.schedule import FEATURES, working_set
 
-SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch"}
+SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
 HAS_WEIGHTS = "HAS_WEIGHTS"
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision rows_for shaped unit_stride triton is_resident ctx inputs output saved tensors found gradients
+    Any Tensor acc launch precision rows_for shaped unit_stride triton is_resident row_strides partial_sums constants numbers ctx inputs output saved tensors found gradients
     position rows tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
@@ -44,14 +44,12 @@ class Kernel:
         name: its function's name.
         title: what it computes.
         pointers: its arguments that point to tensors, with how a launch passes each.
-        constants: its compile-time arguments, with how a launch computes each.
         body: its statements.
     """
 
     name: str
     title: str
     pointers: tuple[tuple[str, str], ...]
-    constants: tuple[tuple[str, str], ...]
     body: tuple[str, ...]
 
 
@@ -87,6 +85,7 @@ class KernelFile:
     formulas: tuple[str, ...]
     arguments: tuple[Argument, ...]
     parameters: tuple[Parameter, ...]
+    constants: tuple[tuple[str, str], ...]
     forward: Step
     forward_split: tuple[Step, ...]
     backward: Step
@@ -99,7 +98,8 @@ class KernelFile:
     @property
     def text(self) -> str:
         """All code of the file that does not stand in its template."""
-        lines = [line for k in self.kernels for line in (*k.body, *(value for _, value in k.constants))]
+        lines = [line for kernel in self.kernels for line in kernel.body]
+        lines += [value for _, value in self.constants]
         steps = [line for step in (*self.forward_split, *self.backward_split) for line in step.lines]
         return "\n".join((*self.rest, *(p.gradient or "" for p in self.parameters), *lines, *steps))
 
@@ -112,8 +112,10 @@ class KernelFile:
     @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ["acc", "launch", "precision", "rows_for", "unit_stride"]
+        always = ["acc", "launch", "precision", "row_strides", "rows_for", "unit_stride"]
         always += ["shaped"] if self.parameters else []
+        steps = (self.backward, *self.backward_split)
+        always += ["partial_sums"] if any(partial for step in steps for *_, partial in step.buffers) else []
         always += ["is_resident"] if self.forward_split else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
@@ -129,9 +131,9 @@ def kernel_file(mode: Mode) -> KernelFile:
     program, results = with_results(mode)
     out_layout, weights_layout = mode.out, mode.weights
     storages = _storages(mode, program, results)
-    variables = _variables(mode, symbols)
-    forward, forward_split = _forward(mode, program, results, storages, symbols)
-    backward, backward_split, rest, gradients = _backward(mode, program, results, storages, symbols)
+    variables, numbers = _variables(mode, symbols), dict[str, str]()
+    forward, forward_split = _forward(mode, program, results, storages, symbols, numbers)
+    backward, backward_split, rest, gradients = _backward(mode, program, results, storages, symbols, numbers)
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, gradients.get(p.layout.name))
@@ -143,6 +145,7 @@ def kernel_file(mode: Mode) -> KernelFile:
         formulas=formulas(mode.program),
         arguments=arguments(mode),
         parameters=params,
+        constants=_constants(mode, program, symbols, numbers, weights_layout is not None),
         forward=forward,
         forward_split=forward_split,
         backward=backward,
@@ -152,6 +155,18 @@ def kernel_file(mode: Mode) -> KernelFile:
         rest=rest,
         numbers_per_row=set_size.code(symbols),
     )
+
+
+def _constants(
+    mode: Mode, program: Program, symbols: Mapping[str, str], numbers: Mapping[str, str], has_weights: bool
+) -> tuple[tuple[str, str], ...]:
+    """The compile-time arguments that all kernels of a mode take, and how a launch computes each."""
+    lanes = KernelPrinter(program, {}, symbols).lanes
+    found = [("M", "len(h)"), ("dim", "dim"), *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
+    found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
+    found += [(constant, code) for code, constant in numbers.items()]
+    found += [(HAS_WEIGHTS, "return_weights")] if has_weights else []
+    return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision()"))
 
 
 def _variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
@@ -208,6 +223,7 @@ def _forward(
     results: Sequence[tuple[Definition, Layout]],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
+    numbers: dict[str, str],
 ) -> tuple[Step, tuple[Step, ...]]:
     expanded = expand(program)
     stores = []
@@ -217,7 +233,7 @@ def _forward(
         storage = Storage(target, slots, tuple(slots.index(axis) for axis in layout.axes))
         stores.append(Store(storage, expanded[definition.name].node, slots, condition=HAS_WEIGHTS if position else ""))
     passed = {"out": "out", "weights": "weights"}
-    return _schedules(_Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed), stores, ())
+    return _schedules(_Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers), stores, ())
 
 
 def _backward(
@@ -226,6 +242,7 @@ def _backward(
     results: Sequence[tuple[Definition, Layout]],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
+    numbers: dict[str, str],
 ) -> tuple[Step, tuple[Step, ...], tuple[str, ...], dict[str, str]]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
@@ -240,7 +257,7 @@ def _backward(
         f"{definition.name}{ADJOINT}": f"{'weights' if position else 'out'}_bar"
         for position, (definition, _) in reversed(list(enumerate(results)))
     }
-    made = _Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed)
+    made = _Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
     rest, gradients = _rest(mode, cut.rest, symbols)
     return *_schedules(made, stores, cut.buffers), rest, gradients
 
@@ -256,6 +273,7 @@ class _Pass:
         symbols: how the names in extents are written.
         optional: cotangents that may be absent.
         passed: the variable of the host that holds each tensor beside the features and the parameters.
+        numbers: the compile-time constant of each number that the host computes.
     """
 
     mode: Mode
@@ -265,6 +283,7 @@ class _Pass:
     symbols: Mapping[str, str]
     optional: Mapping[str, str]
     passed: dict[str, str]
+    numbers: dict[str, str]
 
 
 def _buffer_store(buffer: Buffer) -> Store:
@@ -320,8 +339,7 @@ def _product(lowering: Lowering, definition: Definition) -> Storage:
 
 def _printed(made: _Pass, suffix: str, stores: Sequence[Store]) -> Kernel:
     """A kernel that computes ``stores``."""
-    printer = KernelPrinter(made.program, made.storages, made.symbols, made.optional)
-    printer.taken.update(made.symbols.values())
+    printer = KernelPrinter(made.program, made.storages, made.symbols, made.optional, numbers=made.numbers)
     printer.run(stores)
     work = {
         "kernel": "from features to results" if made.name == "forward" else "from cotangents to gradients",
@@ -336,7 +354,7 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass) -> Kerne
     variables = _variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
     if FEATURES in printer.used:
-        pointers += [("h_ptrs", "tuple(h)"), ("h_rows", "tuple(x.stride(0) for x in h)")]
+        pointers += [("h_ptrs", "tuple(h)"), ("h_rows", "row_strides(h)")]
     for label in (*variables, *made.passed):
         if label not in printer.used:
             continue
@@ -345,12 +363,6 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass) -> Kerne
         pointers.append((f"{label}_ptrs", f"tuple({variable})") if is_listed else (f"{label}_ptr", variable))
     text = "\n".join(printer.lines)
     lanes = {variable: extent.code(printer.symbols) for extent, variable in printer.lanes.items()}
-    constants = [("M", "M"), ("dim", "dim")]
-    constants += [(h.name.value, h.name.value) for h in mode.spec.hyperparameters]
-    constants += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({extent})") for variable, extent in lanes.items()]
-    constants += [(constant, code) for code, constant in printer.numbers.items()]
-    if re.search(rf"\b{HAS_WEIGHTS}\b", text):
-        constants.append((HAS_WEIGHTS, "return_weights"))
     prologue = ["b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
         prologue.append("batch = tl.zeros((), tl.int64) + B")
@@ -358,9 +370,12 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass) -> Kerne
         prologue.append("program = tl.program_id(0).to(tl.int64)")
     if "programs" in text:
         prologue.append("programs = tl.num_programs(0).to(tl.int64)")
+    text += "\n".join(printer.mask_lines)
     for variable, extent in lanes.items():
-        prologue += [f"{variable} = tl.arange(0, {variable.upper()}_LANES)", f"in_{variable} = {variable} < {extent}"]
-    return Kernel(name, title, tuple(pointers), tuple(constants), (*prologue, *printer.lines))
+        if re.search(rf"\b(in_)?{variable}\b", text):
+            prologue += [f"{variable} = tl.arange(0, {variable.upper()}_LANES)", f"in_{variable} = {variable} < {extent}"]
+    prologue += printer.mask_lines
+    return Kernel(name, title, tuple(pointers), (*prologue, *printer.lines))
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -112,6 +112,14 @@ class KernelPrinter:
     numbers: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     uses: Counter[Node] = field(default_factory=Counter)
+    masks: dict[tuple[str, ...], str] = field(default_factory=dict)
+    mask_lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.taken.update(self.symbols.values())
+        for axis in self.program.extents:
+            if axis != BATCH and not self.is_unrolled(axis):
+                self.lane(axis)
 
     # Names, axes and lines
 
@@ -162,7 +170,14 @@ class KernelPrinter:
 
     def mask(self, axes: Sequence[str], within: Sequence[str]) -> str:
         """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``."""
-        return " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
+        if len(axes) < 2 or tuple(axes) != tuple(within):
+            return " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
+        code = " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
+        key = tuple(self.lane(axis) for axis in axes)
+        if key not in self.masks:
+            self.masks[key] = self.unique(f"in_{'_'.join(key)}")
+            self.mask_lines.append(f"{self.masks[key]} = {code}")
+        return self.masks[key]
 
     # Reading and writing memory
 
@@ -177,24 +192,19 @@ class KernelPrinter:
         if storage.listed is not None:
             pointer = f"{storage.name}_ptrs[{position(indices[storage.listed])}]"
         terms = [pointer]
-        stride: list[str] = []
+        stride = Extent.number(1)
         for slot in reversed(storage.order):
-            index = indices[slot]
+            index, axis = indices[slot], storage.slots[slot]
             is_tile = isinstance(index, str) and index in axes
             code = self.lane(str(index)) + expansion((str(index),), axes) if is_tile else position(index)
-            by = " * ".join(stride)
-            if storage.strided and storage.slots[slot] == BATCH:
+            by = stride.code(self.symbols)
+            if storage.strided and axis == BATCH:
                 assert storage.listed is not None
                 by = f"{storage.name}_rows[{position(indices[storage.listed])}]"
             if code != "0":
-                terms.append(f"{code} * {by}" if by else code)
-            axis = storage.slots[slot]
-            stride.insert(0, storage.count if axis == BATCH else self._factor(axis))
+                terms.append(code if by == "1" else f"{code} * {by if ' ' not in by or '//' not in by else f'({by})'}")
+            stride = stride * (Extent.symbol(storage.count) if axis == BATCH else self.program.extents[axis])
         return " + ".join([terms[0], *reversed(terms[1:])])
-
-    def _factor(self, axis: str) -> str:
-        code = self.extent(axis)
-        return code if code.isidentifier() or code.isdigit() else f"({code})"
 
     def load(self, leaf: Node, env: Mapping[str, str], axes: Sequence[str] | None = None) -> Tile:
         """A leaf read from memory, its padding zero."""
@@ -461,13 +471,18 @@ class KernelPrinter:
             self.numbers[code] = self.unique("NUMBER")
         return Scalar(self.numbers[code])
 
-    def host_number(self, node: Node) -> str:
+    def host_number(self, node: Node, is_operand: bool = False) -> str:
+        """Python code for a number, in parentheses where it is an operand and binds less tightly than a call."""
         if node.op == "constant":
-            return f"({number_code(node.data)})" if node.data < 0 else number_code(node.data)
+            code = number_code(node.data)
+            return f"({code})" if is_operand and node.data < 0 else code
         if node.op == "extent":
-            return f"({node.data.code(self.symbols)})"
-        operator = OPERATORS[node.op]
-        return f"({operator.scalar.format(*(self.host_number(arg) for arg in node.args))})"
+            code = node.data.code(self.symbols)
+            return f"({code})" if is_operand and not code.isidentifier() else code
+        scalar = OPERATORS[node.op].scalar
+        is_call = scalar.startswith("math.") and scalar.endswith("({0})")
+        code = scalar.format(*(self.host_number(arg, not is_call) for arg in node.args))
+        return code if is_call or not is_operand else f"({code})"
 
     def renamed(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         names = dict(node.data)
@@ -570,7 +585,7 @@ class KernelPrinter:
                     held.append(value.padding.get(axis) if axis in value.axes else None)
             if all(number is not None for number in held):
                 with np.errstate(all="ignore"):
-                    result = float(meaning(*(np.float64(number) for number in held)))  # type: ignore[arg-type]
+                    result = float(meaning(*(np.float64(number) for number in held)))
                 if np.isfinite(result):
                     known[axis] = result
         return known
@@ -626,7 +641,9 @@ class KernelPrinter:
         tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0)
         left = self.flat(tile.code, (rows, inner), len(tile.axes))
         matrix = self.load(weight, env, (*inner, *outer))
-        right = self.flat(matrix.code, (inner, outer), len(matrix.axes))
+        variable = self.unique(f"{weight.data[0]}_tile")
+        self.emit(f"{variable} = {matrix.code}")
+        right = self.flat(variable, (inner, outer), len(matrix.axes))
         code = f"contract({left}, {right}, ACC, PRECISION)"
         padding = dict.fromkeys(outer, 0.0)
         if len(rows) + len(outer) > 2:
