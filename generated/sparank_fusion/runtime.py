@@ -23,12 +23,12 @@ class FusionModule(nn.Module):
     constructor, and computes its output in ``_fuse``. With one modality every mode is the identity.
     """
 
-    fusion_type: ClassVar[str]
+    fusion_type: str
     least_modalities: ClassVar[int]
     most_modalities: ClassVar[int | None]
-    has_weights: ClassVar[bool]
+    has_weights: bool
     has_pair_form: ClassVar[bool]
-    batch_dims: ClassVar[tuple[int, ...]]
+    batch_dims: tuple[int, ...]
 
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
         super().__init__()
@@ -80,25 +80,27 @@ class FusionModule(nn.Module):
         Raises:
             ValueError: when the features do not fit the layer or each other.
         """
+        # A small batch takes no longer than these checks: each attribute of a tensor is read once.
         try:
-            first = features[0]
-            shape, dtype = first.shape, first.dtype
-            fits = len(features) == self.n_modalities and len(shape) == 2 and shape[1] == self.dim
-            for feature in features[1:]:
-                if feature.shape != shape or feature.dtype is not dtype:
-                    fits = False
-            if not fits or isinstance(features, Tensor):
+            first, count = features[0], self.n_modalities
+            batch, width = shape = first.shape
+            dtype = first.dtype
+            for feature in features:
+                if feature is not first and (feature.shape != shape or feature.dtype is not dtype):
+                    self._explain(features)
+            is_stacked = type(features) is not list and isinstance(features, Tensor)
+            if is_stacked or width != self.dim or len(features) != count:
                 self._explain(features)
-            if self.n_modalities == 1:
+            if count == 1:
                 return (first, {"type": "identity", "weights": None}) if return_gates else first
             return_weights = return_gates and self.has_weights
             fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             rows = self._block_rows
-            if rows is not None and not torch.compiler.is_compiling() and shape[0] > rows:
+            if rows is not None and not torch.compiler.is_compiling() and batch > rows:
                 results = self._in_blocks(fuse, features, return_weights)
             else:
                 results = fuse(features, return_weights)
-        except (RuntimeError, AttributeError, IndexError, TypeError, NotImplementedError):
+        except (RuntimeError, AttributeError, IndexError, TypeError, ValueError, NotImplementedError):
             self._explain(features)
             raise
         if return_gates:
