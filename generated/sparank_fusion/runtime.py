@@ -100,7 +100,7 @@ class FusionModule(nn.Module):
                 results = self._in_blocks(fuse, features, return_weights)
             else:
                 results = fuse(features, return_weights)
-        except (RuntimeError, AttributeError, IndexError, TypeError, ValueError, NotImplementedError):
+        except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
             raise
         if return_gates:
