@@ -193,6 +193,16 @@ def test_a_single_tensor_for_the_list(mode: str, modalities: int) -> None:
 
 @each_mode
 @pytest.mark.parametrize("modalities", [1, 2])
+def test_other_types_for_the_list(mode: str, modalities: int) -> None:
+    """Even where they have the features inside, or count as a tensor."""
+    layer = FusionLayer(DIM, modalities, mode)
+    given = features(modalities)
+    for wrong in ({}, dict(enumerate(given)), iter(given), None, torch.nn.Parameter(torch.stack(given))):
+        refused(lambda wrong=wrong: layer(wrong), "list|sequence|tuple", type(wrong).__name__)
+
+
+@each_mode
+@pytest.mark.parametrize("modalities", [1, 2])
 @pytest.mark.parametrize("backend", ["nonsense", "", "Torch", None])
 def test_unknown_backend(mode: str, modalities: int, backend: Any) -> None:
     """The message lists the known ones."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sparank_fusion.runtime import FusionModule, Tensors
+from sparank_fusion.runtime import FusionModule
 
 MODES = {
     "attention": "AttentionFusion",
@@ -39,7 +39,7 @@ def mode_class(fusion_type: str) -> type[FusionModule]:
     return found
 
 
-class FusionLayer(nn.Module):
+class FusionLayer(FusionModule):
     r"""Fuse one embedding for each modality into a single tensor, by a mode chosen by name.
 
     The parameters are those of the mode, under the mode's own names, so that checkpoints do not depend on which
@@ -72,36 +72,20 @@ class FusionLayer(nn.Module):
         *,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
         }
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
-        self.dim = dim
-        self.n_modalities = n_modalities
+        # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
+        # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the
+        # state dict has a prefix.
+        vars(self).update(
+            vars(mode), _fuse=mode._fuse, _fuse_pair=mode._fuse_pair, _fuse_triton=mode._fuse_triton
+        )
         self.fusion_type = fusion_type
-        self.out_dim = mode.out_dim
-        # One set of parameters in two modules: the layer registers what the mode registered, and the mode itself
-        # stays out of the registry, so that no key in the state dict has a prefix.
-        self._modules = mode._modules
-        self._parameters = mode._parameters
-        self.__dict__["_mode"] = mode
-
-    def forward(self, features: Tensors, return_gates: bool = False) -> Any:
-        """Fuse one tensor for each modality into one tensor.
-
-        Args:
-            features: ``n_modalities`` tensors ``(B, dim)`` of one shape, dtype and device.
-            return_gates: whether to return the fusion weights too.
-
-        Returns:
-            The fused tensor ``(B, out_dim)``; with ``return_gates``, a pair of it and a dictionary with the entries
-            ``type`` (the mode, or ``identity`` for one modality) and ``weights`` (a tensor, or None).
-
-        Raises:
-            ValueError: when the features do not fit the layer or each other.
-        """
-        return self.__dict__["_mode"].forward(features, return_gates)
+        self.has_weights = mode.has_weights
+        self.batch_dims = mode.batch_dims
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, n_modalities={self.n_modalities}, fusion_type={self.fusion_type!r}, out_dim={self.out_dim}"

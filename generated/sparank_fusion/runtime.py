@@ -26,12 +26,12 @@ class FusionModule(nn.Module):
     constructor, and computes its output in ``_fuse``. With one modality every mode is the identity.
     """
 
-    fusion_type: ClassVar[str]
+    fusion_type: str
     least_modalities: ClassVar[int]
     most_modalities: ClassVar[int | None]
-    has_weights: ClassVar[bool]
+    has_weights: bool
     has_pair_form: ClassVar[bool]
-    batch_dims: ClassVar[tuple[int, ...]]
+    batch_dims: tuple[int, ...]
 
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class FusionModule(nn.Module):
         self.out_dim = dim
         self.backend = backend
         self._block_rows: int | None = None
-        self._may_use_kernels = backend == "triton" or (backend == "auto" and has_triton())
+        self._may_use_kernels = backend == "triton" or (backend == "auto" and has_gpu() and has_triton())
         self._is_pair = self.has_pair_form and n_modalities == 2
 
     @classmethod
@@ -72,7 +72,12 @@ class FusionModule(nn.Module):
 
     def _uses_kernels(self, first: Tensor) -> bool:
         """Whether kernels compute what ``first`` is a feature of."""
-        return self.backend == "triton" or (first.is_cuda and not runs_under_autocast(first))
+        autocast = runs_under_autocast(first)
+        if autocast and self.backend == "triton":
+            raise RuntimeError(
+                "backend='triton' does not run under autocast: use 'auto', or a layer in half precision"
+            )
+        return not autocast and (self.backend == "triton" or first.is_cuda)
 
     def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
@@ -92,33 +97,30 @@ class FusionModule(nn.Module):
         Raises:
             ValueError: when the features do not fit the layer or each other.
         """
+        # A small batch takes no longer than these checks: each attribute of a tensor is read once.
         try:
-            first = features[0]
-            shape, dtype = first.shape, first.dtype
-            fits = len(features) == self.n_modalities and len(shape) == 2 and shape[1] == self.dim
-            for feature in features[1:]:
-                if feature.shape != shape or feature.dtype is not dtype:
-                    fits = False
-            if not fits or isinstance(features, Tensor):
+            first, count = features[0], self.n_modalities
+            batch, width = shape = first.shape
+            dtype = first.dtype
+            for feature in features:
+                if feature is not first and (feature.shape != shape or feature.dtype is not dtype):
+                    self._explain(features)
+            is_stacked = type(features) is not list and isinstance(features, Tensor)
+            if is_stacked or width != self.dim or len(features) != count:
                 self._explain(features)
-            if self.n_modalities == 1:
+            if count == 1:
                 return (first, {"type": "identity", "weights": None}) if return_gates else first
             return_weights = return_gates and self.has_weights
+            rows = self._block_rows
             if self._may_use_kernels and self._uses_kernels(first):
-                fuse = self._fuse_triton
+                fuse, rows = self._fuse_triton, None
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
-            rows = self._block_rows
-            if (
-                rows is not None
-                and fuse != self._fuse_triton
-                and not torch.compiler.is_compiling()
-                and shape[0] > rows
-            ):
+            if rows is not None and not torch.compiler.is_compiling() and batch > rows:
                 results = self._in_blocks(fuse, features, return_weights)
             else:
                 results = fuse(features, return_weights)
-        except (RuntimeError, AttributeError, IndexError, TypeError, NotImplementedError):
+        except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
             raise
         if return_gates:
@@ -206,11 +208,17 @@ def require_backend(backend: str) -> None:
         raise RuntimeError(
             "backend='triton' was asked for, and triton is not installed; use 'auto' or 'torch'"
         )
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    if not has_gpu() and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
             "backend='triton' was asked for, and there is no GPU; use 'auto' or 'torch', or set TRITON_INTERPRET=1"
             " before Python starts to run kernels in Triton's interpreter"
         )
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Whether there is a GPU that kernels can run on."""
+    return torch.cuda.is_available()
 
 
 @functools.cache
@@ -257,8 +265,11 @@ def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     if total.dtype.itemsize < 4:
         # A sum in one operation keeps its partial sums in float32.
         return torch.stack([total, *(a * b for a, b in pairs)]).sum(0)
+    # One operation for both is faster by itself, but its gradient takes more steps than those of two. A trace is to
+    # be the same with gradients and without them.
+    in_two = torch.is_grad_enabled() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     for a, b in pairs:
-        total = torch.addcmul(total, a, b)
+        total = total + a * b if in_two else torch.addcmul(total, a, b)
     return total
 
 

@@ -403,7 +403,7 @@ def forward(
 
     else:
         rows = rows_for(numbers, 1)
-        product_1 = F.linear(torch.cat(h, dim=-1), W)  # (B, dim)
+        product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
         launch(
             sigmoid_gate_forward_epilogue,
             batch,
@@ -446,7 +446,7 @@ def backward(
 
     else:
         rows = rows_for(numbers, 1)
-        product_1 = F.linear(torch.cat(h, dim=-1), W)  # (B, dim)
+        product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
         operand_1 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_operands_2,

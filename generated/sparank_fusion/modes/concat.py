@@ -41,7 +41,7 @@ class ConcatFusion(FusionModule):
         self.out_dim = dim * n_modalities
 
     def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
-        return (torch.cat(h, dim=-1),)
+        return (torch.cat(h, -1),)
 
     def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""

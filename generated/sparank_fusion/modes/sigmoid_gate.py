@@ -62,7 +62,7 @@ class SigmoidGateFusion(FusionModule):
         W = module.weight
         c = module.bias
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-        z = torch.sigmoid(F.linear(torch.cat(h, dim=-1), W, c))  # (B, dim)
+        z = torch.sigmoid(F.linear(torch.cat(h, -1), W, c))  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = lerp(h[1], h[0], z)  # (B, dim)
         if not return_weights:

@@ -191,7 +191,7 @@ def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
         element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
     sequence = Listed(operand.axis, element, operand.sources).sequence
     join = "cat" if tail else "stack"
-    return Dense(f"torch.{join}({sequence}, dim=-1)", (*rest, JOINED))
+    return Dense(f"torch.{join}({sequence}, -1)", (*rest, JOINED))
 
 
 def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...]) -> Value:

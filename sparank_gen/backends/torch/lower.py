@@ -365,7 +365,7 @@ class Lowering:
                 flat = [axis for axis in layout.axes if axis != value.axis]
                 if tuple(flat) == value.element.axes and all(len(d) == 1 for d in layout.dimensions if d != composed):
                     dim = -1 if position == len(layout.dimensions) - 1 else position
-                    return f"torch.cat({value.sequence}, dim={dim})"
+                    return f"torch.cat({value.sequence}, {dim})"
         return None
 
 

@@ -66,10 +66,9 @@ def launches(package: str, mode: str, dim: int, n_modalities: int, dtype: str, b
 
     kernels = importlib.import_module(f"{package}.kernels")
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(getattr(torch, dtype))
-    made = layer.__dict__["_mode"]
     features = [torch.empty(batch, dim, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(n_modalities)]
     with kernels.recording() as found:
-        results = made._fuse_triton(features, made.has_weights)
+        results = layer._fuse_triton(features, layer.has_weights)
         torch.autograd.backward(results, [torch.empty_like(result) for result in results])
     return list(found)
 
