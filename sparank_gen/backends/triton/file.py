@@ -13,7 +13,8 @@ from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, prepared
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
-from sparank_gen.backends.triton.kernel import TILE_FUNCTIONS, KernelPrinter, Storage, Store, is_unrolled
+from sparank_gen.backends.triton.kernel import KernelPrinter, Store
+from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
@@ -339,7 +340,7 @@ def _product(lowering: Lowering, definition: Definition) -> Storage:
 
 def _printed(made: _Pass, suffix: str, stores: Sequence[Store]) -> Kernel:
     """A kernel that computes ``stores``."""
-    printer = KernelPrinter(made.program, made.storages, made.symbols, made.optional, numbers=made.numbers)
+    printer = KernelPrinter(made.program, made.storages, made.symbols, optional=made.optional, numbers=made.numbers)
     printer.run(stores)
     work = {
         "kernel": "from features to results" if made.name == "forward" else "from cotangents to gradients",

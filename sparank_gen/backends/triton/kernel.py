@@ -8,8 +8,7 @@ tracked, and restored to the neutral element before a reduction where it has to 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,56 +16,15 @@ import numpy as np
 from sparank_gen.backends.torch.emit import NOUNS
 from sparank_gen.backends.torch.lower import number_code
 from sparank_gen.backends.torch.values import Scalar, parenthesised
+from sparank_gen.backends.triton.scope import KernelScope, Storage, infinite
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.ir.simplify import factors_of, product_of
-from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
-LARGEST_UNROLLED = 4
-LONGEST = 70
-TILE_FUNCTIONS = tuple(
-    """
-    add multiply maximum minimum contract square integer_power power lerp sigmoid tanh gelu silu softplus
-    product_of_others
-    """.split()
-)
-RESERVED = frozenset(
-    """
-    tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS ACC PRECISION HAS_WEIGHTS program programs
-    forward backward fuse launch acc precision rows_for shaped unit_stride None True False and or not if else for in is
-    """.split()
-) | frozenset(TILE_FUNCTIONS)
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
-
-
-def is_unrolled(program: Program, axis: str) -> bool:
-    """Whether an axis becomes a tuple of tiles: one over modalities, or of a small extent that is known."""
-    known = program.extents[axis].constant
-    return program.extents[axis] == program.extents["m"] or (known is not None and known <= LARGEST_UNROLLED)
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How a tensor lies in memory.
-
-    Attributes:
-        name: its name in the math.
-        slots: for each index of its leaves, the axis that gives its extent.
-        order: the positions of the slots in memory order, without ``listed``; row-major.
-        listed: the slot along which it is a tuple of tensors, or None.
-        strided: whether the rows have a stride of their own.
-        count: how many entries its batch dimension has.
-    """
-
-    name: str
-    slots: tuple[str, ...]
-    order: tuple[int, ...]
-    listed: int | None = None
-    strided: bool = False
-    count: str = "batch"
 
 
 @dataclass(frozen=True)
@@ -90,131 +48,20 @@ class Kept:
 
 
 @dataclass
-class KernelPrinter:
+class KernelPrinter(KernelScope):
     """Prints one kernel.
 
     Attributes:
-        program: an expanded program.
-        storages: the tensors that its leaves read.
-        symbols: how the names in extents are written in the kernel.
         optional: cotangents that may be absent, with the constant that says whether they are there.
+        values: the variables so far, by node or by what a leaf reads.
+        numbers: the compile-time constant of each number that the host computes.
+        uses: how often each node is read.
     """
 
-    program: Program
-    storages: Mapping[str, Storage]
-    symbols: Mapping[str, str]
     optional: Mapping[str, str] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    depth: int = 0
-    taken: set[str] = field(default_factory=lambda: set(RESERVED))
     values: dict[object, Kept] = field(default_factory=dict)
-    lanes: dict[Extent, str] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
     uses: Counter[Node] = field(default_factory=Counter)
-    masks: dict[tuple[str, ...], str] = field(default_factory=dict)
-    mask_lines: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.taken.update(self.symbols.values())
-        for axis in self.program.extents:
-            if axis != BATCH and not self.is_unrolled(axis):
-                self.lane(axis)
-
-    # Names, axes and lines
-
-    def unique(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self.taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.taken.add(candidate)
-        return candidate
-
-    def emit(self, line: str) -> None:
-        self.lines.append("    " * self.depth + line)
-
-    @contextmanager
-    def indented(self) -> Iterator[None]:
-        self.depth += 1
-        yield
-        self.depth -= 1
-
-    def is_unrolled(self, axis: str) -> bool:
-        return is_unrolled(self.program, axis)
-
-    def split(self, axes: Sequence[str] | frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Axes in canonical order: the unrolled ones, and those of the tile with the batch first."""
-        order = [axis for axis in self.program.extents if axis in axes]
-        unrolled = tuple(axis for axis in order if axis != BATCH and self.is_unrolled(axis))
-        rest = [axis for axis in order if axis not in unrolled and axis != BATCH]
-        return unrolled, ((BATCH,) if BATCH in axes else ()) + tuple(rest)
-
-    def extent(self, axis: str) -> str:
-        if axis == BATCH:
-            return "batch"
-        return self.program.extents[axis].code(self.symbols)
-
-    def lane(self, axis: str) -> str:
-        """The variable that counts along an axis; axes of one extent share it."""
-        if axis == BATCH:
-            return "b"
-        extent = self.program.extents[axis]
-        if extent not in self.lanes:
-            self.lanes[extent] = self.unique(axis)
-        return self.lanes[extent]
-
-    def size(self, axis: str) -> str:
-        """The padded size of a dimension of a tile."""
-        return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
-
-    def mask(self, axes: Sequence[str], within: Sequence[str]) -> str:
-        """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``."""
-        if len(axes) < 2 or tuple(axes) != tuple(within):
-            return " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
-        code = " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
-        key = tuple(self.lane(axis) for axis in axes)
-        if key not in self.masks:
-            self.masks[key] = self.unique(f"in_{'_'.join(key)}")
-            self.mask_lines.append(f"{self.masks[key]} = {code}")
-        return self.masks[key]
-
-    # Reading and writing memory
-
-    def address(self, storage: Storage, indices: Sequence[str | int], env: Mapping[str, str], axes: Sequence[str]) -> str:
-        """The pointers to an element, or to a tile with dimensions ``axes``."""
-        pointer = f"{storage.name}_ptr"
-        self.used.add(storage.name)
-
-        def position(index: str | int) -> str:
-            return str(index) if isinstance(index, int) else env[index]
-
-        if storage.listed is not None:
-            pointer = f"{storage.name}_ptrs[{position(indices[storage.listed])}]"
-        terms = [pointer]
-        stride = Extent.number(1)
-        for slot in reversed(storage.order):
-            index, axis = indices[slot], storage.slots[slot]
-            is_tile = isinstance(index, str) and index in axes
-            code = self.lane(str(index)) + expansion((str(index),), axes) if is_tile else position(index)
-            by = stride.code(self.symbols)
-            if storage.strided and axis == BATCH:
-                assert storage.listed is not None
-                by = f"{storage.name}_rows[{position(indices[storage.listed])}]"
-            if code != "0":
-                terms.append(code if by == "1" else f"{code} * {by if ' ' not in by or '//' not in by else f'({by})'}")
-            stride = stride * (Extent.symbol(storage.count) if axis == BATCH else self.program.extents[axis])
-        return " + ".join([terms[0], *reversed(terms[1:])])
-
-    def load(self, leaf: Node, env: Mapping[str, str], axes: Sequence[str] | None = None) -> Tile:
-        """A leaf read from memory, its padding zero."""
-        name, indices = leaf.data
-        if axes is None:
-            axes = self.split(leaf.axes)[1]
-        address = self.address(self.storages[name], indices, env, axes)
-        padding = dict.fromkeys((axis for axis in axes if axis != BATCH), 0.0)
-        mask = f", mask={self.mask(axes, axes)}, other=0.0" if axes else ""
-        return Tile(f"tl.load({address}{mask})", tuple(axes), padding=padding)
 
     def store(self, store: Store) -> None:
         """Write a result, one tensor or slice for each position of its unrolled axes."""
@@ -242,11 +89,6 @@ class KernelPrinter:
         address = self.address(store.storage, store.axes, env | {BATCH: "program"}, axes)
         self.emit(f"tl.store({address}, {tile.code}{mask})")
         self.depth = start - (1 if store.condition else 0)
-
-    def broadcast(self, tile: Tile, axes: Sequence[str]) -> str:
-        """Code for a tile with all of ``axes`` at full size."""
-        sizes = ", ".join(self.size(axis) for axis in axes)
-        return f"tl.broadcast_to({tile.aligned(axes).code if tile.axes else tile.code}, ({sizes}{',' if len(axes) == 1 else ''}))"
 
     # Statements
 
@@ -590,14 +432,6 @@ class KernelPrinter:
                     known[axis] = result
         return known
 
-    def restored(self, tile: Tile, axes: Sequence[str], value: float) -> Tile:
-        """``tile`` with ``value`` in the padding of ``axes``."""
-        wrong = [axis for axis in axes if tile.padding.get(axis) != value]
-        if not wrong:
-            return tile
-        code = f"tl.where({self.mask(wrong, tile.axes)}, {tile.code}, {infinite(value)})"
-        return Tile(code, tile.axes, padding={axis: value for axis in tile.axes if axis in axes})
-
     def reduced(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         """A reduction over dimensions of a tile."""
         if node.op == "product_of_others":
@@ -661,10 +495,6 @@ class KernelPrinter:
 
 def neutral_code(op: str) -> str:
     return infinite(NEUTRAL[op])
-
-
-def infinite(value: float) -> str:
-    return repr(value) if np.isfinite(value) else f'float("{value}")'
 
 
 def _literal(code: str) -> float | None:
