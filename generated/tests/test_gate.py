@@ -123,7 +123,7 @@ def test_kernels_are_operators(backend: str, device: str, monkeypatch: pytest.Mo
     torch.library.opcheck(forward, calls[0])
     (gradient,) = torch.autograd.grad(out.sum(), inputs[:1], create_graph=True)
     if gradient.requires_grad:
-        with pytest.raises(RuntimeError, match="differentiate|second|twice|not"):
+        with pytest.raises(RuntimeError, match="no autograd formula"):
             torch.autograd.grad(gradient.sum(), inputs[:1])
 
 

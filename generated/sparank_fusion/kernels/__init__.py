@@ -18,6 +18,7 @@ from torch import Tensor
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 REGISTERS = 32768
+SHARED_BYTES = 65536
 WARPS = 8
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
@@ -175,16 +176,22 @@ def forced(resident: bool) -> Iterator[None]:
         _forced = before
 
 
-def is_resident(tensor: Tensor, numbers_per_row: int) -> bool:
+def is_resident(tensor: Tensor, numbers_per_row: int, widest_weight: int) -> bool:
     """Whether one kernel serves, or the library's matrix products with kernels around them do better.
 
-    A kernel's matrix products need tensor cores, which float32 has at reduced precision alone, and sixteen rows of
-    everything in registers.
+    A kernel's matrix products need tensor cores, which float32 has at reduced precision alone; a whole weight in shared
+    memory; and sixteen rows of everything in the registers of a program.
+
+    Args:
+        tensor: a feature tensor.
+        numbers_per_row: how many numbers a row touches.
+        widest_weight: how many numbers the largest weight has.
     """
     if _forced is not None:
         return _forced
     has_cores = tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")
-    return has_cores and 16 * numbers_per_row <= 2 * REGISTERS
+    fits = 16 * numbers_per_row <= 4 * REGISTERS and widest_weight * tensor.dtype.itemsize <= SHARED_BYTES
+    return has_cores and fits
 
 
 @dataclass(frozen=True)

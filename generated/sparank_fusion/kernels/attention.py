@@ -10,7 +10,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import (
     acc,
@@ -1449,7 +1448,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
     numbers = 4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M
-    if is_resident(h[0], numbers):
+    if is_resident(h[0], numbers, dim * dim):
         rows = rows_for(numbers)
         launch(
             attention_forward_kernel,
@@ -1500,7 +1499,7 @@ def backward(
     constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     numbers = 2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)
-    if is_resident(h[0], numbers):
+    if is_resident(h[0], numbers, dim * dim):
         rows = rows_for(numbers)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1660,7 +1659,6 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     )
 
 
-@once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
     tensors: list[Any] = [saved[:M]]

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import (
     acc,
@@ -391,7 +390,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_weights)
     numbers = 5 * dim + dim * M
-    if is_resident(h[0], numbers):
+    if is_resident(h[0], numbers, dim * dim):
         rows = rows_for(numbers)
         launch(
             sigmoid_gate_forward_kernel,
@@ -432,7 +431,7 @@ def backward(
     constants = _constants(h, W, c, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     numbers = 2 * (5 * dim + dim * M)
-    if is_resident(h[0], numbers):
+    if is_resident(h[0], numbers, dim * dim):
         rows = rows_for(numbers)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
@@ -507,7 +506,6 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = (return_weights,)
 
 
-@once_differentiable
 def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
     saved, M = list(ctx.saved_tensors), ctx.n_modalities
     tensors: list[Any] = [saved[:M]]

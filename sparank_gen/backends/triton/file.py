@@ -23,7 +23,7 @@ from sparank_gen.ir.node import BATCH, Definition, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.plan.pieces import Buffer, cut_at_batch_sums, split_at_contractions
+from sparank_gen.plan.pieces import Buffer, contraction_of, cut_at_batch_sums, split_at_contractions
 from sparank_gen.plan.schedule import FEATURES, working_set
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
@@ -95,6 +95,7 @@ class KernelFile:
     weights_shape: str | None
     rest: tuple[str, ...]
     numbers_per_row: str
+    widest_weight: str
 
     @property
     def text(self) -> str:
@@ -155,7 +156,22 @@ def kernel_file(mode: Mode) -> KernelFile:
         weights_shape=_shape(weights_layout, program, symbols) if weights_layout else None,
         rest=rest,
         numbers_per_row=set_size.code(symbols),
+        widest_weight=_widest_weight(expand(program), symbols),
     )
+
+
+def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
+    """How many numbers the largest tile of a weight has that a kernel multiplies with."""
+    sizes = []
+    for node in ir.reachable(program[name].node for name in program.outputs):
+        contraction = contraction_of(node, partial(is_unrolled, program))
+        if contraction is not None:
+            size = Extent.number(1)
+            for axis in sorted(contraction.weight.axes):
+                size = size if is_unrolled(program, axis) else size * program.extents[axis]
+            sizes.append(size.code(symbols))
+    distinct = list(dict.fromkeys(sizes))
+    return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
 
 
 def _constants(

@@ -1,0 +1,116 @@
+"""Which kernels a call launches, and what a process needs that has no GPU."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparank_fusion import FusionLayer, list_modes
+
+pytest.importorskip("triton", reason="triton is not installed")
+GENERATED = Path(__file__).parents[1] / "generated"
+MODALITIES = {"sigmoid_gate": 2}
+
+
+def launched(mode: str, dim: int, dtype: torch.dtype, n_modalities: int = 3) -> list[str]:
+    """The kernels of one forward pass, in order."""
+    from sparank_fusion import kernels
+
+    n_modalities = MODALITIES.get(mode, n_modalities)
+    layer = FusionLayer(dim, n_modalities, mode).to(dtype)
+    features = [torch.empty(64, dim, dtype=dtype) for _ in range(n_modalities)]
+    with kernels.recording() as found, torch.no_grad():
+        layer._fuse_triton(features, layer.has_weights)
+    return [launch.kernel.__name__ for launch in found]
+
+
+@pytest.mark.parametrize("dim", [64, 100, 128])
+@pytest.mark.parametrize("mode", list_modes())
+def test_narrow_layers_are_one_launch(mode: str, dim: int) -> None:
+    assert launched(mode, dim, torch.bfloat16) == [f"{mode}_forward_kernel"]
+
+
+@pytest.mark.parametrize("mode", [mode for mode in list_modes() if mode != "concat"])
+def test_wide_layers_are_split_at_their_products(mode: str) -> None:
+    assert launched(mode, 1024, torch.bfloat16)[-1] == f"{mode}_forward_epilogue"
+
+
+def test_float32_uses_one_kernel_where_its_precision_allows() -> None:
+    assert launched("gate", 64, torch.float32) == ["gate_forward_epilogue"]
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert launched("gate", 64, torch.float32) == ["gate_forward_kernel"]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(GENERATED)})
+
+
+def test_importing_the_package_imports_no_triton() -> None:
+    code = "import sys, sparank_fusion; sparank_fusion.FusionLayer(8, 2, 'gate'); print('triton.language' in sys.modules)"
+    assert run(code).stdout == "False\n"
+
+
+@pytest.mark.parametrize("hidden, message", [("sys.modules['triton'] = None;", "triton is not installed"), ("", "there is no GPU")])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_asking_for_kernels_where_none_can_run(hidden: str, message: str) -> None:
+    found = run(f"import sys; {hidden} import sparank_fusion; sparank_fusion.FusionLayer(8, 2, 'gate', backend='triton')")
+    assert found.returncode == 1
+    assert f"RuntimeError: backend='triton' was asked for, and {message}" in found.stderr.strip().splitlines()[-1]
+
+
+def factors(node: ast.expr) -> list[ast.expr]:
+    """The factors of a product."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return [*factors(node.left), *factors(node.right)]
+    return [node]
+
+
+def terms(node: ast.expr) -> list[ast.expr]:
+    """The terms of a sum."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return [*terms(node.left), *terms(node.right)]
+    return [node]
+
+
+def addresses(tree: ast.AST) -> list[ast.expr]:
+    """The pointer of every load and store."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return [call.args[0] for call in calls if call.func.attr in ("load", "store")]  # type: ignore[attr-defined]
+
+
+def name_of(node: ast.expr) -> Any:
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+WIDE = {"b", "batch", "program", "programs"}
+
+
+@pytest.mark.parametrize("mode", list_modes())
+def test_offsets_that_grow_with_the_batch_are_64_bits(mode: str) -> None:
+    """Of every term of an address that depends on the batch, one factor is an int64; the rest is the size of one row."""
+    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / f"{mode}.py").read_text(encoding="utf-8"))
+    for kernel in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith(f"{mode}_")):
+        wide = {
+            target.id
+            for node in kernel.body
+            if isinstance(node, ast.Assign) and "tl.int64" in ast.unparse(node.value)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        assert "b" in wide
+        for address in addresses(kernel):
+            for term in terms(address):
+                named = {name_of(factor) for factor in factors(term)}
+                assert not named & (WIDE - wide), ast.unparse(term)
+                assert "B" not in named, ast.unparse(term)
