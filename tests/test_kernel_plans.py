@@ -15,6 +15,7 @@ from sparank_fusion import FusionLayer, list_modes
 
 pytest.importorskip("triton", reason="triton is not installed")
 GENERATED = Path(__file__).parents[1] / "generated"
+ENVIRONMENT = {"PYTHONPATH": str(GENERATED)}
 MODALITIES = {"sigmoid_gate": 2}
 
 
@@ -51,7 +52,7 @@ def test_float32_uses_one_kernel_where_its_precision_allows() -> None:
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(GENERATED)})
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def test_importing_the_package_imports_no_triton() -> None:
