@@ -124,8 +124,11 @@ def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
             # The interpreter multiplies the bits of bfloat16 tiles, not their values.
             x = x.to(ACC)
             w = w.to(ACC)
-        return tl.dot(x, w, input_precision=PRECISION, out_dtype=ACC)
-    return tl.sum(x[:, :, None] * w.to(ACC)[None, :, :], 1)
+        y = tl.dot(x, w, input_precision=PRECISION, out_dtype=ACC)
+    else:
+        # In a branch: what follows a return is compiled too, and this tile of three dimensions may be too large.
+        y = tl.sum(x[:, :, None] * w.to(ACC)[None, :, :], 1)
+    return y
 
 
 def acc(tensor: Tensor) -> Any:
