@@ -21,6 +21,7 @@ from sparank_gen.ir.node import BATCH, Definition, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, cut_at_batch_sums
 from sparank_gen.plan.schedule import FEATURES, working_set
 
@@ -44,12 +45,14 @@ class Kernel:
         pointers: its arguments that point to tensors, with how a launch passes each.
         constants: its compile-time arguments, with how a launch computes each.
         body: its statements.
+        operations: the floating-point operations of its matrix products, for one row.
     """
 
     name: str
     pointers: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, str], ...]
     body: tuple[str, ...]
+    operations: Extent
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,8 @@ def _forward(
         stores.append(Store(storage, expanded[definition.name].node, slots, condition=HAS_WEIGHTS if position else ""))
     printer.run(stores)
     outputs = [("out_ptr", "out"), *([("weights_ptr", "weights")] if len(results) > 1 else [])]
-    return _kernel(f"{mode.name}_forward_kernel", printer, mode, outputs, (), len(results) > 1)
+    operations = operations_per_row([store.node for store in stores], expanded)
+    return _kernel(f"{mode.name}_forward_kernel", printer, mode, outputs, (), len(results) > 1, operations)
 
 
 def _backward(
@@ -228,7 +232,9 @@ def _backward(
         for position, (definition, _) in enumerate(results)
         if definition.name + ADJOINT in printer.used
     ]
-    kernel = _kernel(f"{mode.name}_backward_kernel", printer, mode, outputs, tuple(dict(cotangents).items()), bool(optional))
+    operations = operations_per_row([store.node for store in stores], expanded)
+    name, read = f"{mode.name}_backward_kernel", tuple(dict(cotangents).items())
+    kernel = _kernel(name, printer, mode, outputs, read, bool(optional), operations)
     return kernel, cut.buffers, rest, gradients
 
 
@@ -239,6 +245,7 @@ def _kernel(
     outputs: Sequence[tuple[str, str]],
     cotangents: Sequence[tuple[str, str]],
     has_weights: bool,
+    operations: Extent,
 ) -> Kernel:
     variables = _variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
@@ -268,7 +275,7 @@ def _kernel(
         prologue.append("programs = tl.num_programs(0).to(tl.int64)")
     for variable, extent in lanes.items():
         prologue += [f"{variable} = tl.arange(0, {variable.upper()}_LANES)", f"in_{variable} = {variable} < {extent}"]
-    return Kernel(name, tuple(pointers), tuple(constants), (*prologue, *printer.lines))
+    return Kernel(name, tuple(pointers), tuple(constants), (*prologue, *printer.lines), operations)
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
