@@ -17,8 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-REGISTERS = 32768
-WARPS = 8
+# How many numbers the rows of a program may need: twice the registers of a multiprocessor, as half of them or fewer
+# are alive at once.
+NUMBERS = 131072
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
@@ -118,7 +119,9 @@ def product_of_others(x):
 @triton.jit
 def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     """The matrix product of a tile and a weight, in the weight's type, accumulated in ``ACC``."""
-    if x.shape[0] >= 16 and x.shape[1] >= 16 and w.shape[1] >= 16:
+    # Triton's compiler fails on some 16 x 16 weights under the products of 64 rows that Hopper has.
+    is_small: tl.constexpr = x.shape[1] * w.shape[1] <= 256 and x.shape[0] >= 64
+    if x.shape[0] >= 16 and x.shape[1] >= 16 and w.shape[1] >= 16 and not is_small:
         x = x.to(w.dtype)
         if INTERPRETED:
             # The interpreter multiplies the bits of bfloat16 tiles, not their values.
@@ -146,12 +149,19 @@ def precision() -> str:
     return PRECISIONS[torch.get_float32_matmul_precision()]
 
 
-def rows_for(numbers_per_row: int) -> int:
-    """How many rows a program owns, so that what a row needs fits the registers of its warps."""
-    rows = 128
-    while rows > 16 and rows * numbers_per_row > REGISTERS:
+def tile_for(numbers_per_row: int, most: int = 128) -> tuple[int, int]:
+    """How many rows a program owns, and its warps, so that what its rows need stays in registers.
+
+    Rows are halved down to the least that matrix units take; what is still too much then is spread over more warps.
+
+    Args:
+        numbers_per_row: intermediate results of a row, padding included.
+        most: the largest number of rows.
+    """
+    rows = most
+    while rows > 16 and rows * numbers_per_row > NUMBERS:
         rows //= 2
-    return rows
+    return rows, 8 if rows * numbers_per_row <= NUMBERS else 16
 
 
 @dataclass(frozen=True)
@@ -179,18 +189,20 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = None
 
 
-def launch(kernel: Any, batch: int, rows: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """Run ``kernel`` over the rows of a batch, ``rows`` to a program."""
+def launch(
+    kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
+    """Run ``kernel`` over the rows of a batch, ``rows`` to a program of ``warps``."""
     tiles = triton.cdiv(batch, rows)
     if not tiles:
         return
     if _recorded is not None:
-        _recorded.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, WARPS))
+        _recorded.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, warps))
         return
     tensor = next(x for x in arguments[0] if isinstance(x, Tensor))
     if tensor.is_cuda:
         with torch.cuda.device(tensor.device):
-            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=WARPS, **constants)
+            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=warps, **constants)
     else:
         kernel[(tiles,)](*arguments, ROWS=rows, **constants)
 

@@ -17,9 +17,9 @@ from sparank_fusion.kernels import (
     launch,
     maximum,
     precision,
-    rows_for,
     shaped,
     square,
+    tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import sum_all
@@ -591,11 +591,13 @@ def forward(
     dim = h[0].shape[1]
     M = len(h)
 
-    rows = rows_for(4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)
+    lanes = triton.next_power_of_2(dim)
+    rows, warps = tile_for(4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
     launch(
         attention_forward_kernel,
         batch,
         rows,
+        warps,
         (
             tuple(h),
             tuple(x.stride(0) for x in h),
@@ -649,7 +651,11 @@ def backward(
     M = len(h)
 
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M))
+    lanes = triton.next_power_of_2(dim)
+    # Values and their adjoints; with more rows, what the matrix products accumulate leaves no registers for them.
+    rows, warps = tile_for(
+        2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M), most=32
+    )
     tiles = triton.cdiv(batch, rows)
     partial_1 = torch.empty(
         (tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
@@ -672,6 +678,7 @@ def backward(
         attention_backward_kernel,
         batch,
         rows,
+        warps,
         (
             tuple(h),
             tuple(x.stride(0) for x in h),

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, launch, precision, rows_for, unit_stride
+from sparank_fusion.kernels import acc, launch, precision, tile_for, unit_stride
 
 
 @triton.jit
@@ -100,11 +100,13 @@ def forward(
     dim = h[0].shape[1]
     M = len(h)
 
-    rows = rows_for(dim * M)
+    lanes = triton.next_power_of_2(dim)
+    rows, warps = tile_for(lanes * M)
     launch(
         concat_forward_kernel,
         batch,
         rows,
+        warps,
         (
             tuple(h),
             tuple(x.stride(0) for x in h),
@@ -139,11 +141,14 @@ def backward(
     M = len(h)
 
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (dim * M))
+    lanes = triton.next_power_of_2(dim)
+    # Values and their adjoints; with more rows, what the matrix products accumulate leaves no registers for them.
+    rows, warps = tile_for(2 * (lanes * M), most=32)
     launch(
         concat_backward_kernel,
         batch,
         rows,
+        warps,
         (
             out_bar,
             tuple(h_bar),

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, contract, launch, maximum, precision, rows_for, shaped, unit_stride
+from sparank_fusion.kernels import acc, contract, launch, maximum, precision, shaped, tile_for, unit_stride
 
 
 @triton.jit
@@ -244,11 +244,13 @@ def forward(
     dim = h[0].shape[1]
     M = len(h)
 
-    rows = rows_for(dim + 4 * dim * M)
+    lanes = triton.next_power_of_2(dim)
+    rows, warps = tile_for(lanes + 4 * lanes * M)
     launch(
         gate_forward_kernel,
         batch,
         rows,
+        warps,
         (
             tuple(h),
             tuple(x.stride(0) for x in h),
@@ -289,7 +291,9 @@ def backward(
     M = len(h)
 
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    rows = rows_for(2 * (dim + 4 * dim * M))
+    lanes = triton.next_power_of_2(dim)
+    # Values and their adjoints; with more rows, what the matrix products accumulate leaves no registers for them.
+    rows, warps = tile_for(2 * (lanes + 4 * lanes * M), most=32)
     tiles = triton.cdiv(batch, rows)
     partial_1 = torch.empty(
         (M, tiles, dim), dtype=torch.promote_types(h[0].dtype, torch.float32), device=h[0].device
@@ -299,6 +303,7 @@ def backward(
         gate_backward_kernel,
         batch,
         rows,
+        warps,
         (
             tuple(h),
             tuple(x.stride(0) for x in h),

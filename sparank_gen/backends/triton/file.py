@@ -29,8 +29,8 @@ SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch"}
 HAS_WEIGHTS = "HAS_WEIGHTS"
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision rows_for shaped unit_stride triton ctx inputs output saved tensors found gradients
-    position rows tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
+    Any Tensor acc launch precision tile_for shaped unit_stride triton ctx inputs output saved tensors found gradients
+    position rows warps lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
 TORCH_FUNCTIONS = ("dot", "others", "place", "sum_all", "sum_of_products")
@@ -91,7 +91,7 @@ class KernelFile:
     @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ("acc", "launch", "precision", "rows_for", "unit_stride", *(("shaped",) if self.parameters else ()))
+        always = ("acc", "launch", "precision", "tile_for", "unit_stride", *(("shaped",) if self.parameters else ()))
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
 
@@ -127,7 +127,7 @@ def kernel_file(mode: Mode) -> KernelFile:
         weights_shape=_shape(weights_layout, program, symbols) if weights_layout else None,
         buffers=tuple((b.name, _buffer_shape(b, program, symbols), b.partial) for b in buffers),
         rest=rest,
-        numbers_per_row=set_size.code(symbols),
+        numbers_per_row=set_size.code(symbols | {"dim": "lanes"}),
     )
 
 
