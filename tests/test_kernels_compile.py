@@ -6,7 +6,9 @@ import importlib.util
 import os
 
 import pytest
+
 from sparank_fusion import list_modes
+from sparank_fusion.layer import mode_class
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -20,8 +22,8 @@ MOST_SPILLED = 64
 CASES = [*((mode, "bfloat16") for mode in list_modes()), ("gate", "float16")]
 
 
-def compiled(mode: str, dtype: str, target: str, dim: int = 64, n_modalities: int = 2) -> list[Compiled]:
-    found = launches("sparank_fusion", mode, dim, n_modalities, dtype)
+def compiled(mode: str, dtype: str, target: str) -> list[Compiled]:
+    found = launches("sparank_fusion", mode, 64, 2, dtype)
     return [compile_launch(launch, TARGETS[target]) for launch in found]
 
 
@@ -34,6 +36,15 @@ def test_kernels_compile(mode: str, dtype: str, target: str) -> None:
         assert kernel.registers > 0
         assert kernel.rows in (16, 32, 64, 128) and kernel.warps in (4, 8, 16)
     assert target != "sm_90" or forward.spilled <= MOST_SPILLED
+
+
+@pytest.mark.parametrize("dim", [100, 128])
+@pytest.mark.parametrize("mode", list_modes())
+def test_forward_kernels_stay_in_registers(mode: str, dim: int) -> None:
+    """With as many as three modalities, and where the padding of rows is large."""
+    most = mode_class(mode).most_modalities
+    launch = launches("sparank_fusion", mode, dim, min(3, most or 3), "bfloat16")[0]
+    assert compile_launch(launch, TARGETS["sm_90"]).spilled <= MOST_SPILLED
 
 
 def test_a_wide_matrix_product_compiles() -> None:
