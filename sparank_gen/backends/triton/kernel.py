@@ -563,7 +563,7 @@ class KernelPrinter:
                     held.append(value.padding.get(axis) if axis in value.axes else None)
             if all(number is not None for number in held):
                 with np.errstate(all="ignore"):
-                    result = float(meaning(*(np.float64(number) for number in held)))  # type: ignore[arg-type]
+                    result = float(meaning(*(np.float64(number) for number in held)))
                 if np.isfinite(result):
                     known[axis] = result
         return known
@@ -608,7 +608,7 @@ class KernelPrinter:
             outer = tuple(axis for axis in self.split(weight.axes)[1] if axis not in over)
             if not over <= operand.axes or set(outer) & operand.axes or not outer:
                 continue
-            return self.matrix_product(weight, operand, outer, self.split(over)[1], env)
+            return self.matrix_product(weight, operand, outer, self.split(node.over)[1], env)
         return None
 
     def matrix_product(
