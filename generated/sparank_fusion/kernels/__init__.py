@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-# How many numbers the rows of a program of 8 warps may need. Half of them or fewer are alive at once. Compiled for
-# Hopper, kernels that need 107 thousand spill nothing, and some that need 129 thousand do.
+# How many numbers the rows of a program of 8 warps may need; about half of them are alive at once. It is a compromise
+# over kernels compiled for Hopper: most that need 107 thousand spill nothing, some that need 129 thousand a kilobyte.
 NUMBERS = 125_000
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
