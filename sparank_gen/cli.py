@@ -1,4 +1,4 @@
-"""The command line: ``sparank-gen build`` and ``sparank-gen check``.
+"""The command line: ``sparank-gen build``, ``sparank-gen check`` and ``sparank-gen kernels``.
 
 Exit codes: 0 all is well, 1 there are differences or findings, 2 the input or the call is wrong.
 """
@@ -30,6 +30,13 @@ Output = Annotated[str | None, typer.Option("--output", "-o", help="The folder o
 Templates = Annotated[str | None, typer.Option("--templates", help="A folder of templates that replace shipped ones.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")]
 Update = Annotated[bool, typer.Option("--update-goldens", help="Take over golden outputs that moved.")]
+ModeName = Annotated[str | None, typer.Argument(metavar="MODE", help="A mode [default: all that take so many modalities].")]
+Target = Annotated[str, typer.Option("--target", help="The chip, as triton names it.")]
+Dim = Annotated[int, typer.Option("--dim", help="Width of each modality's features.")]
+Modalities = Annotated[int, typer.Option("--modalities", help="How many modalities there are.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="The type of features and parameters, as torch names it.")]
+Batch = Annotated[int, typer.Option("--batch", help="How many rows are fused.")]
+SpecsOption = Annotated[str | None, typer.Option("--specs", help="The specs folder.")]
 
 KINDS = {
     "missing": "is missing",
@@ -79,6 +86,30 @@ def check(specs: Specs = None, output: Output = None, templates: Templates = Non
         typer.echo(f"{count} difference{'s' if count > 1 else ''}; run: sparank-gen build")
         raise typer.Exit(1)
     typer.echo(f"{outcome.files} files agree with the specs")
+
+
+@app.command()
+def kernels(
+    mode: ModeName = None,
+    target: Target = "sm_90",
+    dim: Dim = 128,
+    modalities: Modalities = 3,
+    dtype: Dtype = "bfloat16",
+    batch: Batch = 65536,
+    specs: SpecsOption = None,
+    output: Output = None,
+) -> None:
+    """Compile the built kernels for a chip, which need not be there, and say what they need and the least time they take."""
+    from sparank_gen.project.kernels import Case, kernel_rows, table
+
+    try:
+        case = Case(target, dim, modalities, dtype, batch)
+        lines = table(row.cells(case) for row in kernel_rows(_config(specs, output, None), mode, case))
+    except Exception as error:
+        _fail(error)
+    typer.echo(str(case))
+    for line in lines:
+        typer.echo(line)
 
 
 def _config(specs: str | None, output: str | None, templates: str | None) -> Config:

@@ -17,9 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-REGISTERS = 32768
+# How many numbers the rows of a program of 8 warps may need; about half of them are alive at once. It is a compromise
+# over kernels compiled for Hopper: most that need 107 thousand spill nothing, some that need 129 thousand a kilobyte.
+NUMBERS = 125_000
 SHARED_BYTES = 65536
-WARPS = 8
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
@@ -119,14 +120,19 @@ def product_of_others(x):
 @triton.jit
 def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     """The matrix product of a tile and a weight, in the weight's type, accumulated in ``ACC``."""
-    if x.shape[0] >= 16 and x.shape[1] >= 16 and w.shape[1] >= 16:
+    # Triton's compiler fails on some 16 x 16 weights under the products of 64 rows that Hopper has.
+    is_small: tl.constexpr = x.shape[1] * w.shape[1] <= 256 and x.shape[0] >= 64
+    if x.shape[0] >= 16 and x.shape[1] >= 16 and w.shape[1] >= 16 and not is_small:
         x = x.to(w.dtype)
         if INTERPRETED:
             # The interpreter multiplies the bits of bfloat16 tiles, not their values.
             x = x.to(ACC)
             w = w.to(ACC)
-        return tl.dot(x, w, input_precision=PRECISION, out_dtype=ACC)
-    return tl.sum(x[:, :, None] * w.to(ACC)[None, :, :], 1)
+        y = tl.dot(x, w, input_precision=PRECISION, out_dtype=ACC)
+    else:
+        # In a branch: what follows a return is compiled too, and this tile of three dimensions may be too large.
+        y = tl.sum(x[:, :, None] * w.to(ACC)[None, :, :], 1)
+    return y
 
 
 def acc(tensor: Tensor) -> Any:
@@ -154,12 +160,21 @@ def precision() -> str:
     return PRECISIONS[torch.get_float32_matmul_precision()]
 
 
-def rows_for(numbers_per_row: int, least: int = 16) -> int:
-    """How many rows a program owns, so that what they need fits the registers of its warps."""
-    rows = 128
-    while rows > least and rows * numbers_per_row > REGISTERS:
+def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[int, int]:
+    """How many rows a program owns, and its warps, so that what its rows need stays in registers.
+
+    More than 8 warps do not help what is too much for the fewest rows: they share the same registers, and hold more
+    copies of what a row needs. Small tiles leave room for more programs.
+
+    Args:
+        numbers_per_row: intermediate results of a row, padding included.
+        least: the smallest number of rows; matrix units take 16.
+        most: the largest number of rows.
+    """
+    rows = most
+    while rows > least and rows * numbers_per_row > NUMBERS:
         rows //= 2
-    return rows
+    return rows, 4 if 4 * rows * numbers_per_row <= NUMBERS else 8
 
 
 _forced: bool | None = None
@@ -190,7 +205,7 @@ def is_resident(tensor: Tensor, numbers_per_row: int, widest_weight: int) -> boo
     if _forced is not None:
         return _forced
     has_cores = tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")
-    fits = 16 * numbers_per_row <= 4 * REGISTERS and widest_weight * tensor.dtype.itemsize <= SHARED_BYTES
+    fits = 16 * numbers_per_row <= NUMBERS and widest_weight * tensor.dtype.itemsize <= SHARED_BYTES
     return has_cores and fits
 
 
@@ -219,18 +234,20 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = None
 
 
-def launch(kernel: Any, batch: int, rows: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """Run ``kernel`` over the rows of a batch, ``rows`` to a program."""
+def launch(
+    kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
+    """Run ``kernel`` over the rows of a batch, ``rows`` to a program of ``warps``."""
     tiles = triton.cdiv(batch, rows)
     if not tiles:
         return
     if _recorded is not None:
-        _recorded.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, WARPS))
+        _recorded.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, warps))
         return
-    tensor = next(x for x in arguments[0] if isinstance(x, Tensor))
+    tensor = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
     if tensor.is_cuda:
         with torch.cuda.device(tensor.device):
-            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=WARPS, **constants)
+            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=warps, **constants)
     else:
         kernel[(tiles,)](*arguments, ROWS=rows, **constants)
 

@@ -20,9 +20,9 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
-    rows_for,
     shaped,
     square,
+    tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import sum_all
@@ -1447,29 +1447,39 @@ def forward(
     out, weights = _results(h, W, c, U, d, scale, shift, attn_heads, return_weights)
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
-    numbers = 4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M
+    lanes = triton.next_power_of_2(dim)
+    numbers = 4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
     if is_resident(h[0], numbers, dim * dim):
-        rows = rows_for(numbers)
+        rows, warps = tile_for(numbers, most=128)
         launch(
             attention_forward_kernel,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
             constants,
         )
 
     else:
-        rows = rows_for(numbers, 1)
+        rows, warps = tile_for(numbers, least=1, most=128)
         # product_1: M × (B, 3, attn_heads, dim // attn_heads)
         product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        launch(attention_forward_operands_2, batch, rows, (c, tuple(product_1), operand_1, batch), constants)
+        launch(
+            attention_forward_operands_2,
+            batch,
+            rows,
+            warps,
+            (c, tuple(product_1), operand_1, batch),
+            constants,
+        )
 
         product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
         launch(
             attention_forward_epilogue,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), c, d, scale, shift, out, weights, tuple(product_1), product_2, batch),
             constants,
         )
@@ -1498,9 +1508,10 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    numbers = 2 * (4 * attn_heads * M * M + dim + 13 * dim * M + 2 * dim * M * M + M * M)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
     if is_resident(h[0], numbers, dim * dim):
-        rows = rows_for(numbers)
+        rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1512,6 +1523,7 @@ def backward(
             attention_backward_kernel,
             batch,
             rows,
+            warps,
             (
                 tuple(h),
                 row_strides(h),
@@ -1536,11 +1548,18 @@ def backward(
         )
 
     else:
-        rows = rows_for(numbers, 1)
+        rows, warps = tile_for(numbers, least=1, most=32)
         # product_1: M × (B, 3, attn_heads, dim // attn_heads)
         product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        launch(attention_backward_operands_2, batch, rows, (c, tuple(product_1), operand_1, batch), constants)
+        launch(
+            attention_backward_operands_2,
+            batch,
+            rows,
+            warps,
+            (c, tuple(product_1), operand_1, batch),
+            constants,
+        )
 
         product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
         operand_2 = h[0].new_empty((M, batch, dim))
@@ -1548,6 +1567,7 @@ def backward(
             attention_backward_operands_3,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), d, scale, out_bar, product_2, operand_2, batch),
             constants,
         )
@@ -1559,6 +1579,7 @@ def backward(
             attention_backward_operands_4,
             batch,
             rows,
+            warps,
             (
                 tuple(h),
                 row_strides(h),
@@ -1586,6 +1607,7 @@ def backward(
             attention_backward_epilogue,
             batch,
             rows,
+            warps,
             (
                 tuple(h),
                 row_strides(h),

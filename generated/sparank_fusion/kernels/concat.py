@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, launch, precision, row_strides, rows_for, unit_stride
+from sparank_fusion.kernels import acc, launch, precision, row_strides, tile_for, unit_stride
 
 
 @triton.jit
@@ -102,9 +102,10 @@ def forward(
     out, weights = _results(h, return_weights)
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, return_weights)
-    numbers = dim * M
-    rows = rows_for(numbers, 1)
-    launch(concat_forward_kernel, batch, rows, (tuple(h), row_strides(h), out, batch), constants)
+    lanes = triton.next_power_of_2(dim)
+    numbers = lanes * M
+    rows, warps = tile_for(numbers, least=1, most=128)
+    launch(concat_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
 
     return out, weights
 
@@ -123,9 +124,10 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    numbers = 2 * (dim * M)
-    rows = rows_for(numbers, 1)
-    launch(concat_backward_kernel, batch, rows, (tuple(h_bar), out_bar, batch), constants)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 2 * (lanes * M)
+    rows, warps = tile_for(numbers, least=1, most=32)
+    launch(concat_backward_kernel, batch, rows, warps, (tuple(h_bar), out_bar, batch), constants)
 
     return [
         *h_bar,

@@ -19,8 +19,8 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
-    rows_for,
     shaped,
+    tile_for,
     unit_stride,
 )
 
@@ -483,24 +483,27 @@ def forward(
     out, weights = _results(h, W, c, return_weights)
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_weights)
-    numbers = dim + 4 * dim * M
+    lanes = triton.next_power_of_2(dim)
+    numbers = lanes + 4 * lanes * M
     if is_resident(h[0], numbers, dim * dim):
-        rows = rows_for(numbers)
+        rows, warps = tile_for(numbers, most=128)
         launch(
             gate_forward_kernel,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
             constants,
         )
 
     else:
-        rows = rows_for(numbers, 1)
+        rows, warps = tile_for(numbers, least=1, most=128)
         product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
         launch(
             gate_forward_epilogue,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), tuple(c), out, weights, tuple(product_1), batch),
             constants,
         )
@@ -524,15 +527,17 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    numbers = 2 * (dim + 4 * dim * M)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 2 * (lanes + 4 * lanes * M)
     if is_resident(h[0], numbers, dim * dim):
-        rows = rows_for(numbers)
+        rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
         launch(
             gate_backward_kernel,
             batch,
             rows,
+            warps,
             (
                 tuple(h),
                 row_strides(h),
@@ -549,13 +554,14 @@ def backward(
         )
 
     else:
-        rows = rows_for(numbers, 1)
+        rows, warps = tile_for(numbers, least=1, most=32)
         product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
         operand_1 = h[0].new_empty((M, batch, dim))
         launch(
             gate_backward_operands_2,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), tuple(c), weights_bar, out_bar, tuple(product_1), operand_1, batch),
             constants,
         )
@@ -568,6 +574,7 @@ def backward(
             gate_backward_epilogue,
             batch,
             rows,
+            warps,
             (
                 tuple(h),
                 row_strides(h),

@@ -18,9 +18,9 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
-    rows_for,
     shaped,
     sigmoid,
+    tile_for,
     unit_stride,
 )
 
@@ -389,24 +389,27 @@ def forward(
     out, weights = _results(h, W, c, return_weights)
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_weights)
-    numbers = 5 * dim + dim * M
+    lanes = triton.next_power_of_2(dim)
+    numbers = 5 * lanes + lanes * M
     if is_resident(h[0], numbers, dim * dim):
-        rows = rows_for(numbers)
+        rows, warps = tile_for(numbers, most=128)
         launch(
             sigmoid_gate_forward_kernel,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), W, c, out, weights, batch),
             constants,
         )
 
     else:
-        rows = rows_for(numbers, 1)
+        rows, warps = tile_for(numbers, least=1, most=128)
         product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
         launch(
             sigmoid_gate_forward_epilogue,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), c, out, weights, product_1, batch),
             constants,
         )
@@ -430,27 +433,30 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_weights)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    numbers = 2 * (5 * dim + dim * M)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 2 * (5 * lanes + lanes * M)
     if is_resident(h[0], numbers, dim * dim):
-        rows = rows_for(numbers)
+        rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_kernel,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), W, c, tuple(h_bar), weights_bar, out_bar, partial_1, rows_2, batch),
             constants,
         )
 
     else:
-        rows = rows_for(numbers, 1)
+        rows, warps = tile_for(numbers, least=1, most=32)
         product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
         operand_1 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_operands_2,
             batch,
             rows,
+            warps,
             (tuple(h), row_strides(h), c, weights_bar, out_bar, product_1, operand_1, batch),
             constants,
         )
@@ -462,6 +468,7 @@ def backward(
             sigmoid_gate_backward_epilogue,
             batch,
             rows,
+            warps,
             (
                 tuple(h),
                 row_strides(h),

@@ -23,6 +23,7 @@ from sparank_gen.ir.node import BATCH, Definition, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, contraction_of, cut_at_batch_sums, split_at_contractions
 from sparank_gen.plan.schedule import FEATURES, working_set
 
@@ -30,8 +31,8 @@ SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "progr
 HAS_WEIGHTS = "HAS_WEIGHTS"
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision rows_for shaped unit_stride triton is_resident row_strides partial_sums constants numbers ctx inputs output saved tensors found gradients
-    position rows tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
+    Any Tensor acc launch precision tile_for shaped unit_stride triton is_resident row_strides partial_sums constants numbers ctx inputs output saved tensors found gradients
+    position rows warps lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
 TORCH_FUNCTIONS = ("dot", "others", "place", "sum_all", "sum_of_products")
@@ -46,12 +47,14 @@ class Kernel:
         title: what it computes.
         pointers: its arguments that point to tensors, with how a launch passes each.
         body: its statements.
+        operations: the floating-point operations of its matrix products, for one row.
     """
 
     name: str
     title: str
     pointers: tuple[tuple[str, str], ...]
     body: tuple[str, ...]
+    operations: Extent
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class KernelFile:
     @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ["acc", "launch", "precision", "row_strides", "rows_for", "unit_stride"]
+        always = ["acc", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
         always += ["shaped"] if self.parameters else []
         steps = (self.backward, *self.backward_split)
         always += ["partial_sums"] if any(partial for step in steps for *_, partial in step.buffers) else []
@@ -155,7 +158,7 @@ def kernel_file(mode: Mode) -> KernelFile:
         out_shape=_shape(out_layout, program, symbols),
         weights_shape=_shape(weights_layout, program, symbols) if weights_layout else None,
         rest=rest,
-        numbers_per_row=set_size.code(symbols),
+        numbers_per_row=set_size.code(symbols | {"dim": "lanes"}),
         widest_weight=_widest_weight(expand(program), symbols),
     )
 
@@ -363,10 +366,11 @@ def _printed(made: _Pass, suffix: str, stores: Sequence[Store]) -> Kernel:
         "epilogue": "what follows the matrix products",
     }.get(suffix, "what the matrix products are applied to")
     title = f"The {made.name} pass on a tile of rows: {work}."
-    return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made)
+    operations = operations_per_row([store.node for store in stores], made.program)
+    return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
 
 
-def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass) -> Kernel:
+def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass, operations: Extent) -> Kernel:
     mode, storages = made.mode, made.storages
     variables = _variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
@@ -392,7 +396,7 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass) -> Kerne
         if re.search(rf"\b(in_)?{variable}\b", text):
             prologue += [f"{variable} = tl.arange(0, {variable.upper()}_LANES)", f"in_{variable} = {variable} < {extent}"]
     prologue += printer.mask_lines
-    return Kernel(name, title, tuple(pointers), (*prologue, *printer.lines))
+    return Kernel(name, title, tuple(pointers), (*prologue, *printer.lines), operations)
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:

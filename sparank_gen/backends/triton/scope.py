@@ -22,7 +22,7 @@ TILE_FUNCTIONS = tuple(
 RESERVED = frozenset(
     """
     tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS ACC PRECISION HAS_WEIGHTS program programs
-    forward backward fuse launch acc precision rows_for shaped unit_stride None True False and or not if else for in is
+    forward backward fuse launch acc precision tile_for shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
 

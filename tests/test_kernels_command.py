@@ -1,0 +1,105 @@
+"""``sparank-gen kernels``: what it shows, what it refuses, and the costs behind it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from project_helper import REPOSITORY, invoke
+
+from sparank_gen.plan.cost import Cost, bytes_moved
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
+
+SMALL = ("--dim", "16", "--modalities", "2")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project of this repository; what the command adds to the path goes again."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a wrong call is answered with."""
+    message = invoke("kernels", *arguments, code=2).stderr
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def test_it_shows_what_a_kernel_needs_and_its_floor() -> None:
+    title, columns, forward, backward = invoke("kernels", "concat", *SMALL, code=0).stdout.splitlines()
+    assert title == "sm_90, bfloat16, dim 16, 2 modalities, batch 65536"
+    names = ["kernel", "rows", "warps", "registers", "spilled B", "shared B", "moved MB", "Gop", "floor µs", "bound by"]
+    assert [part.strip() for part in columns.split("  ") if part] == names
+    for line, name in ((forward, "concat_forward_kernel"), (backward, "concat_backward_kernel")):
+        cells = line.split()
+        assert cells[0] == name and int(cells[3]) > 0
+        # Two modalities read and as much written, 2 bytes each; an H100 moves 3.35 TB a second.
+        assert cells[6:] == ["8.4", "0.00", "2.5", "memory"]
+
+
+def test_products_count_once_for_each_modality_and_direction() -> None:
+    lines = invoke("kernels", "gate", *SMALL, "--batch", "1000000", code=0).stdout.splitlines()[2:]
+    # A multiply and an add for each of 16 x 16 weights of 2 modalities; the backward pass computes the values again.
+    assert [float(line.split()[7]) for line in lines] == [1.02, 2.05]
+
+
+def test_without_a_mode_it_shows_all_that_take_so_many_modalities() -> None:
+    lines = invoke("kernels", "--dim", "16", "--modalities", "3", "--batch", "64", code=0).stdout.splitlines()[2:]
+    assert {line.split("_")[0] for line in lines} == {"attention", "concat", "gate"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("gaet",), "did you mean 'gate'?"),
+        (("gate", "--target", "sm90"), "did you mean 'sm_90'?"),
+        (("gate", "--dtype", "bfloat"), "did you mean 'bfloat16'?"),
+        (("sigmoid_gate", "--modalities", "3"), "takes exactly 2 modalities, not 3"),
+        (("--modalities", "1"), "--modalities must be at least 2"),
+        (("--dim", "0"), "--dim must be at least 1"),
+        (("--batch", "0"), "--batch must be at least 1"),
+        (("attention", "--dim", "6"), "multiple of attn_heads"),
+        (("--specs", "nowhere"), "there is no specs folder"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused(*arguments)
+
+
+def test_a_project_that_is_not_built(tmp_path: Path) -> None:
+    assert "run: sparank-gen build" in refused("gate", "--output", str(tmp_path))
+
+
+def test_a_package_of_another_folder_is_not_taken(tmp_path: Path) -> None:
+    importlib.import_module("sparank_fusion")
+    (tmp_path / "sparank_fusion").mkdir()
+    (tmp_path / "sparank_fusion" / "__init__.py").touch()
+    assert "and not from" in refused("gate", "--output", str(tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["torch", "triton"])
+def test_a_machine_that_cannot_compile_kernels(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    assert f"compiling kernels needs {missing}" in refused("gate", *SMALL)
+
+
+def test_a_tensor_moves_once() -> None:
+    features, weight = torch.empty(4, 8, dtype=torch.bfloat16), torch.empty(8, 8)
+    assert bytes_moved([(features, features), (8, 8), weight, weight, 4]) == 2 * 32 + 4 * 64
+
+
+def test_the_floor_is_the_longer_of_the_two() -> None:
+    cost = Cost(moved=100, operations=1000)
+    assert cost.floor(bandwidth=10, rate=1000) == 10
+    assert cost.floor(bandwidth=1000, rate=10) == 100

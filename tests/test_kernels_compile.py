@@ -1,0 +1,53 @@
+"""Every generated kernel compiles for chips of each family; on Hopper, what it computes stays in registers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+
+from sparank_fusion import list_modes
+from sparank_fusion.layer import mode_class
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
+
+from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, launches
+
+# Bytes of a thread's stack that a forward kernel may use.
+MOST_SPILLED = 64
+CASES = [*((mode, "bfloat16") for mode in list_modes()), ("gate", "float16")]
+
+
+def compiled(mode: str, dtype: str, target: str) -> list[Compiled]:
+    found = launches("sparank_fusion", mode, 64, 2, dtype)
+    return [compile_launch(launch, TARGETS[target]) for launch in found]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("mode", "dtype"), CASES)
+def test_kernels_compile(mode: str, dtype: str, target: str) -> None:
+    forward, backward = compiled(mode, dtype, target)
+    assert (forward.name, backward.name) == (f"{mode}_forward_kernel", f"{mode}_backward_kernel")
+    for kernel in (forward, backward):
+        assert kernel.registers > 0
+        assert kernel.rows in (16, 32, 64, 128) and kernel.warps in (4, 8, 16)
+    assert target != "sm_90" or forward.spilled <= MOST_SPILLED
+
+
+@pytest.mark.parametrize("dim", [100, 128])
+@pytest.mark.parametrize("mode", list_modes())
+def test_forward_kernels_stay_in_registers(mode: str, dim: int) -> None:
+    """With as many as three modalities, and where the padding of rows is large."""
+    most = mode_class(mode).most_modalities
+    launch = launches("sparank_fusion", mode, dim, min(3, most or 3), "bfloat16")[0]
+    assert compile_launch(launch, TARGETS["sm_90"]).spilled <= MOST_SPILLED
+
+
+def test_a_wide_matrix_product_compiles() -> None:
+    """One whose elementwise form would be larger than any tile may be."""
+    launch = launches("sparank_fusion", "gate", 256, 2, "bfloat16")[0]
+    assert compile_launch(launch, TARGETS["sm_90"]).registers > 0
