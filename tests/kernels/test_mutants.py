@@ -220,6 +220,7 @@ class Suite:
         for case in tests.RAGGED_CASES:
             yield lambda case=case: tests.test_kernels_agree(case, torch.float64, 150, "triton", "cpu", resident)
         for case in tests.CASES[:1]:
+            yield lambda case=case: tests.test_kernels_agree_on_large_numbers(case, "triton", "cpu", resident)
             for value in (1e4, -1e4):
                 yield lambda case=case, value=value: tests.test_kernels_agree_on_extremes(
                     case, value, "triton", "cpu", resident
