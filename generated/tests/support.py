@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,11 +24,19 @@ NO_TRITON = pytest.mark.skipif(not has_triton(), reason="triton is not installed
 NO_INTERPRETER = pytest.mark.skipif(
     not INTERPRETED, reason="kernels run on a CPU with TRITON_INTERPRET=1 alone"
 )
+# Backend, device, and which of its two forms a mode runs in: one kernel, or kernels around matrix products.
 KERNELS = [
-    pytest.param("triton", "cpu", marks=[NO_INTERPRETER, NO_TRITON]),
-    pytest.param("triton", "cuda", marks=[NO_GPU, NO_TRITON]),
+    pytest.param(
+        "triton", device, resident, marks=marks, id=f"triton-{device}-{'resident' if resident else 'split'}"
+    )
+    for device, marks in (("cpu", [NO_INTERPRETER, NO_TRITON]), ("cuda", [NO_GPU, NO_TRITON]))
+    for resident in (True, False)
 ]
-RUNS = [("torch", "cpu"), pytest.param("torch", "cuda", marks=NO_GPU), *KERNELS]
+RUNS = [
+    pytest.param("torch", "cpu", None, id="torch-cpu"),
+    pytest.param("torch", "cuda", None, marks=NO_GPU, id="torch-cuda"),
+    *KERNELS,
+]
 PRIME = 10007
 
 
@@ -102,6 +113,78 @@ def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], t
     # The interpreter is slow: there one random direction stands for all entries.
     fast = layer.backend == "triton" and device.type == "cpu"
     assert torch.autograd.gradcheck(run, (*inputs, *parameters), fast_mode=fast)
+
+
+@contextmanager
+def scheduled(mode: str, device: str, resident: bool | None) -> Iterator[None]:
+    """Inside the block a mode's kernels run in one of their two forms, and in the interpreter, where they are checked:
+
+    memory that they leave unwritten is nan, and every address that they load or store belongs to a tensor they got.
+    """
+    if resident is None:
+        yield
+        return
+    from sparank_fusion.kernels import forced
+
+    with forced(resident), _in_bounds(mode) if device == "cpu" else nullcontext():
+        yield
+
+
+@contextmanager
+def _in_bounds(mode: str) -> Iterator[None]:
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    kernels = importlib.import_module(f"sparank_fusion.kernels.{mode}")
+    allowed: list[np.ndarray[Any, Any]] = []
+
+    def check(ptrs: Any, mask: Any) -> None:
+        used = ptrs.data[mask.data]
+        place = np.searchsorted(allowed[-1], used).clip(max=len(allowed[-1]) - 1)
+        assert (allowed[-1][place] == used).all(), "a kernel left its tensors"
+
+    def masked_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+        check(ptrs, mask)
+        return load(self, ptrs, mask, *rest)
+
+    def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        check(ptrs, mask)
+        return store(self, ptrs, value, mask, *rest)
+
+    def checked_launch(
+        kernel: Any, batch: int, rows: int, arguments: tuple[Any, ...], constants: Any
+    ) -> None:
+        allowed.append(np.sort(np.concatenate([_addresses(x) for x in _tensors(arguments)])))
+        launch(kernel, batch, rows, arguments, constants)
+
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    launch = kernels.launch
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "create_masked_load", masked_load)
+        patch.setattr(InterpreterBuilder, "create_masked_store", masked_store)
+        patch.setattr(kernels, "launch", checked_launch)
+        # It fills new tensors with nan; without it, memory that a kernel forgets may hold an earlier, right result.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was_deterministic)
+
+
+def _tensors(arguments: tuple[Any, ...]) -> Iterator[Tensor]:
+    for x in arguments:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, tuple):
+            yield from _tensors(x)
+
+
+def _addresses(x: Tensor) -> np.ndarray[Any, Any]:
+    """Where the elements of a tensor lie."""
+    offset = torch.zeros((), dtype=torch.int64)
+    for size, stride in zip(x.shape, x.stride()):
+        offset = offset[..., None] + torch.arange(size) * stride
+    return (x.data_ptr() + offset.flatten() * x.element_size()).numpy().astype(np.uint64)
 
 
 def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> None:

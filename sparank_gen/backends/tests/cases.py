@@ -39,10 +39,31 @@ def cases(mode: Mode) -> tuple[Case, ...]:
     least = max(count.minimum, 2) if count.maximum is None or count.maximum > 1 else 1
     most = least if count.maximum is not None and count.maximum <= least else least + 1
     options = tuple((h.name.value, h.default) for h in mode.spec.hyperparameters)
-    return tuple(Case(_fitting_dim(mode, n, options), n, options) for n in range(least, most + 1))
+    return tuple(Case(_fitting_dims(mode, n, options)[0], n, options) for n in range(least, most + 1))
 
 
-def _fitting_dim(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> int:
+def ragged_cases(mode: Mode) -> tuple[Case, ...]:
+    """The same with as few sizes as can be that are powers of two, which fill the lanes of a kernel and need no mask."""
+
+    def full_lanes(case: Case) -> int:
+        sizes = [extent.value(case.sizes(BATCH)) for extent in mode.program.extents.values()]
+        return sum(size & (size - 1) == 0 for size in sizes)
+
+    found = []
+    for case in cases(mode):
+        least = {h.name.value: h.minimum or 0 for h in mode.spec.hyperparameters}
+        fewer = tuple(
+            (name, x - 1 if isinstance(x, int) and x & (x - 1) == 0 and x - 1 >= max(3, least[name]) else x)
+            for name, x in case.options
+        )
+        dims = _fitting_dims(mode, case.n_modalities, fewer)
+        found.append(min((Case(dim, case.n_modalities, fewer) for dim in dims), key=full_lanes))
+    return tuple(found)
+
+
+def _fitting_dims(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> list[int]:
+    """The small widths that hyper-parameters allow, smallest first."""
+    found = []
     for dim in range(SMALLEST_DIM, LARGEST_DIM):
         sizes = Case(dim, n_modalities, options).sizes(BATCH)
         try:
@@ -50,8 +71,10 @@ def _fitting_dim(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | 
                 extent.value(sizes)
         except ValueError:
             continue
-        return dim
-    raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits the default hyper-parameters")
+        found.append(dim)
+    if not found:
+        raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
+    return found
 
 
 def rule(key: str, shape: tuple[int, ...]) -> Array:

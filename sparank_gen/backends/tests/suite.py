@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparank_gen.backends.tests.cases import Case, cases
+from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
@@ -38,6 +38,7 @@ class TestFile:
 
     Attributes:
         cases: the sizes.
+        ragged_cases: sizes that leave lanes of kernels empty.
         bindings: statements that give results their names in the math, dimensions ``(b, …)``.
         properties: the property tests.
         assertions: the names of the assertions that they use.
@@ -47,6 +48,7 @@ class TestFile:
     """
 
     cases: tuple[Case, ...]
+    ragged_cases: tuple[Case, ...]
     bindings: tuple[str, ...]
     properties: tuple[PropertyTest, ...]
     assertions: tuple[str, ...]
@@ -66,6 +68,7 @@ def test_file(mode: Mode) -> TestFile:
         results.append((mode.weights, "weights"))
     return TestFile(
         cases=cases(mode),
+        ragged_cases=ragged_cases(mode),
         bindings=tuple(filter(None, (_binding(mode, layout, key) for layout, key in results))),
         properties=properties,
         assertions=tuple(sorted({line.partition("(")[0] for each in properties for line in each.lines[-1:]})),
