@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,10 +131,11 @@ def scheduled(mode: str, device: str, resident: bool | None) -> Iterator[None]:
 
 @contextmanager
 def _in_bounds(mode: str) -> Iterator[None]:
+    import numpy as np
     from triton.runtime.interpreter import InterpreterBuilder
 
     kernels = importlib.import_module(f"sparank_fusion.kernels.{mode}")
-    allowed: list[np.ndarray[Any, Any]] = []
+    allowed: list[Any] = []
 
     def check(ptrs: Any, mask: Any) -> None:
         used = ptrs.data[mask.data]
@@ -151,10 +151,10 @@ def _in_bounds(mode: str) -> Iterator[None]:
         return store(self, ptrs, value, mask, *rest)
 
     def checked_launch(
-        kernel: Any, batch: int, rows: int, arguments: tuple[Any, ...], constants: Any
+        kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], constants: Any
     ) -> None:
         allowed.append(np.sort(np.concatenate([_addresses(x) for x in _tensors(arguments)])))
-        launch(kernel, batch, rows, arguments, constants)
+        launch(kernel, batch, rows, warps, arguments, constants)
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
     launch = kernels.launch
@@ -179,12 +179,12 @@ def _tensors(arguments: tuple[Any, ...]) -> Iterator[Tensor]:
             yield from _tensors(x)
 
 
-def _addresses(x: Tensor) -> np.ndarray[Any, Any]:
+def _addresses(x: Tensor) -> Any:
     """Where the elements of a tensor lie."""
     offset = torch.zeros((), dtype=torch.int64)
     for size, stride in zip(x.shape, x.stride()):
         offset = offset[..., None] + torch.arange(size) * stride
-    return (x.data_ptr() + offset.flatten() * x.element_size()).numpy().astype(np.uint64)
+    return (x.data_ptr() + offset.flatten() * x.element_size()).numpy().astype("uint64")
 
 
 def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> None:
