@@ -24,6 +24,7 @@ COLORS = {
     MAX_AUTOTUNE: "#cc79a7",
 }
 WIDTH, HEIGHT, MARGIN = 900, 560, 70  # of the picture, in pixels
+LABEL = 110, 13  # the width and height of a label, in pixels
 
 
 @dataclass
@@ -154,18 +155,22 @@ def roofline(results: list[Result], peak: Peak, dtype: torch.dtype, title: str) 
     ]
     top = peak.operations[dtype]
     ridge = top / peak.bytes
-    axes = Axes([1.0, ridge * 10, *(p[2] for p in points)], [top, *(p[3] for p in points)])
+    axes = Axes([ridge * 2, *(p[2] for p in points)], [top, *(p[3] for p in points)])
     low, high = 10.0**axes.x0, 10.0**axes.x1
     start = max(low, 10.0**axes.y0 / peak.bytes)
     parts = [*axes.grid(), _text(WIDTH / 2, 24, title, "middle")]
     parts.append(_line(axes.x(start), axes.y(start * peak.bytes), axes.x(ridge), axes.y(top), "#333", 2))
     parts.append(_line(axes.x(ridge), axes.y(top), axes.x(high), axes.y(top), "#333", 2))
     parts += [_dot(axes.x(x), axes.y(y), COLORS[name], f"{name}: {case}") for case, name, x, y in points]
+    placed: list[tuple[float, float]] = []
     for result in shown:
         best = max((p for p in points if p[0] == result.case), key=lambda p: p[3], default=None)
         if best is not None:
-            label = f"{result.case.mode} M={result.case.modalities}"
-            parts.append(_text(axes.x(best[2]) + 8, axes.y(best[3]) - 6, label, "start"))
+            x, y = axes.x(best[2]) + 8, axes.y(best[3]) - 6
+            while any(abs(x - u) < LABEL[0] and abs(y - v) < LABEL[1] for u, v in placed):
+                y -= LABEL[1]
+            placed.append((x, y))
+            parts.append(_text(x, y, f"{result.case.mode} M={result.case.modalities}", "start"))
     for k, (name, color) in enumerate(COLORS.items()):
         y = MARGIN + 10 + 20 * k
         parts += [_dot(WIDTH - 150, y, color), _text(WIDTH - 138, y + 4, name, "start")]

@@ -29,6 +29,7 @@ DEVICE = "cuda"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NARROW = (torch.bfloat16, torch.float16)
 TIMES, EPS = 4, 4  # what is allowed: times the error of torch, and roundings of the largest number
+EPS_OF_EXACT = 256  # the roundings in float64, where torch is what is exact and has no error of its own
 LAYERS = [
     (mode, count)
     for mode in list_modes()
@@ -104,8 +105,9 @@ def assert_near(mode: str, count: int, dim: int, batch: int, dtype: torch.dtype,
     exact = everything(exact_layer, list(exact_layer.parameters()), [x.double() for x in inputs], dtype)
     torch_found = everything(rounded, list(rounded.parameters()), inputs, dtype)
     pairs = zip(distances(found, exact), distances(torch_found, exact), strict=True)
+    eps = (EPS_OF_EXACT if dtype is torch.float64 else EPS) * torch.finfo(dtype).eps
     for number, ((mine, scale), (theirs, _)) in enumerate(pairs):
-        allowed = TIMES * theirs + EPS * torch.finfo(dtype).eps * scale
+        allowed = TIMES * theirs + eps * scale
         assert mine <= allowed, f"result {number}: error {mine:.3g} of {scale:.3g}, torch {theirs:.3g}"
 
 
