@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHONPATH := tests
 N ?= 10000
 
-.PHONY: demo test bench fuzz build check clean
+.PHONY: demo test bench fuzz build check clean gpu-test gpu-bench
 
 demo: .venv/installed
 	$(BIN)/sparank-gen build
@@ -20,6 +20,16 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/bench/layer.py
 	$(BIN)/python tests/bench/generator.py
+
+# A machine with a GPU brings its own torch, triton, pytest and numpy: these two install nothing.
+# Fixtures of other tests need what such a machine lacks, so pytest looks for none above tests/gpu.
+gpu-test gpu-bench: export PYTHONPATH := generated:tests
+
+gpu-test:
+	$(PYTHON) -m pytest --confcutdir=tests/gpu generated/tests tests/gpu
+
+gpu-bench:
+	$(PYTHON) tests/bench/gpu.py $(ARGS)
 
 fuzz: .venv/installed
 	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py

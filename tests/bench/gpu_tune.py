@@ -1,0 +1,110 @@
+"""Which rows and warps make each kernel fastest, one direction at a time."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from gpu_layers import BOTH, FORWARD, HEADS, Case, Inputs
+from gpu_timing import Clock
+
+from sparank_fusion import FusionLayer, kernels
+from sparank_fusion.kernels import forced
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+LEAST_ROWS = 16  # of a matrix product in a kernel
+WARPS = (2, 4, 8, 16)
+SECONDS = 0.1  # of measuring, for each configuration
+
+Setting = tuple[int, int]
+
+
+@contextmanager
+def launched(mode: str, setting: Setting | None) -> Iterator[None]:
+    """Inside the block the kernels of a mode run with these rows and warps, or with their own for None."""
+    if setting is None:
+        yield
+        return
+    module: Any = importlib.import_module(f"sparank_fusion.kernels.{mode}")
+    rows_for, warps = module.rows_for, kernels.WARPS
+    module.rows_for, kernels.WARPS = (lambda *_: setting[0]), setting[1]
+    try:
+        yield
+    finally:
+        module.rows_for, kernels.WARPS = rows_for, warps
+
+
+def direction(case: Case, layer: torch.nn.Module, around: Callable[[], Any]) -> Callable[[Inputs], Any]:
+    """One call of the forward pass, or of the backward pass of a forward pass that is made once for each input."""
+
+    def forward(inputs: Inputs) -> Any:
+        with torch.no_grad(), around():
+            return layer(inputs.features)
+
+    made: dict[int, torch.Tensor] = {}
+    parameters = list(layer.parameters())
+
+    def backward(inputs: Inputs) -> Any:
+        if id(inputs) not in made:
+            made[id(inputs)] = layer(inputs.features)
+        wanted = [*inputs.features, *parameters]
+        with around():
+            return torch.autograd.grad(made[id(inputs)], wanted, inputs.cotangent, retain_graph=True)
+
+    return forward if case.step == FORWARD else backward
+
+
+def seconds_of(call: Callable[[Inputs], Any], clock: Clock, sets: list[Inputs]) -> float | str:
+    """The device's seconds for a call, or why there are none."""
+    try:
+        return clock.interleaved({"": call}, sets, SECONDS)[""].device
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:80]}"
+
+
+def settings(resident: bool, smoke: bool) -> list[Setting | None]:
+    """What is tried, the kernels' own choice first."""
+    rows = [n for n in ROWS if n >= LEAST_ROWS or not resident]
+    grid = list(itertools.product(rows, WARPS))
+    return [None, *(grid[:2] if smoke else grid)]
+
+
+def tune_case(case: Case, resident: bool, clock: Clock, deadline: float, smoke: bool) -> None:
+    """Print the times of a case in microseconds, the fastest settings first."""
+    torch.manual_seed(0)
+    layer = FusionLayer(case.dim, case.modalities, case.mode, HEADS, backend="triton")
+    layer = layer.to(clock.device, case.dtype).train(case.step == BOTH)
+    sets = case.inputs(clock.sets(case.batch * case.dim * case.modalities * case.dtype.itemsize), clock.device)
+    found: dict[Setting | None, float | str] = {}
+    with forced(resident):
+        for setting in settings(resident, smoke):
+            if time.monotonic() < deadline:
+                call = direction(case, layer, lambda setting=setting: launched(case.mode, setting))
+                found[setting] = seconds_of(call, clock, sets)
+    step = "forward" if case.step == FORWARD else "backward"
+    where = "one kernel" if resident else "split"
+    print(f"{str(case).removesuffix(case.step)}{step}, {where}")
+    timed = sorted((value, setting) for setting, value in found.items() if setting and isinstance(value, float))
+    own = found.get(None)
+    print(f"  own choice: {own if isinstance(own, str) or own is None else f'{own * 1e6:.1f} µs'}")
+    for value, (rows, warps) in timed[:3]:
+        print(f"  rows {rows:3} warps {warps:2}: {value * 1e6:.1f} µs")
+    for why in sorted({value for value in found.values() if isinstance(value, str)}):
+        print(f"  {sum(value == why for value in found.values())} settings: {why}")
+
+
+def tune(cases: list[Case], clock: Clock, deadline: float, smoke: bool) -> None:
+    """Try rows and warps for each case, as one kernel and split at its matrix products."""
+    for case in cases:
+        for resident in (True, False) if case.operations else (True,):
+            if time.monotonic() > deadline:
+                print(f"time is up before {case}")
+                return
+            tune_case(case, resident, clock, deadline, smoke)
+            if clock.is_cuda:
+                torch.cuda.empty_cache()
