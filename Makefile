@@ -15,7 +15,7 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/sparank-gen check
 	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels generated/tests -k "kernels or triton"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels generated/tests -k "kernels or triton or mutants"
 
 bench: .venv/installed
 	$(BIN)/python tests/bench/layer.py

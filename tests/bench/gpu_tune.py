@@ -13,7 +13,7 @@ import torch
 from gpu_layers import BOTH, FORWARD, HEADS, Case, Inputs
 from gpu_timing import Clock
 
-from sparank_fusion import FusionLayer, kernels
+from sparank_fusion import FusionLayer
 from sparank_fusion.kernels import forced
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -31,12 +31,12 @@ def launched(mode: str, setting: Setting | None) -> Iterator[None]:
         yield
         return
     module: Any = importlib.import_module(f"sparank_fusion.kernels.{mode}")
-    rows_for, warps = module.rows_for, kernels.WARPS
-    module.rows_for, kernels.WARPS = (lambda *_: setting[0]), setting[1]
+    own = module.tile_for
+    module.tile_for = lambda *_, **__: setting
     try:
         yield
     finally:
-        module.rows_for, kernels.WARPS = rows_for, warps
+        module.tile_for = own
 
 
 def direction(case: Case, layer: torch.nn.Module, around: Callable[[], Any]) -> Callable[[Inputs], Any]:
