@@ -138,8 +138,8 @@ def test_is_an_operator(mode: str, count: int, dtype: torch.dtype, monkeypatch: 
     calls: list[tuple[Any, ...]] = []
     forward = kernels.forward
     monkeypatch.setattr(kernels, "forward", lambda *given: calls.append(given) or forward(*given))
-    layer = make(mode, count, 32, dtype, "triton")
-    layer([x.requires_grad_() for x in features(count, 48, 32, dtype)])
+    layer = make(mode, count, 32, dtype, "triton").requires_grad_(False)
+    layer(features(count, 48, 32, dtype))
     torch.library.opcheck(forward, calls[0])
 
 

@@ -6,7 +6,7 @@ It is imported when a kernel first runs, and needs triton.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -250,6 +250,16 @@ def launch(
             kernel[(tiles,)](*arguments, ROWS=rows, num_warps=warps, **constants)
     else:
         kernel[(tiles,)](*arguments, ROWS=rows, **constants)
+
+
+def grouped(tensors: Sequence[Tensor], n_modalities: int, listed: tuple[bool, ...]) -> list[Any]:
+    """Tensors in a row as arguments: the features in a list, and each parameter as a list or alone."""
+    groups: list[Any] = [list(tensors[:n_modalities])]
+    position = n_modalities
+    for is_list in listed:
+        groups.append(list(tensors[position : position + n_modalities]) if is_list else tensors[position])
+        position += n_modalities if is_list else 1
+    return groups
 
 
 def shaped(gradients: Iterable[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:

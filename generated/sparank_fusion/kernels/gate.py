@@ -13,6 +13,7 @@ from torch import Tensor
 from sparank_fusion.kernels import (
     acc,
     contract,
+    grouped,
     is_resident,
     launch,
     maximum,
@@ -22,6 +23,12 @@ from sparank_fusion.kernels import (
     shaped,
     tile_for,
     unit_stride,
+)
+
+# Which parameters come as one tensor for each modality.
+LISTED = (
+    True,
+    True,
 )
 
 
@@ -613,32 +620,19 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    h, W, c, return_weights = inputs
-    ctx.save_for_backward(*h, *W, *c)
-    ctx.n_modalities = len(h)
-    ctx.options = (return_weights,)
+class _Fuse(torch.autograd.Function):
+    """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
+    @staticmethod
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.M, ctx.options = M, options
+        ctx.save_for_backward(*tensors)
+        return forward(*grouped(tensors, M, LISTED), *options)
 
-def _differentiate(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
-    saved, M = list(ctx.saved_tensors), ctx.n_modalities
-    tensors: list[Any] = [saved[:M]]
-    position = M
-    tensors.append(saved[position : position + M])
-    position += M
-    tensors.append(saved[position : position + M])
-    position += M
-    found = backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
-    gradients: list[Any] = [found[:M]]
-    position = M
-    gradients.append(found[position : position + M])
-    position += M
-    gradients.append(found[position : position + M])
-    position += M
-    return *gradients, *(None for _ in ctx.options)
-
-
-forward.register_autograd(_differentiate, setup_context=_save)
+    @staticmethod
+    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
+        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
 
 
 def fuse(
@@ -648,7 +642,14 @@ def fuse(
     return_weights: bool,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
-    out, weights = forward(
-        [unit_stride(x) for x in h], [x.contiguous() for x in W], [x.contiguous() for x in c], return_weights
-    )
+    tensors = [
+        *(unit_stride(x) for x in h),
+        *(x.contiguous() for x in W),
+        *(x.contiguous() for x in c),
+    ]
+    options = (return_weights,)
+    if torch.is_grad_enabled():
+        out, weights = _Fuse.apply(len(h), options, *tensors)
+    else:
+        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
     return (out, weights) if return_weights else (out,)

@@ -31,7 +31,7 @@ SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "progr
 HAS_WEIGHTS = "HAS_WEIGHTS"
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision tile_for shaped unit_stride triton is_resident row_strides partial_sums constants numbers ctx inputs output saved tensors found gradients
+    Any Tensor acc launch precision tile_for shaped unit_stride triton is_resident grouped LISTED row_strides partial_sums constants numbers ctx inputs output saved tensors found gradients
     position rows warps lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
@@ -117,7 +117,7 @@ class KernelFile:
     @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ["acc", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
+        always = ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
         always += ["shaped"] if self.parameters else []
         steps = (self.backward, *self.backward_split)
         always += ["partial_sums"] if any(partial for step in steps for *_, partial in step.buffers) else []
