@@ -121,7 +121,7 @@ class KernelFile:
         always += ["shaped"] if self.parameters else []
         steps = (self.backward, *self.backward_split)
         always += ["partial_sums"] if any(partial for step in steps for *_, partial in step.buffers) else []
-        always += ["is_resident"] if self.forward_split else []
+        always += ["is_resident"] if self.forward_split or self.backward_split else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
 

@@ -21,8 +21,8 @@ from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.rewrite import is_tensor
-from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.plan.pieces import contraction_of
 
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
@@ -451,21 +451,11 @@ class KernelPrinter(KernelScope):
 
     def contraction(self, node: Node, env: Mapping[str, str]) -> Tile | None:
         """A sum of products with one stored parameter as a matrix product, or None where it is none."""
-        factors = factors_of(node.args[0])
-        if node.args[0] in self.values or len(factors) < 2:
+        found = None if node.args[0] in self.values else contraction_of(node, self.is_unrolled)
+        if found is None:
             return None
-        over = set(node.over)
-        for position, weight in enumerate(factors):
-            rest = [*factors[:position], *factors[position + 1 :]]
-            lanes = set(self.split(weight.axes)[1])
-            if weight.op != "leaf" or BATCH in weight.axes or not over <= lanes or not any(BATCH in f.axes for f in rest):
-                continue
-            operand = product_of(rest)
-            outer = tuple(axis for axis in self.split(weight.axes)[1] if axis not in over)
-            if not over <= operand.axes or set(outer) & operand.axes or not outer:
-                continue
-            return self.matrix_product(weight, operand, outer, self.split(frozenset(over))[1], env)
-        return None
+        outer = tuple(axis for axis in self.split(found.weight.axes)[1] if axis not in node.over)
+        return self.matrix_product(found.weight, found.operand, outer, self.split(frozenset(node.over))[1], env)
 
     def matrix_product(
         self, weight: Node, operand: Node, outer: tuple[str, ...], inner: tuple[str, ...], env: Mapping[str, str]
