@@ -76,3 +76,13 @@ def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, bat
     torch.set_num_threads(1)
     note(text)
     check_kernels(text, dim, n_modalities, hidden, batch, resident)
+
+
+def test_product_over_two_axes_of_modalities() -> None:
+    """The library's result is a view whose dimensions lie in another order than they stand."""
+    head = "version: 1\nmode: random\nsummary: Every weight on every modality.\nmodalities: '>=2'\n"
+    axes = "axes: {t: modalities, i: dim, j: dim}\n"
+    params = "params:\n  gates: {module: Linear, per: m, weight: 'Wa[m,i,j]', bias: 'ca[m,i]'}\n"
+    math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
+    layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
+    check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, False)

@@ -349,7 +349,11 @@ def _product(lowering: Lowering, definition: Definition) -> Storage:
     """The statement that computes a matrix product, and how its result lies in memory."""
     value = lowering.lower(definition.node)
     assert not isinstance(value, Scalar)
-    slots = definition.axes
+    slots, lines = definition.axes, lowering.emitter.lines
+    if any("torch.einsum(" in line for line in lines[-1:]):
+        # Its result may be a view whose dimensions lie in another order than they stand.
+        listed, name = isinstance(value, Listed), definition.name
+        lines.append(f"{name} = [x.contiguous() for x in {name}]" if listed else f"{name} = {name}.contiguous()")
     if isinstance(value, Listed):
         return Storage(
             definition.name, slots, tuple(slots.index(axis) for axis in value.element.axes), listed=slots.index(value.axis)
