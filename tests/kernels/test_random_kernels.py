@@ -28,6 +28,8 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 TEMPLATE = environment(None).get_template("triton/mode.py.j2")
 FOLDER = tempfile.TemporaryDirectory()
 NUMBER = count()
+# Rows, columns, and the step along what is contracted, that leave several of each.
+SMALL_TILE = (2, 2, 2)
 
 
 def compiled_kernels(mode: Mode) -> tuple[Any, str]:
@@ -49,11 +51,11 @@ def compiled_kernels(mode: Mode) -> tuple[Any, str]:
     return made, source
 
 
-def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, resident: bool) -> None:
+def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
     """Compile a spec and compare what its kernels give with the evaluator."""
     # An operator is registered once under its name.
     text = text.replace("mode: random", f"mode: random_{next(NUMBER)}", 1)
-    with forced(resident):
+    with forced(schedule, SMALL_TILE):
         check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
 
 
@@ -70,12 +72,12 @@ def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     n_modalities=st.integers(2, 3),
     hidden=st.integers(1, 3),
     batch=st.integers(1, 3),
-    resident=st.booleans(),
+    schedule=st.sampled_from(["resident", "columns", "split"]),
 )
-def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, resident: bool) -> None:
+def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
     torch.set_num_threads(1)
     note(text)
-    check_kernels(text, dim, n_modalities, hidden, batch, resident)
+    check_kernels(text, dim, n_modalities, hidden, batch, schedule)
 
 
 def test_product_over_two_axes_of_modalities() -> None:
@@ -85,4 +87,4 @@ def test_product_over_two_axes_of_modalities() -> None:
     params = "params:\n  gates: {module: Linear, per: m, weight: 'Wa[m,i,j]', bias: 'ca[m,i]'}\n"
     math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
     layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
-    check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, False)
+    check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")
