@@ -267,8 +267,8 @@ def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
     name, slots = definition.name, definition.axes
     element = value.element if isinstance(value, Listed) else value
     order = tuple(slots.index(axis) for axis in element.axes)
-    # Of products with more dimensions than a matrix, torch chooses the strides.
-    is_plain = len(order) <= 2
+    # What einsum returns, or what has more dimensions than a matrix, may be a view in another order than it stands.
+    is_plain = len(order) <= 2 and "torch.einsum(" not in "".join(lowering.emitter.lines[-1:])
     if isinstance(value, Listed):
         return Storage(name, slots, order, listed=slots.index(value.axis)), name if is_plain else f"x.contiguous() for x in {name}"
     return Storage(name, slots, order), name if is_plain else f"{name}.contiguous()"
