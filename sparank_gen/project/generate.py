@@ -45,6 +45,7 @@ class LayerMode:
     """A mode as ``FusionLayer`` sees it."""
 
     name: str
+    summary: str
     class_name: str
     options: tuple[str, ...]
 
@@ -153,7 +154,7 @@ class Renderer:
         """The files that speak of all modes."""
         source, package = f"{self.config.specs.name}/", self.config.package
         files = [module_file(mode) for mode in modes]
-        layer_modes = [LayerMode(f.mode.name, f.class_name, tuple(a.name for a in f.arguments)) for f in files]
+        layer_modes = [LayerMode(f.mode.name, f.mode.spec.summary.value, f.class_name, tuple(a.name for a in f.arguments)) for f in files]
         context = {"modes": layer_modes, "arguments": self.layer_arguments(files), "default_mode": self.default_mode(modes)}
         return {
             f"{package}/__init__.py": self.render("torch/init.py.j2", source, **context),
