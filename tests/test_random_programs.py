@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import Program
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.load import parse_spec
 
@@ -49,12 +50,17 @@ def close(found: torch.Tensor, wanted: Array, what: str) -> None:
     assert (difference <= 1e-9 * scale).all(), f"{what}: off by {difference.max():.3g} at scale {scale:.3g}"
 
 
-def reference_gradients(mode: Mode, case: Case, batch: int, cotangents: dict[str, Array]) -> dict[str, Array]:
-    """The gradients of the derived adjoint program, by state-dict key; ``features`` is ``(batch, M, dim)``."""
-    program, sizes = mode.program, case.sizes(batch)
+def reference_gradients(
+    mode: Mode, case: Case, batch: int, cotangents: dict[str, Array], found: Mapping[str, Array], program: Program | None = None
+) -> dict[str, Array]:
+    """The gradients of the derived adjoint program, by state-dict key; ``features`` is ``(batch, M, dim)``.
+
+    ``found`` is what the evaluator reads, and ``program`` the mode's own if not given.
+    """
+    program, sizes = program or mode.program, case.sizes(batch)
     slots = slots_of(mode)
     derived = derive(program, slots, program.outputs)
-    found = dict(tensors(mode, case, batch)) | {name + ADJOINT: value for name, value in cotangents.items()}
+    found = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
     values = evaluate([definition.node for definition in derived.definitions], found, program.extents, sizes)
     arrays = {
         name: evaluate_at(derived[name + ADJOINT].node, slots[name], values, program.extents, sizes)
@@ -107,7 +113,7 @@ def check_program(
     named = dict(layer.named_parameters())
     gradients = torch.autograd.grad(total, [*features, *named.values()], allow_unused=True)
     ordered = {name: definition_order(cotangents[name], mode, layout, sizes) for name, (_, layout) in results.items()}
-    wanted = reference_gradients(mode, case, batch, ordered)
+    wanted = reference_gradients(mode, case, batch, ordered, found)
     for m, gradient in enumerate(gradients[: len(features)]):
         close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")
     for key, gradient in zip(named, gradients[len(features) :], strict=True):
