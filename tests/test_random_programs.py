@@ -50,28 +50,37 @@ def close(found: torch.Tensor, wanted: Array, what: str) -> None:
     assert (difference <= 1e-9 * scale).all(), f"{what}: off by {difference.max():.3g} at scale {scale:.3g}"
 
 
-def reference_gradients(
-    mode: Mode, case: Case, batch: int, cotangents: dict[str, Array], found: Mapping[str, Array], program: Program | None = None
+def gradient_arrays(
+    mode: Mode, program: Program, sizes: Mapping[str, int | float], cotangents: Mapping[str, Array], found: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """The gradients of the derived adjoint program, by state-dict key; ``features`` is ``(batch, M, dim)``.
+    """The gradients of the derived adjoint program, by tensor, one dimension for each index.
 
-    ``found`` is what the evaluator reads, and ``program`` the mode's own if not given.
+    Args:
+        mode: where the program came from.
+        program: the mode's own, or one made from it.
+        sizes: the value of each name that extents are made of.
+        cotangents: those of the program's outputs, ``(batch, *axes)``.
+        found: what the program reads.
     """
-    program, sizes = program or mode.program, case.sizes(batch)
     slots = slots_of(mode)
     derived = derive(program, slots, program.outputs)
-    found = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
-    values = evaluate([definition.node for definition in derived.definitions], found, program.extents, sizes)
-    arrays = {
+    read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
+    values = evaluate([definition.node for definition in derived.definitions], read, program.extents, sizes)
+    return {
         name: evaluate_at(derived[name + ADJOINT].node, slots[name], values, program.extents, sizes)
-        for name in slots
         if name + ADJOINT in derived.outputs
+        else np.zeros(found[name].shape)
+        for name in slots
     }
-    gradients = {"features": arrays.get("h", np.zeros(found["h"].shape))}
+
+
+def by_key(mode: Mode, case: Case, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Gradients by state-dict key; ``features`` is ``(batch, M, dim)``."""
+    gradients = {"features": arrays["h"]}
     per = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
     for key, name, modality, shape in stored_tensors(mode, case):
         axis, layout = per[name]
-        array = arrays.get(name, np.zeros(found[name].shape))
+        array = arrays[name]
         gradients[key] = (array if axis is None else array.take(modality, layout.axes.index(axis))).reshape(shape)
     return gradients
 
@@ -113,7 +122,7 @@ def check_program(
     named = dict(layer.named_parameters())
     gradients = torch.autograd.grad(total, [*features, *named.values()], allow_unused=True)
     ordered = {name: definition_order(cotangents[name], mode, layout, sizes) for name, (_, layout) in results.items()}
-    wanted = reference_gradients(mode, case, batch, ordered, found)
+    wanted = by_key(mode, case, gradient_arrays(mode, mode.program, sizes, ordered, found))
     for m, gradient in enumerate(gradients[: len(features)]):
         close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")
     for key, gradient in zip(named, gradients[len(features) :], strict=True):

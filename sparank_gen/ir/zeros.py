@@ -58,7 +58,7 @@ class Zeros:
             return frozenset(names.get(axis, axis) for axis in axes[0]), empty[0]
         if node.op == "mul":
             return axes[0] | axes[1], empty[0] or empty[1]
-        if node.op == "div":
+        if node.op == "div" or (node.op == "pow" and node.args[1].op == "constant" and node.args[1].data > 0):
             return axes[0], empty[0]
         if node.op == "softmax":
             # Its operand is minus infinity there.
