@@ -48,9 +48,10 @@ def numbered(program: Program) -> str | None:
             read = [index for index in indices if index != BATCH]
             slots = program.tensors[name].slots
             return any((slot == count) != (index in modality) for slot, index in zip(slots, read, strict=True))
-        if node.op == "rename":
-            return any((old in modality) != (new in modality) for old, new in node.data)
-        return node.op not in OPERATORS and bool(modality & set(node.over))
+        if node.op in OPERATORS or not node.args:
+            return False
+        below = {axis for arg in node.args for axis in modality & arg.axes}
+        return bool(modality & set(node.over)) or len(below) != len(modality & node.axes)
 
     for definition in program.definitions:
         if any(map(is_numbered, ir.reachable([definition.node]))):
