@@ -32,6 +32,7 @@ NEUTRAL = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf, "logsumex
 WRITTEN_OUT = frozenset({"mean", "layernorm"})
 # For each operator that is singular in an operand: its position, and a value at which it and its derivatives are not.
 HARMLESS = {"div": (1, 1.0), "pow": (0, 1.0), "log": (0, 1.0), "sqrt": (0, 1.0), "rsqrt": (0, 1.0), "exp": (0, 0.0)}
+ONE_AT_HARMLESS = frozenset({"pow", "sqrt", "rsqrt", "exp"})
 
 
 def numbered(program: Program) -> str | None:
@@ -48,7 +49,7 @@ def numbered(program: Program) -> str | None:
             read = [index for index in indices if index != BATCH]
             slots = program.tensors[name].slots
             return any((slot == count) != (index in modality) for slot, index in zip(slots, read, strict=True))
-        if node.op in OPERATORS or not node.args:
+        if node.op in OPERATORS:
             return False
         below = {axis for arg in node.args for axis in modality & arg.axes}
         return bool(modality & set(node.over)) or len(below) != len(modality & node.axes)
@@ -110,6 +111,7 @@ class _Restriction:
         self.modality = program.modality_axes
         self.done: dict[Node, Node] = {}
         self.named: set[Node] = set()
+        self.harmless_already: set[Node] = set()
         self.zeros = Zeros(self.modality, FEATURES, _AMONG, _SOME)
 
     def definition(self, definition: Definition) -> Definition:
@@ -138,7 +140,11 @@ class _Restriction:
             names = {"a": node.args[0]} | {name: ir.constant(value) for name, value in node.data}
             return self.value(instantiate(OPERATORS[node.op].expansion, names, self.program.extents, node.over))
         if not over:
-            return ir.make(node.op, self.harmless(node.op, args), node.over, node.data)
+            operands = self.harmless(node.op, args)
+            made = ir.make(node.op, operands, node.over, node.data)
+            if operands is not args and node.op in ONE_AT_HARMLESS:
+                self.harmless_already.add(made)
+            return made
         if node.op == "mean":
             total = ir.reduce("sum", self.masked_product(args[0], over), node.over)
             return ir.apply("div", total, self.count(node.over))
@@ -188,7 +194,8 @@ class _Restriction:
         position, value = HARMLESS.get(op, (0, 0.0))
         operand = args[position]
         whole_power = op == "pow" and args[1].op == "constant" and args[1].data >= 1
-        if op not in HARMLESS or BATCH not in operand.axes or whole_power or (op != "exp" and is_positive(operand)):
+        needs_none = op != "exp" and (is_positive(operand) or operand in self.harmless_already)
+        if op not in HARMLESS or BATCH not in operand.axes or whole_power or needs_none:
             return args
         conditions = [is_present(axis) for axis in sorted(self.modality & operand.axes)] or [_SOME]
         for condition in conditions:

@@ -31,6 +31,7 @@ NOUNS = {
     "mean": "average",
     "leaf": "view",
     "select": "part",
+    "where": "selected",
 }
 
 
