@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparank_gen.backends.tests.cases import Case, rule, tensors
+from sparank_gen.backends.tests.cases import Case, rule
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import FEATURES, PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
@@ -21,7 +21,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.restrict import restrict
 from sparank_gen.lang.layouts import Layout
-from test_random_programs import Array, by_key, close, compiled, definition_order, gradient_arrays
+from test_random_programs import Array, by_key, close, compiled, definition_order, feature, gradient_arrays, inputs
 
 Mask = NDArray[np.bool_]
 
@@ -52,7 +52,7 @@ def layouts(mode: Mode) -> dict[str, Layout]:
 
 def poisoned(mode: Mode, case: Case, present: Mask) -> dict[str, Array]:
     """What the evaluator reads, with absent features nan."""
-    found = dict(tensors(mode, case, len(present)))
+    found = inputs(mode, case, len(present))
     found[FEATURES] = np.where(present[:, :, None], found[FEATURES], np.nan)
     return found | {PRESENT: present.T}
 
@@ -77,7 +77,7 @@ def of_restricted_program(mode: Mode, case: Case, present: Mask) -> Results:
 
 def of_each_sample(mode: Mode, case: Case, present: Mask) -> Results:
     """By the evaluator, from the mode's own program among the modalities of one sample at a time."""
-    program, found = mode.program, tensors(mode, case, len(present))
+    program, found = mode.program, inputs(mode, case, len(present))
     axes = {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
     axes[FEATURES] = (BATCH, "m", "")
     given = cotangents(mode, case, len(present))
@@ -116,15 +116,15 @@ def ordered(tensor: torch.Tensor, mode: Mode, layout: Layout, sizes: dict[str, i
 def of_layer(layer: torch.nn.Module, mode: Mode, case: Case, present: Mask) -> Results:
     """By a generated layer, of absent features that are nan."""
     sizes = case.sizes(len(present))
-    features = [torch.from_numpy(rule(f"features.{m}", (len(present), case.dim))) for m in range(case.n_modalities)]
-    for m, feature in enumerate(features):
-        feature[~torch.from_numpy(present[:, m])] = torch.nan
-        feature.requires_grad_()
+    features = [torch.from_numpy(feature(m, len(present), case.dim)) for m in range(case.n_modalities)]
+    for m, given in enumerate(features):
+        given[~torch.from_numpy(present[:, m])] = torch.nan
+        given.requires_grad_()
     out, info = layer(features, return_gates=True, present=torch.from_numpy(present))
     returned = {mode.out.name: out} | ({mode.weights.name: info["weights"]} if mode.weights else {})
     values = {name: ordered(returned[name], mode, layout, sizes) for name, layout in layouts(mode).items()}
-    given = cotangents(mode, case, len(present))
-    total = sum((values[name] * torch.from_numpy(given[name])).sum() for name in values)
+    arriving = cotangents(mode, case, len(present))
+    total = sum((values[name] * torch.from_numpy(arriving[name])).sum() for name in values)
     named = dict(layer.named_parameters())
     wanted = [*features, *named.values()]
     found = torch.autograd.grad(total, wanted, allow_unused=True)

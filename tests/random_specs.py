@@ -174,8 +174,13 @@ PARAMETERS = {
     "turned": ("{module: Linear, weight: 'We[j,k]'}", {"We": "jk"}),
     "pairs": ("{module: Bilinear, weight: 'Wf[k,i,j]', bias: 'cf[k]'}", {"Wf": "kij", "cf": "k"}),
     "norm": ("{module: LayerNorm, weight: 'cg[i]', bias: 'ch[i]'}", {"cg": "i", "ch": "i"}),
-    "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'ck[e]'}", {"Wk": "ej", "ck": "e"}),
+    "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'cn[e]'}", {"Wk": "ej", "cn": "e"}),
     "wide": ("{module: Linear, weight: 'Wl[q,j]'}", {"Wl": "qj"}),
+    "alphas": ("{tensor: 'Wm[m]', init: ones}", {"Wm": "m"}),
+    "stacked": ("{tensor: 'Wn[m,k,j]', init: xavier_uniform, fan: {in: j, out: k}}", {"Wn": "mkj"}),
+    "listed": ("{tensor: 'Wo[m,j,k]', per: m, init: kaiming_uniform, fan: {in: k}}", {"Wo": "mjk"}),
+    "head.query": ("{tensor: 'ck[k,i]', init: normal, std: 1 / sqrt(dim)}", {"ck": "ki"}),
+    "head2.inner.scale": ("{tensor: cl, init: constant, value: 0.5}", {"cl": ""}),
     "each": ("{module: LayerNorm, per: m, weight: 'ci[m,k]', bias: 'cj[m,k]'}", {"ci": "mk", "cj": "mk"}),
 }
 

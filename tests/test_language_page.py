@@ -9,6 +9,7 @@ import pytest
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.lower import PAIRWISE
+from sparank_gen.lang.initial import INITIALISATIONS
 from sparank_gen.lang.modules import TORCH_MODULES
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import expression_of
@@ -91,6 +92,11 @@ def test_key_table_lists_the_keys() -> None:
 def test_module_table_lists_the_modules() -> None:
     table = {code(row[0])[0]: (code(row[1]), code(row[2])) for row in rows("module", "size arguments")}
     assert table == {name: (list(module.constructor), list(module.tensors)) for name, module in TORCH_MODULES.items()}
+
+
+def test_initialisation_table_lists_the_initialisations() -> None:
+    table = {code(row[0])[0]: (code(row[1]), code(row[2])) for row in rows("`init`", "starts as")}
+    assert table == {name: ([rule.number] if rule.number else [], list(rule.fans)) for name, rule in INITIALISATIONS.items()}
 
 
 def test_error_is_shown_as_it_is() -> None:

@@ -20,7 +20,7 @@ from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.tests.cases import Case, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
-from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.check import FEATURES, check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
@@ -48,6 +48,17 @@ def close(found: torch.Tensor, wanted: Array, what: str) -> None:
     difference = np.abs(found.detach().numpy() - wanted)
     assert found.shape == wanted.shape, f"{what}: shape {tuple(found.shape)}, expected {wanted.shape}"
     assert (difference <= 1e-9 * scale).all(), f"{what}: off by {difference.max():.3g} at scale {scale:.3g}"
+
+
+def feature(modality: int, batch: int, dim: int) -> Array:
+    """A feature tensor. Numbers by rule alone lie evenly, so that differences of theirs are equal but for rounding."""
+    return np.tanh(2 * rule(f"features.{modality}", (batch, dim)))
+
+
+def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
+    """What the evaluator reads."""
+    features = [feature(m, batch, case.dim) for m in range(case.n_modalities)]
+    return {**tensors(mode, case, batch), FEATURES: np.stack(features, axis=1)}
 
 
 def gradient_arrays(
@@ -109,9 +120,9 @@ def check_program(
     case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
     layer = made(dim, case.n_modalities, **dict(options), backend=backend).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
-    features = [torch.from_numpy(rule(f"features.{m}", (batch, dim))).requires_grad_() for m in range(case.n_modalities)]
+    features = [torch.from_numpy(feature(m, batch, dim)).requires_grad_() for m in range(case.n_modalities)]
     out, info = layer(features, return_gates=True)
-    sizes, found = case.sizes(batch), tensors(mode, case, batch)
+    sizes, found = case.sizes(batch), inputs(mode, case, batch)
     results = {"out": (out, mode.out), "w": (info["weights"], mode.weights)}
     for name, (value, layout) in results.items():
         close(value, laid_out(mode, layout, found, sizes), name)

@@ -295,6 +295,19 @@ def _with_size(tensor: Tensor, dim: int, size: int) -> Tensor:
     return tensor.new_empty([*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]])
 
 
+def container(**members: nn.Module | nn.Parameter) -> nn.Module:
+    """A module that holds others, and parameters, under their names."""
+    made = nn.Module()
+    for name, member in members.items():
+        setattr(made, name, member)
+    return made
+
+
+def uniform(bound: float, *sizes: int) -> Tensor:
+    """Numbers from the uniform distribution between ``-bound`` and ``bound``."""
+    return torch.empty(sizes).uniform_(-bound, bound)
+
+
 def sum_all(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of tensors, one for each modality."""
     terms = list(tensors)

@@ -9,9 +9,9 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
+from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.layouts import Layout, parse_layout
-from sparank_gen.lang.modules import Module, resolve_module
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
 from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
@@ -70,7 +70,7 @@ class _Checker:
         self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
         self.declare_axes()
         self.tensors[FEATURES] = Tensor(FEATURES, (self.extents["m"], self.scalars["dim"]))
-        modules = self.declare_modules()
+        holders = self.declare_parameters()
         self.scope = Scope(
             extents={axis: extent for axis, extent in self.extents.items() if axis != BATCH},
             scalars=self.scalars,
@@ -85,7 +85,7 @@ class _Checker:
         out = self.result(self.spec.out, "out")
         weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
         self.check_results(out, weights)
-        self.check_used([layout for layout in (out, weights) if layout is not None], modules)
+        self.check_used([layout for layout in (out, weights) if layout is not None], holders)
         program = Program(
             extents=self.extents,
             tensors=self.tensors,
@@ -95,7 +95,7 @@ class _Checker:
             ),
         )
         properties = tuple(self.property(text, out, weights) for text in self.spec.properties)
-        return Mode(self.spec, program, modules, out, weights, tuple(self.divisions), self.known, properties)
+        return Mode(self.spec, program, holders, out, weights, tuple(self.divisions), self.known, properties)
 
     def claim(self, name: str, span: Span) -> None:
         """Give ``name`` its one meaning."""
@@ -129,48 +129,16 @@ class _Checker:
     def known_axes(self) -> dict[str, str]:
         return {axis: str(extent) for axis, extent in self.extents.items()}
 
-    def declare_modules(self) -> tuple[Module, ...]:
-        modules = []
-        for spec in self.spec.params:
-            layouts: dict[str, Layout] = {}
-            for path, text in spec.tensors:
-                layout = parse_layout(text, self.known_axes())
-                self.claim(layout.name, layout.text.span(0, 0, len(layout.name)))
-                if BATCH in layout.axes:
-                    raise errors.LayoutMismatch("a parameter has no batch axis", layout.span_of(BATCH), "leave 'b' out")
-                if spec.per and (spec.per.value,) not in layout.dimensions:
-                    raise errors.LayoutMismatch(
-                        f"{layout} has no dimension {spec.per.value!r} of its own, though there is one module per {spec.per.value}",
-                        layout.text.span(),
-                        f"write it as the first index: '{layout.name}[{spec.per.value},…]'",
-                    )
-                layouts[path.value] = layout
+    def declare_parameters(self) -> tuple[Holder, ...]:
+        around = Surroundings(self.known_axes(), self.extents, self.extent_names, self.scalars, self.known, self.claim)
+        holders = declare_parameters(self.spec.params, around)
+        for holder in holders:
+            for parameter in holder.parameters:
+                layout = parameter.layout
                 self.layouts[layout.name] = layout
                 self.tensors[layout.name] = Tensor(layout.name, tuple(self.extents[axis] for axis in layout.axes))
-            if spec.per and self.extents.get(spec.per.value) != self.scalars["modalities"]:
-                raise errors.UnknownIndex(
-                    f"'per' takes an axis over modalities, found {spec.per.value!r}", spec.per.span(), "write 'per: m'"
-                )
-            module = resolve_module(spec, layouts, self.extents, self.extent_names)
-            self.divisions.extend(division for division in module.divisions if division not in self.divisions)
-            modules.append(module)
-        self.check_paths()
-        return tuple(modules)
-
-    def check_paths(self) -> None:
-        """Positions in a container count from 0, without gaps, and hold one module each."""
-        positions: dict[str, int] = {}
-        for spec in self.spec.params:
-            first, _, position = spec.path.value.partition(".")
-            if position and (spec.per is not None or int(position) != positions.get(first, 0)):
-                raise errors.BadValue(
-                    f"{spec.path.value!r} does not continue a container",
-                    spec.path.span(),
-                    "positions count from 0 without gaps, and such a module has no 'per'",
-                )
-            if not position and first in positions or position and positions.get(first) == -1:
-                raise errors.ReusedName(f"{first!r} is both a module and a container", spec.path.span(), "choose another name")
-            positions[first] = int(position) + 1 if position else -1
+            self.divisions.extend(division for division in divisions_of(holder) if division not in self.divisions)
+        return holders
 
     def read_statements(self) -> None:
         if self.spec.math is None:
@@ -352,7 +320,7 @@ class _Checker:
         feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
         return ir.leaf(FEATURES, (BATCH, modality, feature))
 
-    def check_used(self, layouts: Sequence[Layout], modules: Sequence[Module]) -> None:
+    def check_used(self, layouts: Sequence[Layout], holders: Sequence[Holder]) -> None:
         """Every parameter and every definition must reach a result; every index and hyper-parameter must be used."""
         results = {layout.name for layout in layouts}
         roots = [self.definitions[name].node for name in results if name in self.definitions]
@@ -375,7 +343,7 @@ class _Checker:
                 )
         names = {name for group in self.statements.values() for s in group for name in _names_of(s.value)}
         names |= {name for extent in self.extents.values() for name in extent.symbols}
-        names |= {name for module in modules for extent in module.arguments for name in extent.symbols}
+        names |= {name for holder in holders for extent in extents_in(holder) for name in extent.symbols}
         for hyperparameter in self.spec.hyperparameters:
             if hyperparameter.name.value not in names:
                 message = f"hyper-parameter {hyperparameter.name.value!r} is not used"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.modules import Module
 from sparank_gen.spec.model import FusionSpec
 
 
@@ -29,7 +29,7 @@ class Mode:
     Attributes:
         spec: the file it came from.
         program: its definitions; the features are the leaf ``h``.
-        modules: the torch modules that hold its parameters, in the order of construction.
+        modules: what holds its parameters, in the order of construction.
         out: the layout of the output, ``b`` first and one dimension more.
         weights: the layout of the fusion weights, or None.
         divisions: what must come out for given sizes.
@@ -39,7 +39,7 @@ class Mode:
 
     spec: FusionSpec
     program: Program
-    modules: tuple[Module, ...]
+    modules: tuple[Holder, ...]
     out: Layout
     weights: Layout | None
     divisions: tuple[Division, ...]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.parameters import state_key
 
 Array = NDArray[np.float64]
 
@@ -102,10 +103,10 @@ def stored_tensors(mode: Mode, case: Case) -> Iterator[tuple[str, str, int | Non
             )
             name = parameter.layout.name
             if module.per is None:
-                yield f"{module.path}.{parameter.path}", name, None, shape
+                yield state_key(module, parameter), name, None, shape
             else:
                 for m in range(case.n_modalities):
-                    yield f"{module.path}.{m}.{parameter.path}", name, m, shape
+                    yield state_key(module, parameter, str(m)), name, m, shape
 
 
 def tensors(mode: Mode, case: Case, batch: int = BATCH) -> Mapping[str, Array]:

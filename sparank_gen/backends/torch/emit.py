@@ -30,6 +30,8 @@ NOUNS = {
     "min": "low",
     "mean": "average",
     "leaf": "view",
+    "rename": "view",
+    "lerp": "blend",
     "select": "part",
     "where": "selected",
 }

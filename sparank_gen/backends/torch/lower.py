@@ -16,8 +16,8 @@ from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.modules import Module
 from sparank_gen.lang.ops import OPERATORS
 
 LONGEST_OPERAND = 60
@@ -34,7 +34,7 @@ class Lowering:
         stacked: whether the features are stacked into one tensor first.
     """
 
-    def __init__(self, program: Program, modules: Sequence[Module], emitter: Emitter, stacked: bool) -> None:
+    def __init__(self, program: Program, modules: Sequence[Holder], emitter: Emitter, stacked: bool) -> None:
         self.program = program
         self.emitter = emitter
         self.parameters: dict[str, tuple[Layout, str | None]] = {
@@ -121,15 +121,18 @@ class Lowering:
         layout, per = self.parameters[name]
         name = self.variables[name]
         if per is None:
-            return index_dense(self.unpacked(name, layout.dimensions, layout.axes), indices)
+            return self.stored(name, layout, None, indices)
         slot = layout.axes.index(per)
-        inner = tuple(axis for axis in layout.axes if axis != per)
         rest = [index for k, index in enumerate(indices) if k != slot]
         if isinstance(indices[slot], int):
-            return index_dense(self.unpacked(f"{name}[{indices[slot]}]", layout.without(per), inner), rest)
+            return self.stored(f"{name}[{indices[slot]}]", layout, per, rest)
         element = f"{name}_{indices[slot]}"
-        value = index_dense(self.unpacked(element, layout.without(per), inner), rest)
-        return Listed(indices[slot], value, ((element, name),))
+        return Listed(indices[slot], self.stored(element, layout, per, rest), ((element, name),))
+
+    def stored(self, code: str, layout: Layout, per: str | None, indices: Sequence[str | int]) -> Dense:
+        """One stored tensor of a parameter, without the axis ``per``, at ``indices``."""
+        axes = tuple(axis for axis in layout.axes if axis != per)
+        return index_dense(self.unpacked(code, layout.without(per), axes), indices)
 
     def feature(self, indices: Sequence[str | int]) -> Value:
         batch, modality, axis = indices
