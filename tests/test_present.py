@@ -46,6 +46,7 @@ FORMULAS = {
     "harmonic": "out[i] = 1 / mean[m](1 / h[m,i])",
     "powers": "out[i] = sum[m](abs(h[m,i]) ** -1.5) ** (0 - 0.5)",
     "infinite at zero": "out[i] = log(sum[m](exp(where(h[m,i] == 0, 800, h[m,i]))))",
+    "factors without zeros": "out[i] = exp(max[m](h[m,i])) * sigmoid(mean[m](h[m,i]))",
     "entropy": "g[m,i] = softmax[m](3 * h[m,i])\n  out[i] = -sum[m](g[m,i] * log(g[m,i]))",
     "share": "g[m,i] = abs(h[m,i]) / sum[t](abs(h[t,i]))\n  out[i] = sum[m](g[m,i] * h[m,i])",
 }
