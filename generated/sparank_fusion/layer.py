@@ -84,7 +84,7 @@ class FusionLayer(FusionModule):
             vars(mode), _fuse=mode._fuse, _fuse_pair=mode._fuse_pair, _fuse_triton=mode._fuse_triton
         )
         self.fusion_type = fusion_type
-        self.has_weights = mode.has_weights
+        self.extras = mode.extras
         self.batch_dims = mode.batch_dims
 
     def extra_repr(self) -> str:

@@ -26,13 +26,12 @@ def golden_text(mode: Mode) -> str:
 
 
 def golden_case(mode: Mode, case: Case) -> dict[str, Any]:
-    """Sizes, output and weights of one case."""
+    """Sizes, output, weights and diagnostics of one case."""
     entry: dict[str, Any] = {"dim": case.dim, "n_modalities": case.n_modalities, "batch": BATCH, "options": dict(case.options)}
     found = tensors(mode, case)
-    for key, layout in (("out", mode.out), ("weights", mode.weights)):
-        if layout is not None:
-            entry[key] = laid_out(mode, layout, found, case.sizes(BATCH))
-    return entry
+    values = {result.key: laid_out(mode, result.layout, found, case.sizes(BATCH)) for result in mode.results}
+    diagnostics = {result.key: values.pop(result.key) for result in mode.diagnostics}
+    return entry | values | ({"diagnostics": diagnostics} if diagnostics else {})
 
 
 def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | float]) -> NDArray[np.float64]:
@@ -53,11 +52,19 @@ def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | floa
 
 
 def _case_text(entry: dict[str, Any]) -> str:
+    return "    " + _mapping_text(entry, 4)
+
+
+def _mapping_text(entry: dict[str, Any], indent: int) -> str:
+    """A mapping with each key on a line of its own, down to arrays and plain values."""
     lines = []
     for key, value in entry.items():
-        text = _array_text(value, 8) if isinstance(value, np.ndarray) else json.dumps(value)
-        lines.append(f'      "{key}": {text}')
-    return "    {\n" + ",\n".join(lines) + "\n    }"
+        if isinstance(value, np.ndarray):
+            text = _array_text(value, indent + 4)
+        else:
+            text = _mapping_text(value, indent + 2) if key == "diagnostics" else json.dumps(value)
+        lines.append(f'{" " * (indent + 2)}"{key}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
 
 
 def _array_text(array: NDArray[np.float64], indent: int) -> str:
