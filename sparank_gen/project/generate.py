@@ -90,8 +90,12 @@ def _require_own_name(mode: Mode, modes: Mapping[str, Mode]) -> None:
             raise errors.ReusedName(message, span, remedy)
 
 
-def generate(config: Config) -> dict[str, str]:
-    """The text of every file of a project, by its path below the output folder.
+def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
+    """The text of every file of a project, by its path below the output folder; the same for any ``jobs``.
+
+    Args:
+        config: the project.
+        jobs: the most processes to use at a time; one for each core by default.
 
     Raises:
         SpecErrors, UsageError: when the specs or the configuration are wrong.
@@ -99,7 +103,7 @@ def generate(config: Config) -> dict[str, str]:
     modes = load_modes(config)
     renderer = Renderer(config, environment(config.templates))
     by_mode, package = share(
-        lambda position: renderer.mode_files(modes[position]), len(modes), lambda: renderer.package_files(modes)
+        lambda position: renderer.mode_files(modes[position]), len(modes), lambda: renderer.package_files(modes), jobs
     )
     return {path: text for files in (*by_mode, package) for path, text in files.items()}
 

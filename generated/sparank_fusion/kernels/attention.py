@@ -1459,7 +1459,7 @@ def forward(
             batch,
             rows,
             warps,
-            (c, weights, tuple(product_1), operand_1, batch),
+            (c, weights, tuple(x.contiguous() for x in product_1), operand_1, batch),
             constants,
         )
 
@@ -1470,7 +1470,7 @@ def forward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, shift, out, product_2, batch),
+            (tuple(h), row_strides(h), d, scale, shift, out, product_2.contiguous(), batch),
             constants,
         )
 
@@ -1552,7 +1552,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, tuple(product_1), operand_1, batch),
+            (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
             constants,
         )
 
@@ -1578,8 +1578,8 @@ def backward(
                 partial_3,
                 rows_6,
                 rows_7,
-                tuple(product_1),
-                product_2,
+                tuple(x.contiguous() for x in product_1),
+                product_2.contiguous(),
                 batch,
             ),
             constants,
@@ -1603,9 +1603,9 @@ def backward(
                 weights_bar,
                 partial_4,
                 rows_5,
-                tuple(product_1),
-                product_2,
-                product_3,
+                tuple(x.contiguous() for x in product_1),
+                product_2.contiguous(),
+                product_3.contiguous(),
                 batch,
             ),
             constants,
@@ -1618,7 +1618,17 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, tuple(h_bar), out_bar, product_2, product_4, batch),
+            (
+                tuple(h),
+                row_strides(h),
+                d,
+                scale,
+                tuple(h_bar),
+                out_bar,
+                product_2.contiguous(),
+                product_4.contiguous(),
+                batch,
+            ),
             constants,
         )
 
