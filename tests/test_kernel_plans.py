@@ -27,7 +27,7 @@ def launched(mode: str, dim: int, dtype: torch.dtype, n_modalities: int = 3) -> 
     layer = FusionLayer(dim, n_modalities, mode).to(dtype)
     features = [torch.empty(64, dim, dtype=dtype) for _ in range(n_modalities)]
     with kernels.recording() as found, torch.no_grad():
-        layer._fuse_triton(features, layer.has_weights)
+        layer._fuse_triton(features, bool(layer.extras))
     return [launch.kernel.__name__ for launch in found.launches]
 
 

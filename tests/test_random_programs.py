@@ -123,16 +123,19 @@ def check_program(
     features = [torch.from_numpy(feature(m, batch, dim)).requires_grad_() for m in range(case.n_modalities)]
     out, info = layer(features, return_gates=True)
     sizes, found = case.sizes(batch), inputs(mode, case, batch)
-    results = {"out": (out, mode.out), "w": (info["weights"], mode.weights)}
-    for name, (value, layout) in results.items():
-        close(value, laid_out(mode, layout, found, sizes), name)
+    results = [(out, mode.out), *((info[extra.key], extra.layout) for extra in mode.extras)]
+    for value, layout in results:
+        close(value, laid_out(mode, layout, found, sizes), str(layout))
     with torch.no_grad():
         close(layer(features), laid_out(mode, mode.out, found, sizes), "out alone")
-    cotangents = {name: rule(f"cotangent.{name}", tuple(value.shape)) for name, (value, _) in results.items()}
-    total = sum((value * torch.from_numpy(cotangents[name])).sum() for name, (value, _) in results.items())
+    cotangents = [rule(f"cotangent.{position}", tuple(value.shape)) for position, (value, _) in enumerate(results)]
+    total = sum((value * torch.from_numpy(c)).sum() for (value, _), c in zip(results, cotangents, strict=True))
     named = dict(layer.named_parameters())
     gradients = torch.autograd.grad(total, [*features, *named.values()], allow_unused=True)
-    ordered = {name: definition_order(cotangents[name], mode, layout, sizes) for name, (_, layout) in results.items()}
+    ordered: dict[str, Array] = {}
+    for (_, layout), cotangent in zip(results, cotangents, strict=True):
+        part = definition_order(cotangent, mode, layout, sizes)
+        ordered[layout.name] = ordered[layout.name] + part if layout.name in ordered else part
     wanted = by_key(mode, case, gradient_arrays(mode, mode.program, sizes, ordered, found))
     for m, gradient in enumerate(gradients[: len(features)]):
         close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")

@@ -108,7 +108,7 @@ class FusionLayer(FusionModule):
         vars(self).update(vars(mode), **{way: getattr(mode, way) for way in ways})
         self.fusion_type = fusion_type
         self.numbered = mode.numbered
-        self.has_weights = mode.has_weights
+        self.extras = mode.extras
         self.batch_dims = mode.batch_dims
 
     def extra_repr(self) -> str:

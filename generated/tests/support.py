@@ -202,7 +202,7 @@ def _addresses(x: Tensor) -> Any:
 
 
 def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> None:
-    """Both layers give the same outputs, weights and gradients, to rounding in the inputs' dtype."""
+    """Both layers give the same outputs, extras and gradients, to rounding in the inputs' dtype."""
     found, wanted = (_everything(each, inputs) for each in (layer, other))
     eps = torch.finfo(inputs[0].dtype).eps
     for a, b in zip(found, wanted):
@@ -211,10 +211,10 @@ def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> No
 
 
 def _everything(layer: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
-    """The output, the weights, and the gradients of inputs and parameters for cotangents by rule."""
+    """The output, the extras, and the gradients of inputs and parameters for cotangents by rule."""
     given = [x.detach().requires_grad_() for x in inputs]
     out, info = layer(given, return_gates=True)
-    results = [out] if info["weights"] is None else [out, info["weights"]]
+    results = [out, *(info[key] for key in layer.extras)]
     total = sum((x * rule(f"cotangent.{k}", tuple(x.shape)).to(x)).sum() for k, x in enumerate(results))
     gradients = torch.autograd.grad(total, [*given, *layer.parameters()], allow_unused=True)  # type: ignore[arg-type]
     tensors = [*results, *(g for g in gradients if g is not None)]

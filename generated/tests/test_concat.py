@@ -71,6 +71,9 @@ def test_golden(
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
+    def results(returned: Any) -> tuple[Tensor, ...]:
+        return returned[0], *(returned[1][key] for key in layer.extras)
+
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
     with scheduled("concat", device, schedule):

@@ -74,8 +74,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    weights: Tensor = layer(h, return_gates=True)[1]["weights"]
-    g = weights.transpose(0, 1)
+    g = layer(h, return_gates=True)[1]["weights"].transpose(0, 1)
     # sum[m](g[m,i]) == 1
     assert_equal(g.sum(1), 1)
     # g[m,i] >= 0
@@ -89,6 +88,9 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
+    def results(returned: Any) -> tuple[Tensor, ...]:
+        return returned[0], *(returned[1][key] for key in layer.extras)
+
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
     with scheduled("sigmoid_gate", device, schedule):

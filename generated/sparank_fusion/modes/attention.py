@@ -52,7 +52,7 @@ class AttentionFusion(FusionModule):
     fusion_type = "attention"
     least_modalities = 1
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = True
     numbered = None
     batch_dims = (0, 0)
@@ -81,7 +81,7 @@ class AttentionFusion(FusionModule):
             + n_modalities * n_modalities
         )
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
         U = self.attn.out_proj.weight
@@ -111,13 +111,13 @@ class AttentionFusion(FusionModule):
         token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
         # out[i] = mean[t](token[t,i])
         out = token.mean(0)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # w[t,u] = mean[a](prob[t,u,a])
         w = prob.mean(-1)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -147,7 +147,7 @@ class AttentionFusion(FusionModule):
         token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
         # out[i] = mean[t](token[t,i])
         out = token.mean(0)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
         prob = torch.stack((prob_0, 1 - prob_0))  # (M, M, B, attn_heads)
@@ -155,7 +155,7 @@ class AttentionFusion(FusionModule):
         w = prob.mean(-1)  # (M, M, B)
         return out, w.transpose(0, 2)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -194,13 +194,13 @@ class AttentionFusion(FusionModule):
         # out[i] = mean[t](token[t,i])
         # out: (B, dim)
         out = torch.where(present.unsqueeze(-1), token, 0).sum(0) / count.unsqueeze(-1)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # w[t,u] = mean[a](prob[t,u,a])
         w = torch.where(present.unsqueeze(1), prob.mean(-1), 0)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import attention as kernels
 
@@ -210,4 +210,4 @@ class AttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_weights)
+        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_extras)

@@ -45,7 +45,7 @@ class GateFusion(FusionModule):
     fusion_type = "gate"
     least_modalities = 2
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = True
     numbered = None
     batch_dims = (0, 1)
@@ -63,7 +63,7 @@ class GateFusion(FusionModule):
         self.gate_projs = nn.ModuleList([nn.Linear(dim, dim) for _ in range(n_modalities)])
         self._block(dim + 4 * dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
@@ -73,11 +73,11 @@ class GateFusion(FusionModule):
         g = torch.stack(logit).softmax(0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = sum_of_products(g, h)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         return out, g
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
@@ -86,13 +86,13 @@ class GateFusion(FusionModule):
         g_0 = torch.sigmoid(F.linear(h[0], W[0], c[0]) - F.linear(h[1], W[1], c[1]))  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = lerp(h[1], h[0], g_0)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.stack((g_0, 1 - g_0))  # (M, B, dim)
         return out, g
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
@@ -109,15 +109,15 @@ class GateFusion(FusionModule):
         g = torch.where(some.unsqueeze(-1), softmax, 0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = sum_of_products(g, h)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         return out, g
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        return kernels.fuse(h, W, c, return_weights)
+        return kernels.fuse(h, W, c, return_extras)

@@ -42,7 +42,7 @@ class SigmoidGateFusion(FusionModule):
     fusion_type = "sigmoid_gate"
     least_modalities = 2
     most_modalities = 2
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = False
     numbered = "g[0,i] = z[i]"
     batch_dims = (0, 1)
@@ -60,7 +60,7 @@ class SigmoidGateFusion(FusionModule):
         self.gate_net = nn.Sequential(nn.Linear(dim * n_modalities, dim))
         self._block(5 * dim + dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
@@ -68,18 +68,18 @@ class SigmoidGateFusion(FusionModule):
         z = torch.sigmoid(F.linear(torch.cat(h, -1), W, c))  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = lerp(h[1], h[0], z)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # g[0,i] = z[i]
         # g[1,i] = 1 - z[i]
         g = torch.stack((z, 1 - z))  # (M, B, dim)
         return out, g
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import sigmoid_gate as kernels
 
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
-        return kernels.fuse(h, W, c, return_weights)
+        return kernels.fuse(h, W, c, return_extras)

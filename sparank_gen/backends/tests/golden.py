@@ -32,16 +32,16 @@ def golden_text(mode: Mode) -> str:
 
 
 def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None) -> dict[str, Any]:
-    """Sizes, output and weights of one case; where modalities are missing, which samples have which."""
+    """Sizes, output, weights and diagnostics of one case; where modalities are missing, which samples have which."""
     entry: dict[str, Any] = {"dim": case.dim, "n_modalities": case.n_modalities, "batch": BATCH, "options": dict(case.options)}
     found = dict(tensors(mode, case))
     if present is not None:
         entry["present"] = present.tolist()
         found[PRESENT] = present.T
-    for key, layout in (("out", mode.out), ("weights", mode.weights)):
-        if layout is not None:
-            entry[key] = laid_out(mode, layout, found, case.sizes(BATCH), present is not None)
-    return entry
+    sizes = case.sizes(BATCH)
+    values = {result.key: laid_out(mode, result.layout, found, sizes, present is not None) for result in mode.results}
+    diagnostics = {result.key: values.pop(result.key) for result in mode.diagnostics}
+    return entry | values | ({"diagnostics": diagnostics} if diagnostics else {})
 
 
 def laid_out(
@@ -65,11 +65,19 @@ def laid_out(
 
 
 def _case_text(entry: dict[str, Any]) -> str:
+    return "    " + _mapping_text(entry, 4)
+
+
+def _mapping_text(entry: dict[str, Any], indent: int) -> str:
+    """A mapping with each key on a line of its own, down to arrays and plain values."""
     lines = []
     for key, value in entry.items():
-        text = _array_text(value, 8) if isinstance(value, np.ndarray) else json.dumps(value)
-        lines.append(f'      "{key}": {text}')
-    return "    {\n" + ",\n".join(lines) + "\n    }"
+        if isinstance(value, np.ndarray):
+            text = _array_text(value, indent + 4)
+        else:
+            text = _mapping_text(value, indent + 2) if key == "diagnostics" else json.dumps(value)
+        lines.append(f'{" " * (indent + 2)}"{key}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
 
 
 def _array_text(array: NDArray[np.float64], indent: int) -> str:

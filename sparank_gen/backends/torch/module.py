@@ -27,13 +27,13 @@ class Function:
 
     Attributes:
         name: the method's name.
-        arguments: what it takes before ``return_weights``.
+        arguments: what it takes before ``return_extras``.
         summary: when it applies.
         bindings: statements that read the parameters from the modules.
         body: statements up to the output.
         out: the expression of the output.
-        weights_body: further statements that the weights need.
-        weights: the expression of the weights; None where the mode has none.
+        extras_body: further statements that what else is returned needs.
+        extras: the expressions of that.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Function:
     bindings: tuple[str, ...]
     body: tuple[str, ...]
     out: str
-    weights_body: tuple[str, ...]
-    weights: str | None
+    extras_body: tuple[str, ...]
+    extras: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        return "\n".join((*self.bindings, *self.body, self.out, *self.weights_body, self.weights or ""))
+        return "\n".join((*self.bindings, *self.body, self.out, *self.extras_body, *self.extras))
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def module_file(mode: Mode) -> ModuleFile:
         assignments=assignments(mode, names),
         out_dim=mode.out_extent.code(names),
         block=_block(mode, names),
-        batch_dims=tuple(layout.dimensions.index(("b",)) for layout in (mode.out, mode.weights) if layout),
+        batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=functions(mode),
         numbered=numbered(mode.program),
         bindings=tuple(bindings(mode.modules, variables)),
@@ -144,7 +144,7 @@ def arguments(mode: Mode) -> tuple[Argument, ...]:
 
 def parameter_variables(mode: Mode) -> dict[str, str]:
     """The variable that holds each parameter in a function that has no other names to avoid but its own."""
-    emitter = Emitter(mode.program.extents, {}, taken=set(RESERVED | {"kernels", "return_weights"}))
+    emitter = Emitter(mode.program.extents, {}, taken=set(RESERVED | {"kernels", "return_extras"}))
     return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
 
 
@@ -186,25 +186,24 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
     emitter = Emitter(program.extents, _symbols(mode, "self."))
     per_modality = {p.layout.name: m.per is not None for m in mode.modules for p in m.parameters}
     lowering = Lowering(program, mode.modules, emitter, stacks_features(program, per_modality))
-    results = [(layout, lowering.result_node(layout)) for layout in (mode.out, mode.weights) if layout is not None]
+    results = [(result.layout, lowering.result_node(result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
-    codes, ends = [], []
+    codes, end = [], 0
     for layout, node in results:
         for inner in ir.reachable([node]):
             if inner in lowering.definitions:
                 lowering.lower(inner)
         codes.append(lowering.realise(lowering.lower(node), layout))
-        ends.append(len(emitter.lines))
-    body, weights_body = emitter.lines[: ends[0]], emitter.lines[ends[0] :]
+        end = end if len(codes) > 1 else len(emitter.lines)
     return Function(
         name=name,
         arguments=arguments,
         summary=summary,
         bindings=tuple(bindings(mode.modules, lowering.variables)),
-        body=tuple(body),
+        body=tuple(emitter.lines[:end]),
         out=codes[0],
-        weights_body=tuple(weights_body),
-        weights=codes[1] if len(codes) > 1 else None,
+        extras_body=tuple(emitter.lines[end:]),
+        extras=tuple(codes[1:]),
     )
 
 
