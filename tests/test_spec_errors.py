@@ -62,6 +62,11 @@ def tensor(layout: str, options: str) -> str:
     return spec(f"out[i] = {SUM} * v[i]", extra=f'params:\n  f: {{tensor: "{layout}", {options}}}\n')
 
 
+def results(diagnostics: str) -> str:
+    """A spec with diagnostics."""
+    return spec(extra=f"diagnostics: {{{diagnostics}}}\n")
+
+
 def paths(*entries: str) -> str:
     """A spec with these entries under ``params``."""
     return spec(extra="params:\n" + "".join(f"  {entry}\n" for entry in entries))
@@ -155,6 +160,7 @@ NAMES = (
     Bad("defined twice", spec(f"out[i] = {SUM}\nout[i] = {SUM}"), "reused-name", "out[i]", "first at line 7"),
     Bad("parameter's name", both("W[i] = h[0,i]\n" + USED, LINEAR), "reused-name", "W[i]", "choose another name"),
     Bad("features' name", spec("h[i] = h[0,i]"), "reused-name", "h[i]", "the features"),
+    Bad("present", spec(f"present[i] = {SUM}\nout[i] = present[i]"), "reused-name", "present[i]", "which modalities a sample has"),
     Bad("axis m", spec(axes="{m: dim, i: dim}"), "reused-name", "m", "the modality axis"),
     Bad("axis b", spec(axes="{b: dim, i: dim}"), "reused-name", "b", "the batch axis"),
     Bad("hyper-parameter dim", spec(extra="hyperparameters: {dim: {default: 1}}\n"), "reused-name", "dim", "in every spec"),
@@ -175,6 +181,18 @@ NAMES = (
     Bad("layout of three", layout("h[b,m,i]"), "layout-mismatch", "h[b,m,i]", "the batch first"),
     Bad("layout's stray axis", both(USED, LINEAR + "out: 'out[b,j]'\n"), "layout-mismatch", "j", "has no axis 'j'"),
     Bad("layout syntax", layout("h[b,(m i]"), "bad-syntax", "]", "W[(p a k), j]"),
+)
+DIAGNOSTICS = (
+    Bad("diagnostic called weights", results("weights: 'out[b,i]'"), "reused-name", "weights", "as 'weights'"),
+    Bad("diagnostic called type", results("type: 'out[b,i]'"), "reused-name", "type", "the mode's name"),
+    Bad("diagnostic that is no name", results("a-b: 'out[b,i]'"), "bad-value", "a-b", "a diagnostic"),
+    Bad("diagnostics in a list", results("").replace("{}", "['out[b,i]']"), "not-a-mapping", "['out[b,i]']", "found a list"),
+    Bad("diagnostic twice", results("a: 'out[b,i]', a: 'out[i,b]'"), "duplicate-key", "a", "twice in diagnostics"),
+    Bad("diagnostic of nothing", results("a: 's[b]'"), "unknown-name", "s", "name another quantity as 'a'"),
+    Bad("diagnostic of a parameter", both(USED, LINEAR + "diagnostics: {a: 'W[b,i,j]'}\n"), "unknown-name", "W", "not defined"),
+    Bad("diagnostic without b", results("a: 'out[i]'"), "layout-mismatch", "out[i]", "write 'b'"),
+    Bad("diagnostic lacks an axis", results("a: 'out[b]'"), "layout-mismatch", "out[b]", "i missing"),
+    Bad("diagnostic composed with b", results("a: 'out[(b i)]'"), "layout-mismatch", "out[(b i)]", "keep 'b' apart"),
 )
 TENSORS = (
     Bad("no initialisation", tensor("v[i]", ""), "missing-key", "f", "'init: zeros'"),
@@ -311,7 +329,7 @@ CORNERS = (
     Bad("error behind an anchor", HEAD + "axes: {i: &d dimm, j: *d}\n", "unknown-name", "dimm", "did you mean 'dim'?"),
     Bad("folded math", HEAD + "axes: {i: dim}\nmath: >\n  out[i] = h[0,i] + foo\n", "unknown-name", "foo", "'foo'"),
 )
-CASES = (*YAML, *VALUES, *INDICES, *NAMES, *TENSORS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
+CASES = (*YAML, *VALUES, *INDICES, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
 # Specs that are right, at the edge of what is allowed.
 ACCEPTED = {
     "output in pieces": spec("out[0] = h[0,0]\nout[1] = h[1,0]", "{p: 2}"),

@@ -104,11 +104,11 @@ class FusionLayer(FusionModule):
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
         # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the
         # state dict has a prefix.
-        vars(self).update(
-            vars(mode), _fuse=mode._fuse, _fuse_pair=mode._fuse_pair, _fuse_triton=mode._fuse_triton
-        )
+        ways = ("_fuse", "_fuse_pair", "_fuse_triton", "_fuse_present")
+        vars(self).update(vars(mode), **{way: getattr(mode, way) for way in ways})
         self.fusion_type = fusion_type
-        self.has_weights = mode.has_weights
+        self.numbered = mode.numbered
+        self.extras = mode.extras
         self.batch_dims = mode.batch_dims
 
     def extra_repr(self) -> str:

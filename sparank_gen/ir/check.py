@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
-from sparank_gen.ir.mode import Mode, Property
+from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
 from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
 from sparank_gen.lang.extents import Division, Extent, parse_extent
@@ -20,8 +20,15 @@ from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
 
 FEATURES = "h"
+PRESENT = "present"
 FEATURE_AXES = ("m", "dim")
-RESERVED = {"m": "the modality axis", "b": "the batch axis", "h": "the features", "size": "the extent of an axis"}
+RESERVED = {
+    "m": "the modality axis",
+    "b": "the batch axis",
+    FEATURES: "the features",
+    PRESENT: "which modalities a sample has",
+    "size": "the extent of an axis",
+}
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 
@@ -77,18 +84,19 @@ class _Checker:
             self.lookup(name, self.statements[name][0].target.span)
         out = self.result(self.spec.out, "out")
         weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
-        self.check_results(out, weights)
-        self.check_used([layout for layout in (out, weights) if layout is not None], holders)
+        diagnostics = tuple(Result(name.value, self.result(text, name.value)) for name, text in self.spec.diagnostics)
+        layouts = [out, *([weights] if weights else []), *(diagnostic.layout for diagnostic in diagnostics)]
+        self.check_results(out, layouts)
+        self.check_used(layouts, holders)
         program = Program(
             extents=self.extents,
             tensors=self.tensors,
             definitions=tuple(self.definitions.values()),
-            outputs=tuple(
-                dict.fromkeys(layout.name for layout in (out, weights) if layout is not None and layout.name != FEATURES)
-            ),
+            outputs=tuple(dict.fromkeys(layout.name for layout in layouts if layout.name != FEATURES)),
         )
-        properties = tuple(self.property(text, out, weights) for text in self.spec.properties)
-        return Mode(self.spec, program, holders, out, weights, tuple(self.divisions), self.known, properties)
+        visible = {FEATURES, *(layout.name for layout in layouts)}
+        properties = tuple(self.property(text, visible) for text in self.spec.properties)
+        return Mode(self.spec, program, holders, out, weights, diagnostics, tuple(self.divisions), self.known, properties)
 
     def claim(self, name: str, span: Span) -> None:
         """Give ``name`` its one meaning."""
@@ -243,7 +251,7 @@ class _Checker:
         )
 
     def result(self, text: Text | None, key: str) -> Layout:
-        """The layout of ``out`` or ``weights``; by default ``out`` in the order of its indices."""
+        """The layout of one result; by default that of ``out``, in the order of its indices."""
         if text is None:
             if "out" not in self.statements:
                 place = self.spec.math.span() if self.spec.math else self.spec.place
@@ -261,8 +269,8 @@ class _Checker:
             raise errors.UnknownName(f"{layout.name!r} is not defined{hint}", span, f"define it, or name another quantity as '{key}'")
         return layout
 
-    def check_results(self, out: Layout, weights: Layout | None) -> None:
-        for layout in filter(None, (out, weights)):
+    def check_results(self, out: Layout, layouts: Sequence[Layout]) -> None:
+        for layout in layouts:
             slots = self.axes_of(layout.name)
             if BATCH not in layout.axes:
                 raise errors.LayoutMismatch(f"{layout} has no batch axis", layout.text.span(), "write 'b' where the batch goes")
@@ -291,8 +299,9 @@ class _Checker:
             )
         if BATCH not in self.result_node(out).axes:
             raise errors.UnusedName("the output does not depend on the features", out.text.span(), "use h[m,i] in the math")
-        if weights is not None and any(len(dimension) > 1 and BATCH in dimension for dimension in weights.dimensions):
-            raise errors.LayoutMismatch("the batch is composed with another axis", weights.text.span(), "keep 'b' apart")
+        for layout in layouts:
+            if any(len(dimension) > 1 and BATCH in dimension for dimension in layout.dimensions):
+                raise errors.LayoutMismatch("the batch is composed with another axis", layout.text.span(), "keep 'b' apart")
 
     def axes_of(self, name: str) -> tuple[str, ...]:
         return FEATURE_AXES if name == FEATURES else self.definitions[name].axes
@@ -342,11 +351,10 @@ class _Checker:
                 message = f"hyper-parameter {hyperparameter.name.value!r} is not used"
                 raise errors.UnusedName(message, hyperparameter.name.span(), "use it, or remove it")
 
-    def property(self, text: Text, out: Layout, weights: Layout | None) -> Property:
+    def property(self, text: Text, visible: set[str]) -> Property:
         expression = parse_expression(text)
         if not isinstance(expression, Call) or expression.function not in RELATIONS:
             raise errors.BadValue(f"{text.value!r} is not a statement", text.span(), "write 'x == y', 'x <= y' or 'x >= y'")
-        visible = {FEATURES, out.name, *([weights.name] if weights else [])}
 
         def lookup(name: str, span: Span) -> Quantity | None:
             if name in self.statements and name not in visible:

@@ -16,6 +16,7 @@ from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
 from sparank_gen.backends.torch.module import Argument, ModuleFile, class_name, module_file
+from sparank_gen.backends.triton.explain import rest, ways
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
@@ -144,7 +145,9 @@ class Renderer:
                 "tests/mode.py.j2", source, file=file, suite=test_file(mode), schedules=kernels.schedules
             ),
             f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
-            f"docs/{name}.md": self.render("docs/mode.md.j2", source, file=file, page=mode_page(mode)),
+            f"docs/{name}.md": self.render(
+                "docs/mode.md.j2", source, file=file, page=mode_page(mode), ways=ways(kernels), rest=rest(kernels)
+            ),
         }
 
     def package_files(self, modes: Sequence[Mode]) -> dict[str, str]:

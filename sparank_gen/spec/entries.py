@@ -14,8 +14,8 @@ from sparank_gen.spec.source import Text
 # What every layer has: arguments and attributes of ours, and those of ``torch.nn.Module``.
 ATTRIBUTES = frozenset(
     """
-    self dim n_modalities out_dim backend fusion_type features return_gates least_modalities most_modalities
-    has_weights has_pair_form batch_dims modalities batch T_destination add_module apply bfloat16 buffers
+    self dim n_modalities out_dim backend fusion_type features return_gates present least_modalities most_modalities
+    extras has_pair_form numbered batch_dims modalities batch T_destination add_module apply bfloat16 buffers
     call_super_init children compile cpu cuda double dump_patches eval extra_repr float forward get_buffer
     get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers named_children
     named_modules named_parameters parameters register_backward_hook register_buffer register_forward_hook
@@ -25,6 +25,8 @@ ATTRIBUTES = frozenset(
     share_memory state_dict to to_empty train training type xpu zero_grad
     """.split()
 )
+# What every dictionary of ``return_gates`` has.
+ENTRIES = {"type": "the mode's name", "weights": "the fusion weights; give their layout as 'weights'"}
 
 
 def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparameter:
@@ -48,6 +50,13 @@ def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparamete
     if name.value in ATTRIBUTES or name.value.startswith("_"):
         raise errors.ReusedName(f"{name.value!r} already has a meaning, in every spec", name.span(), "choose another name")
     return Hyperparameter(identifier(name, "a hyper-parameter"), type_name, default, minimum, text)
+
+
+def diagnostic(name: Text) -> Text:
+    """The key of a diagnostic in the dictionary of ``return_gates``."""
+    if name.value in ENTRIES:
+        raise errors.ReusedName(f"{name.value!r} is {ENTRIES[name.value]}, in every mode", name.span(), "choose another name")
+    return identifier(name, "a diagnostic")
 
 
 def parameter(reader: Reader, path: Text, node: yaml.Node) -> ModuleSpec | TensorSpec:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sparank_gen.spec import errors
-from sparank_gen.spec.entries import hyperparameter, parameter
+from sparank_gen.spec.entries import diagnostic, hyperparameter, parameter
 from sparank_gen.spec.model import FusionSpec, ModalityCount
 from sparank_gen.spec.reader import Reader, compose, identifier, known_keys
 from sparank_gen.spec.source import Span, Text
@@ -27,6 +27,7 @@ KEYS = {
     "math": "the definitions",
     "out": "the layout of the output",
     "weights": "the layout of the fusion weights",
+    "diagnostics": "further entries beside the weights, and their layouts",
     "properties": "statements that hold for every input",
 }
 REQUIRED = ("version", "mode", "summary", "modalities")
@@ -86,6 +87,7 @@ def parse_spec(source: str, path: str) -> FusionSpec:
         math=optional_text("math"),
         out=optional_text("out"),
         weights=optional_text("weights"),
+        diagnostics=tuple((diagnostic(name), reader.text(node, "a layout")) for name, node in pairs("diagnostics")),
         properties=reader.sequence(values["properties"], "properties", reader.text) if "properties" in values else (),
     )
 

@@ -95,4 +95,5 @@ class FusionSpec:
     math: Text | None
     out: Text | None
     weights: Text | None
+    diagnostics: tuple[tuple[Text, Text], ...]
     properties: tuple[Text, ...]
