@@ -45,6 +45,6 @@ class ConcatFusion(FusionModule):
 
     def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import concat as kernels
+        from sparank_fusion.kernels.modes import concat as kernels
 
         return kernels.fuse(h, return_extras)

@@ -92,7 +92,7 @@ class GateFusion(FusionModule):
 
     def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import gate as kernels
+        from sparank_fusion.kernels.modes import gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]

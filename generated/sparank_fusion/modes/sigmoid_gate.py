@@ -74,7 +74,7 @@ class SigmoidGateFusion(FusionModule):
 
     def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import sigmoid_gate as kernels
+        from sparank_fusion.kernels.modes import sigmoid_gate as kernels
 
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
