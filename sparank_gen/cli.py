@@ -105,17 +105,17 @@ def kernels(
     specs: SpecsOption = None,
     output: Output = None,
 ) -> None:
-    """Compile the built kernels for a chip, which need not be there, and say what they need and the least time they take."""
-    from sparank_gen.project.kernels import Case, kernel_rows, table
+    """Say how each pass runs and why, and compile its kernels for a chip, which need not be there: what they need and
+    the least time they take."""
+    from sparank_gen.project.kernels import Case, reports, table
 
     try:
         case = Case(target, dim, modalities, dtype, batch)
-        lines = table(row.cells(case) for row in kernel_rows(_config(specs, output, None), mode, case))
+        found = list(reports(_config(specs, output, None), mode, case))
     except Exception as error:
         _fail(error)
-    typer.echo(str(case))
-    for line in lines:
-        typer.echo(line)
+    lines = table(row.cells(case) for report in found for row in report.rows)
+    typer.echo("\n".join([str(case), *(line for report in found for line in report.plan), "", *lines]))
 
 
 def _config(specs: str | None, output: str | None, templates: str | None) -> Config:

@@ -56,6 +56,7 @@ class Draft:
 
     draw: st.DrawFn
     exact: bool
+    numbered: bool
     slots: list[Slot] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
@@ -69,7 +70,7 @@ class Draft:
         """Every way to read a known quantity with exactly these axes: the quantity, and the code."""
         found = []
         for slot in self.known():
-            found.extend((slot.name, f"{slot.name}[{','.join(indices)}]" if indices else slot.name) for indices in fill(slot.extents, axes))
+            found.extend((slot.name, f"{slot.name}[{','.join(indices)}]" if indices else slot.name) for indices in fill(slot.extents, axes, self.numbered))
         return found
 
     def expression(self, axes: frozenset[str], depth: int) -> str:
@@ -162,18 +163,21 @@ class Draft:
         return code
 
 
-def fill(extents: tuple[str, ...], axes: frozenset[str]) -> list[list[str]]:
-    """Indices for slots of these extents, using each of ``axes`` exactly once and whole numbers elsewhere."""
+def fill(extents: tuple[str, ...], axes: frozenset[str], numbered: bool) -> list[list[str]]:
+    """Indices for slots of these extents, using each of ``axes`` exactly once and whole numbers elsewhere.
+
+    ``numbered`` says whether modalities may have them.
+    """
     if not extents:
         return [] if axes else [[]]
     first, rest = extents[0], extents[1:]
     found = []
     for axis in sorted(axes):
         if SIZES[axis] == first:
-            found.extend([axis, *others] for others in fill(rest, axes - {axis}))
-    if len(axes) < len(extents) and first in ("modalities", "2", "1"):
+            found.extend([axis, *others] for others in fill(rest, axes - {axis}, numbered))
+    if len(axes) < len(extents) and first in ("2", "1", *(["modalities"] if numbered else [])):
         for position in range(1 if first == "1" else 2):
-            found.extend([str(position), *others] for others in fill(rest, axes))
+            found.extend([str(position), *others] for others in fill(rest, axes, numbered))
     return found[:12]
 
 
@@ -200,10 +204,11 @@ PARAMETERS = {
 
 
 @st.composite
-def random_specs(draw: st.DrawFn) -> str:
-    """The text of a spec."""
+def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
+    """The text of a spec; ``may_number`` says whether it may name modalities by number."""
     exact = draw(st.booleans())
-    draft = Draft(draw, exact)
+    numbered = may_number and draw(st.booleans())
+    draft = Draft(draw, exact, numbered)
     modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
     for module in modules:
         for name, axes in PARAMETERS[module][1].items():
@@ -212,7 +217,7 @@ def random_specs(draw: st.DrawFn) -> str:
     for position in range(draw(st.integers(1, 4))):
         axes = frozenset(draw(st.sets(st.sampled_from(draft.axes()), max_size=3)))
         name, order = f"v{position}", draw(st.permutations(sorted(axes)))
-        if exact and draft.chance(25) and "m" not in axes:
+        if exact and numbered and draft.chance(25) and "m" not in axes:
             pieces = [draft.expression(axes, 2) for _ in range(2)]
             statements += [f"{name}[{','.join([str(k), *order])}] = {piece}" for k, piece in enumerate(pieces)]
             draft.slots.append(Slot(name, ("modalities", *(SIZES[axis] for axis in order))))

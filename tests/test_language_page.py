@@ -75,6 +75,11 @@ def test_operator_is_written_so(name: str, written: str) -> None:
     assert bool(call.axes) == (PUBLIC[name].kind in ("reduction", "normalisation"))
 
 
+def test_missing_modalities_are_explained_for_every_operator_over_axes() -> None:
+    over_axes = {name for name, operator in PUBLIC.items() if operator.kind in ("reduction", "normalisation")}
+    assert over_axes == {text.partition("[")[0] for text in names("in the math", "with `present`") if "](" in text}
+
+
 def test_error_table_lists_the_error_codes() -> None:
     assert names("code", "meaning") == [kind.code for kind in errors.SpecError.__subclasses__()]
 

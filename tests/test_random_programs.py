@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from sparank_gen.ir.check import FEATURES, check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import Program
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.load import parse_spec
 
@@ -60,23 +61,37 @@ def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
     return {**tensors(mode, case, batch), FEATURES: np.stack(features, axis=1)}
 
 
-def reference_gradients(mode: Mode, case: Case, batch: int, cotangents: dict[str, Array]) -> dict[str, Array]:
-    """The gradients of the derived adjoint program, by state-dict key; ``features`` is ``(batch, M, dim)``."""
-    program, sizes = mode.program, case.sizes(batch)
+def gradient_arrays(
+    mode: Mode, program: Program, sizes: Mapping[str, int | float], cotangents: Mapping[str, Array], found: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The gradients of the derived adjoint program, by tensor, one dimension for each index.
+
+    Args:
+        mode: where the program came from.
+        program: the mode's own, or one made from it.
+        sizes: the value of each name that extents are made of.
+        cotangents: those of the program's outputs, ``(batch, *axes)``.
+        found: what the program reads.
+    """
     slots = slots_of(mode)
     derived = derive(program, slots, program.outputs)
-    found = inputs(mode, case, batch) | {name + ADJOINT: value for name, value in cotangents.items()}
-    values = evaluate([definition.node for definition in derived.definitions], found, program.extents, sizes)
-    arrays = {
+    read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
+    values = evaluate([definition.node for definition in derived.definitions], read, program.extents, sizes)
+    return {
         name: evaluate_at(derived[name + ADJOINT].node, slots[name], values, program.extents, sizes)
-        for name in slots
         if name + ADJOINT in derived.outputs
+        else np.zeros(found[name].shape)
+        for name in slots
     }
-    gradients = {"features": arrays.get("h", np.zeros(found["h"].shape))}
+
+
+def by_key(mode: Mode, case: Case, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Gradients by state-dict key; ``features`` is ``(batch, M, dim)``."""
+    gradients = {"features": arrays["h"]}
     per = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
     for key, name, modality, shape in stored_tensors(mode, case):
         axis, layout = per[name]
-        array = arrays.get(name, np.zeros(found[name].shape))
+        array = arrays[name]
         gradients[key] = (array if axis is None else array.take(modality, layout.axes.index(axis))).reshape(shape)
     return gradients
 
@@ -121,7 +136,7 @@ def check_program(
     for (_, layout), cotangent in zip(results, cotangents, strict=True):
         part = definition_order(cotangent, mode, layout, sizes)
         ordered[layout.name] = ordered[layout.name] + part if layout.name in ordered else part
-    wanted = reference_gradients(mode, case, batch, ordered)
+    wanted = by_key(mode, case, gradient_arrays(mode, mode.program, sizes, ordered, found))
     for m, gradient in enumerate(gradients[: len(features)]):
         close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")
     for key, gradient in zip(named, gradients[len(features) :], strict=True):

@@ -170,6 +170,7 @@ NAMES = (
     Bad("defined twice", spec(f"out[i] = {SUM}\nout[i] = {SUM}"), "reused-name", "out[i]", "first at line 7"),
     Bad("parameter's name", both("W[i] = h[0,i]\n" + USED, LINEAR), "reused-name", "W[i]", "choose another name"),
     Bad("features' name", spec("h[i] = h[0,i]"), "reused-name", "h[i]", "the features"),
+    Bad("present", spec(f"present[i] = {SUM}\nout[i] = present[i]"), "reused-name", "present[i]", "which modalities a sample has"),
     Bad("axis m", spec(axes="{m: dim, i: dim}"), "reused-name", "m", "the modality axis"),
     Bad("axis b", spec(axes="{b: dim, i: dim}"), "reused-name", "b", "the batch axis"),
     Bad("hyper-parameter dim", spec(extra="hyperparameters: {dim: {default: 1}}\n"), "reused-name", "dim", "in every spec"),

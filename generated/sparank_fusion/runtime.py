@@ -25,7 +25,8 @@ class FusionModule(nn.Module):
 
     A mode says which numbers of modalities it takes and what it returns beside its output when it is asked to,
     registers its parameters in its constructor, and computes in ``_fuse``. With one modality every mode is the
-    identity.
+    identity. Where a formula names modalities by number, ``numbered`` is the statement that does, and no modality
+    can be missing.
     """
 
     fusion_type: str
@@ -33,6 +34,7 @@ class FusionModule(nn.Module):
     most_modalities: ClassVar[int | None]
     extras: tuple[str, ...]
     has_pair_form: ClassVar[bool]
+    numbered: str | None
     batch_dims: tuple[int, ...]
 
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
@@ -85,12 +87,19 @@ class FusionModule(nn.Module):
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
         raise NotImplementedError
 
-    def forward(self, features: Tensors, return_gates: bool = False) -> Any:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, from ``present``, ``(M, B)``."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensors, return_gates: bool = False, *, present: Tensor | None = None) -> Any:
         """Fuse one tensor for each modality into one tensor.
 
         Args:
             features: ``n_modalities`` tensors ``(B, dim)`` of one shape, dtype and device.
             return_gates: whether to return the fusion weights and diagnostics too.
+            present: which modalities each sample has, a bool tensor ``(B, n_modalities)``; None where it has all.
+                Absent features are never read, and what runs over modalities runs over those present. The results
+                are zero at absent modalities, and for samples that have none.
 
         Returns:
             The fused tensor ``(B, out_dim)``; with ``return_gates``, a pair of it and a dictionary with the entries
@@ -98,7 +107,9 @@ class FusionModule(nn.Module):
             diagnostics (tensors; None for one modality).
 
         Raises:
-            ValueError: when the features do not fit the layer or each other.
+            ValueError: when the features do not fit the layer or each other, when ``present`` does not fit them, or when
+                the mode's formula names modalities by number and ``present`` is given.
+            RuntimeError: when ``present`` is given to a layer of ``backend="triton"``: it runs on torch alone.
         """
         # A small batch takes no longer than these checks: each attribute of a tensor is read once.
         try:
@@ -111,19 +122,27 @@ class FusionModule(nn.Module):
             is_stacked = type(features) is not list and isinstance(features, Tensor)
             if is_stacked or width != self.dim or len(features) != count:
                 self._explain(features)
+            given = features
+            if present is not None:
+                self._require_present(present, first)
+                given = [torch.where(x, h, 0) for x, h in zip(present.unsqueeze(-1).unbind(1), features)]
+                first = given[0]
             if count == 1:
                 info = {"type": "identity", "weights": None, **dict.fromkeys(self.extras)}
                 return (first, info) if return_gates else first
             return_extras = return_gates and self.extras != ()
             rows = self._block_rows
-            if self._may_use_kernels and self._uses_kernels(first):
+            if present is not None:
+                fuse: Fuse = self._fuse_rows
+                given = [*given, present]
+            elif self._may_use_kernels and self._uses_kernels(first):
                 fuse, rows = self._fuse_triton, None
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
-                results = self._in_blocks(fuse, features, return_extras)
+                results = self._in_blocks(fuse, given, return_extras)
             else:
-                results = fuse(features, return_extras)
+                results = fuse(given, return_extras)
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
             raise
@@ -134,6 +153,11 @@ class FusionModule(nn.Module):
                 **dict(zip(self.extras, results[1:])),
             }
         return results[0]
+
+    def _fuse_rows(self, rows: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+        """The results of features that are followed by which are present, ``(B, M)``."""
+        *h, present = rows
+        return self._fuse_present(h, present.t(), return_extras)
 
     def _in_blocks(self, fuse: Fuse, features: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """``fuse`` over blocks of rows, so that intermediate results stay in the processor's cache."""
@@ -187,6 +211,32 @@ class FusionModule(nn.Module):
                 held = getattr(parameter, name, found)
                 if held != found and not (name == "dtype" and autocast):
                     raise ValueError(f"expected features of the parameters' {name} {held}, got {found}")
+
+    def _require_present(self, present: Any, first: Tensor) -> None:
+        """Raise unless modalities may be missing as ``present`` says, from features like ``first``."""
+        if self.numbered is not None and self.n_modalities != 1:
+            raise ValueError(
+                f"expected no 'present' for fusion_type {self.fusion_type!r}: its formula names modalities by number, in"
+                f" {self.numbered!r}; fuse the samples that have all modalities, or choose another mode"
+            )
+        shape, device = (first.shape[0], self.n_modalities), first.device
+        is_tensor = isinstance(present, Tensor)
+        if (
+            not is_tensor
+            or present.shape != shape
+            or present.dtype is not torch.bool
+            or present.device != device
+        ):
+            found = type(present).__name__
+            if is_tensor:
+                found = f"{present.dtype} of shape {tuple(present.shape)} on {present.device}"
+            raise ValueError(
+                f"expected 'present' to be a bool tensor of shape (batch, n_modalities) = {shape} on {device}, got {found}"
+            )
+        if self.backend == "triton" and self.n_modalities != 1:
+            raise RuntimeError(
+                "backend='triton' does not run with 'present': use 'auto', which runs torch for it"
+            )
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, n_modalities={self.n_modalities}, out_dim={self.out_dim}"

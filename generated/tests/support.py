@@ -70,10 +70,10 @@ def random_features(n_modalities: int, batch: int, dim: int, seed: int) -> list[
     ]
 
 
-def golden_cases(mode: str) -> list[Any]:
-    """The cases of a mode's golden file."""
+def golden_cases(mode: str, key: str = "cases") -> list[Any]:
+    """The cases of a mode's golden file; ``missing`` are those in which modalities are."""
     path = Path(__file__).parent / "golden" / f"{mode}.json"
-    cases: list[Any] = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    cases: list[Any] = json.loads(path.read_text(encoding="utf-8"))[key]
     return cases
 
 
@@ -101,7 +101,12 @@ def assert_at_most(left: Tensor | float, right: Tensor | float) -> None:
     assert (a - b <= _tolerance(a, b)).all()
 
 
-def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], tuple[Tensor, ...]]) -> None:
+def gradcheck(
+    layer: nn.Module,
+    inputs: list[Tensor],
+    results: Callable[[Any], tuple[Tensor, ...]],
+    present: Tensor | None = None,
+) -> None:
     """Compare the gradients of inputs and parameters with finite differences in float64."""
     names = [name for name, _ in layer.named_parameters()]
     parameters = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
@@ -110,7 +115,9 @@ def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], t
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given, held = list(tensors[: len(inputs)]), tensors[len(inputs) :]
-        return results(torch.func.functional_call(layer, dict(zip(names, held)), (given, True)))
+        return results(
+            torch.func.functional_call(layer, dict(zip(names, held)), (given, True), {"present": present})
+        )
 
     # The interpreter is slow: there one random direction stands for all entries.
     fast = layer.backend == "triton" and device.type == "cpu"

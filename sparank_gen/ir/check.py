@@ -20,8 +20,15 @@ from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
 
 FEATURES = "h"
+PRESENT = "present"
 FEATURE_AXES = ("m", "dim")
-RESERVED = {"m": "the modality axis", "b": "the batch axis", "h": "the features", "size": "the extent of an axis"}
+RESERVED = {
+    "m": "the modality axis",
+    "b": "the batch axis",
+    FEATURES: "the features",
+    PRESENT: "which modalities a sample has",
+    "size": "the extent of an axis",
+}
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 

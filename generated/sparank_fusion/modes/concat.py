@@ -26,6 +26,7 @@ class ConcatFusion(FusionModule):
     most_modalities = None
     extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -41,6 +42,10 @@ class ConcatFusion(FusionModule):
         self.out_dim = dim * n_modalities
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+        return (torch.cat(h, -1),)
+
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
         return (torch.cat(h, -1),)
 
     def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:

@@ -21,6 +21,8 @@ class SigmoidGateFusion(FusionModule):
         g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i} \\
         \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
 
+    No modality can be missing: the formula names them by number, in ``g[0,i] = z[i]``.
+
     Parameters, by their names in the state dict:
         gate_net.0.weight: ``(dim, dim * n_modalities)``, ``W[i, (m j)]`` in the formula.
         gate_net.0.bias: ``(dim,)``, ``c[i]`` in the formula.
@@ -42,6 +44,7 @@ class SigmoidGateFusion(FusionModule):
     most_modalities = 2
     extras = ("weights",)
     has_pair_form = False
+    numbered = "g[0,i] = z[i]"
     batch_dims = (0, 1)
 
     def __init__(

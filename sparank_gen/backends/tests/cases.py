@@ -86,6 +86,12 @@ def rule(key: str, shape: tuple[int, ...]) -> Array:
     return (numbers / PRIME * 2 - 1).reshape(shape)
 
 
+def present_rule(n_modalities: int) -> NDArray[np.bool_]:
+    """Which modalities each of ``BATCH`` samples has: all but the first, none, and the first alone."""
+    later = np.arange(n_modalities) > 0
+    return np.stack([later, np.zeros_like(later), ~later])
+
+
 def stored_tensors(mode: Mode, case: Case) -> Iterator[tuple[str, str, int | None, tuple[int, ...]]]:
     """Every parameter tensor as it is stored: state-dict key, name in the math, modality, shape."""
     sizes = case.sizes(BATCH)

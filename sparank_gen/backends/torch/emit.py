@@ -12,7 +12,7 @@ from sparank_gen.lang.extents import Extent
 
 RESERVED = frozenset(
     """
-    self torch F math nn Tensor len zip h return_extras sum_all sum_of_products lerp map list tuple float int
+    self torch F math nn Tensor len zip h present return_extras sum_all sum_of_products lerp map list tuple float int
     features range min max abs sum dim l O I module modules cast Iterable dot
     place others
     """.split()
@@ -33,6 +33,7 @@ NOUNS = {
     "rename": "view",
     "lerp": "blend",
     "select": "part",
+    "where": "selected",
 }
 
 

@@ -6,6 +6,7 @@ one modality axis: features and per-modality parameters stay lists as long as no
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -251,9 +252,11 @@ class Lowering:
 
     # Pointwise work and reductions
 
-    def pointwise(self, node: Node) -> Value:
+    def pointwise(self, node: Node, joined: Sequence[str] = ()) -> Value:
+        """Pointwise work; lists along axes of ``joined`` are stacked before it."""
         operator = OPERATORS[node.op]
         values = [self.shortened(arg, self.lower(arg)) for arg in node.args]
+        values = [self.dense(x) if isinstance(x, Listed) and x.axis in joined else x for x in values]
         if all(isinstance(value, Scalar) for value in values):
             operands = self.operands(operator.scalar, operator.precedence, values, bool(operator.symbol))
             precedence = operator.precedence if operator.symbol else 2 if " if " in operator.scalar else 5
@@ -294,7 +297,9 @@ class Lowering:
 
     def over_axes(self, node: Node) -> Value:
         """A reduction other than a sum, or a normalisation."""
-        value = self.lower(node.args[0])
+        operand = node.args[0]
+        is_selection = operand.op == "where" and self.uses[operand] == 1 and operand not in self.definitions
+        value = self.pointwise(operand, node.over) if is_selection else self.lower(operand)
         if node.op == "mean" and isinstance(value, Listed) and node.over == (value.axis,):
             return Dense(f"sum_all({value.generator}) / {self.emitter.extent_code(value.axis)}", value.element.axes, 7)
         if isinstance(value, Listed) and value.axis in node.over:
@@ -389,6 +394,8 @@ def index_dense(value: Dense, indices: Sequence[str | int]) -> Dense:
 
 def number_code(value: float) -> str:
     """A number as Python writes it; whole ones without a fraction."""
+    if math.isinf(value):
+        return "math.inf" if value > 0 else "-math.inf"
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 

@@ -11,10 +11,12 @@ from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bin
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
+from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.plan.schedule import stacks_features, working_set
 
+WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
 RUNTIME = ("container", "dot", "lerp", "sum_all", "sum_of_products", "uniform")
 
@@ -25,6 +27,7 @@ class Function:
 
     Attributes:
         name: the method's name.
+        arguments: what it takes before ``return_extras``.
         summary: when it applies.
         bindings: statements that read the parameters from the modules.
         body: statements up to the output.
@@ -34,6 +37,7 @@ class Function:
     """
 
     name: str
+    arguments: str
     summary: str
     bindings: tuple[str, ...]
     body: tuple[str, ...]
@@ -68,7 +72,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """Everything the template of a mode's file needs."""
+    """Everything the template of a mode's file needs; ``numbered`` is the statement that rules out missing modalities."""
 
     mode: Mode
     class_name: str
@@ -79,10 +83,19 @@ class ModuleFile:
     block: str | None
     batch_dims: tuple[int, ...]
     functions: tuple[Function, ...]
+    numbered: str | None
     bindings: tuple[str, ...]
     kernel_arguments: str
     formulas: tuple[str, ...]
     parameters: tuple[ParameterRow, ...]
+
+    @property
+    def has_pair_form(self) -> bool:
+        return any(function.name == "_fuse_pair" for function in self.functions)
+
+    @property
+    def numbered_code(self) -> str:
+        return repr(self.numbered)
 
     @property
     def imports(self) -> list[str]:
@@ -117,6 +130,7 @@ def module_file(mode: Mode) -> ModuleFile:
         block=_block(mode, names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=functions(mode),
+        numbered=numbered(mode.program),
         bindings=tuple(bindings(mode.modules, variables)),
         kernel_arguments="".join(f"{name}, " for name in passed),
         formulas=formulas(mode.program),
@@ -149,12 +163,24 @@ def parameter_variables(mode: Mode) -> dict[str, str]:
 
 def prepared(mode: Mode) -> Program:
     """The program that torch code is made from."""
+    return _prepared(mode, mode.program)
+
+
+def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(mode.program, layouts))
+    return simplify(merge_contractions(program, layouts))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:
-    """The general way to compute a mode and, where two modalities allow a shorter one, that one too."""
+    """The general way to compute a mode, and those where two modalities allow a shorter one or some may be missing."""
+    made = _for_all_modalities(mode)
+    if numbered(mode.program) is not None:
+        return made
+    restricted = _prepared(mode, restrict(mode.program, selects=False))
+    return (*made, lower_function(mode, restricted, "_fuse_present", WITH_PRESENT, "h: Tensors, present: Tensor"))
+
+
+def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
     parameters = frozenset(parameter.layout.name for module in mode.modules for parameter in module.parameters)
     general = prepared(mode)
     counts = mode.spec.modalities
@@ -168,7 +194,7 @@ def functions(mode: Mode) -> tuple[Function, ...]:
     return tuple(made)
 
 
-def lower_function(mode: Mode, program: Program, name: str, summary: str) -> Function:
+def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:
     """Lower a program into the statements of one method."""
     emitter = Emitter(program.extents, _symbols(mode, "self."))
     per_modality = {p.layout.name: m.per is not None for m in mode.modules for p in m.parameters}
@@ -184,6 +210,7 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str) -> Fun
         end = end if len(codes) > 1 else len(emitter.lines)
     return Function(
         name=name,
+        arguments=arguments,
         summary=summary,
         bindings=tuple(bindings(mode.modules, lowering.variables)),
         body=tuple(emitter.lines[:end]),

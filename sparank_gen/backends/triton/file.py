@@ -28,7 +28,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import BATCH, Definition, Program
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
@@ -51,6 +51,21 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What torch computes after the kernels of a backward pass.
+
+    Attributes:
+        lines: the statements.
+        gradients: the expression of each parameter's gradient.
+        names: what each statement gives, and whether it is a matrix product over the batch.
+    """
+
+    lines: tuple[str, ...]
+    gradients: Mapping[str, str]
+    names: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
 class KernelFile:
     """Everything the template of a mode's kernels needs."""
 
@@ -62,7 +77,7 @@ class KernelFile:
     forward: Schedules
     backward: Schedules
     results: tuple[tuple[str, str], ...]
-    rest: tuple[str, ...]
+    rest: Rest
     numbers_per_row: str
     widest_weight: str
 
@@ -72,7 +87,7 @@ class KernelFile:
         lines = [line for kernel in self.kernels for line in kernel.body]
         lines += [value for _, value in self.constants]
         steps = [line for step in (*self.forward.steps, *self.backward.steps) for line in step.lines]
-        return "\n".join((*self.rest, *(p.gradient or "" for p in self.parameters), *lines, *steps))
+        return "\n".join((*self.rest.lines, *(p.gradient or "" for p in self.parameters), *lines, *steps))
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -110,10 +125,10 @@ def kernel_file(mode: Mode) -> KernelFile:
     storages = _storages(mode, results)
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
     forward = _forward(mode, program, results, storages, symbols, numbers)
-    backward, rest, gradients = _backward(mode, program, results, storages, symbols, numbers)
+    backward, rest = _backward(mode, program, results, storages, symbols, numbers)
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
-        Parameter(variables[p.layout.name], module.per is not None, gradients.get(p.layout.name))
+        Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules
         for p in module.parameters
     )
@@ -254,7 +269,7 @@ def _backward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
-) -> tuple[Schedules, tuple[str, ...], dict[str, str]]:
+) -> tuple[Schedules, Rest]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
     cotangents = {result.definition.name + ADJOINT: result for result in results}
@@ -266,12 +281,11 @@ def _backward(
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
-    rest, gradients = _rest(mode, cut.rest, symbols)
-    return schedules(made, stores, cut.buffers), rest, gradients
+    return schedules(made, stores, cut.buffers), _rest(mode, cut.rest, symbols)
 
 
-def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The statements that compute the gradients of the parameters, and the expression of each."""
+def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
+    """The statements that compute the gradients of the parameters."""
     emitter = host_emitter(mode, symbols)
     lowering = Lowering(program, mode.modules, emitter, False)
     lowering.count_uses([definition.node for definition in program.definitions])
@@ -294,7 +308,12 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tup
             assert not isinstance(value, Scalar)
             full = (module.per, *wanted) if module.per is not None else wanted
             gradients[name] = _whole(lowering, value, full).code
-    return tuple(emitter.lines), gradients
+    names = tuple((d.name, any(_is_product_over_batch(n) for n in ir.reachable([d.node]))) for d in program.definitions)
+    return Rest(tuple(emitter.lines), gradients, names)
+
+
+def _is_product_over_batch(node: Node) -> bool:
+    return BATCH in node.over and node.args[0].op == "mul"
 
 
 def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...]) -> Dense:

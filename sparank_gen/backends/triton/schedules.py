@@ -62,11 +62,13 @@ class Step:
         buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
         kernel: the kernel, or None.
         lines: torch statements.
+        products: the names of the matrix products that these compute.
     """
 
     buffers: tuple[tuple[str, str, bool], ...]
     kernel: Kernel | None
     lines: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,14 +220,16 @@ def _steps(
         kernel = _printed(made, suffix, own, columns) if own else None
         start = len(emitter.lines)
         following = tiled[number + 1] if number + 1 < len(tiled) else None
-        if following is None:
-            found = [_product(lowering, definition) for definition in stage.products]
+        by_library = stage.products if following is None else ()
+        if by_library:
+            found = [_product(lowering, definition) for definition in by_library]
             made = replace(
                 made,
                 storages={**made.storages, **{storage.name: storage for storage, _ in found}},
                 passed={**made.passed, **{storage.name: code for storage, code in found}},
             )
-        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]))
+        names = tuple(definition.name for definition in by_library)
+        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]), names)
 
 
 def _told_apart(steps: Iterable[Step], others: Iterable[Step]) -> Iterable[Step]:
