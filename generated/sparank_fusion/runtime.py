@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -39,7 +40,7 @@ class FusionModule(nn.Module):
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("n_modalities", n_modalities)):
-            require_at_least(name, value, 1)
+            require_number(name, value, least=1)
         require_backend(backend)
         if n_modalities != 1:
             self._require_modalities(n_modalities)
@@ -245,12 +246,19 @@ class FusionModule(nn.Module):
         return f"dim={self.dim}, n_modalities={self.n_modalities}, out_dim={self.out_dim}"
 
 
-def require_at_least(name: str, value: Any, least: float, kind: type = int) -> None:
-    """Raise a ValueError unless ``value`` is a number of this kind and at least ``least``."""
+def require_number(
+    name: str, value: Any, kind: type = int, least: float | None = None, most: float | None = None
+) -> None:
+    """Raise a ValueError unless ``value`` is a finite number of this kind, and within the bounds."""
     kinds = (int, float) if kind is float else (int,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
-        what = "an int" if kind is int else "a number"
-        raise ValueError(f"expected {name} to be {what} of at least {least}, got {value!r}")
+    fits = isinstance(value, kinds) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if fits and (least is None or value >= least) and (most is None or value <= most):
+        return
+    what = "an int" if kind is int else "a number"
+    bounds = [f"at {word} {bound}" for word, bound in (("least", least), ("most", most)) if bound is not None]
+    raise ValueError(
+        f"expected {name} to be {what}{' of ' if bounds else ''}{' and '.join(bounds)}, got {value!r}"
+    )
 
 
 def require_multiple(whole: int, part: int, text: str) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_at_least, require_multiple
+from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_multiple, require_number
 
 
 class AttentionFusion(FusionModule):
@@ -66,7 +66,7 @@ class AttentionFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("attn_heads", attn_heads, 1)
+        require_number("attn_heads", attn_heads, least=1)
         self.attn_heads = attn_heads
         if n_modalities == 1:
             return
@@ -204,7 +204,7 @@ class AttentionFusion(FusionModule):
         self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import attention as kernels
+        from sparank_fusion.kernels.modes import attention as kernels
 
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias

@@ -52,6 +52,6 @@ class ConcatFusion(FusionModule):
         self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import concat as kernels
+        from sparank_fusion.kernels.modes import concat as kernels
 
         return kernels.fuse(h, return_extras, product_dtype, result_dtype)

@@ -117,7 +117,7 @@ class GateFusion(FusionModule):
         self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import gate as kernels
+        from sparank_fusion.kernels.modes import gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]

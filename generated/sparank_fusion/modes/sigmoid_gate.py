@@ -79,7 +79,7 @@ class SigmoidGateFusion(FusionModule):
         self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import sigmoid_gate as kernels
+        from sparank_fusion.kernels.modes import sigmoid_gate as kernels
 
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
