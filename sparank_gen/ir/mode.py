@@ -30,6 +30,7 @@ class Mode:
         spec: the file it came from.
         program: its definitions; the features are the leaf ``h``.
         modules: the torch modules that hold its parameters, in the order of construction.
+        features: the layout of the features, one tensor for each modality: ``(modality, b, …)``.
         out: the layout of the output, ``b`` first and one dimension more.
         weights: the layout of the fusion weights, or None.
         divisions: what must come out for given sizes.
@@ -40,6 +41,7 @@ class Mode:
     spec: FusionSpec
     program: Program
     modules: tuple[Module, ...]
+    features: Layout
     out: Layout
     weights: Layout | None
     divisions: tuple[Division, ...]

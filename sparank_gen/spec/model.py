@@ -71,6 +71,7 @@ class FusionSpec:
     axes: tuple[tuple[Text, Text], ...]
     hyperparameters: tuple[Hyperparameter, ...]
     params: tuple[ModuleSpec, ...]
+    features: Text | None
     math: Text | None
     out: Text | None
     weights: Text | None

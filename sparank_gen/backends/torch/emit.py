@@ -31,6 +31,9 @@ NOUNS = {
     "mean": "average",
     "leaf": "view",
     "select": "part",
+    "slice": "part",
+    "pad": "padded",
+    "concat": "joined",
 }
 
 
