@@ -61,7 +61,7 @@ def reference_gradients(mode: Mode, case: Case, batch: int, cotangents: dict[str
         for name in slots
         if name + ADJOINT in derived.outputs
     }
-    gradients = {"features": arrays.get("h", np.zeros(found["h"].shape))}
+    gradients = {"features": arrays.get("h", np.zeros(found["h"].shape)).reshape(batch, case.n_modalities, case.dim)}
     per = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
     for key, name, modality, shape in stored_tensors(mode, case):
         axis, layout = per[name]
@@ -91,6 +91,7 @@ def check_program(
     if currently_in_test_context():
         note(source)
     options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
+    dim = 2 * dim if mode.divisions else dim
     case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
     layer = made(dim, case.n_modalities, **dict(options), backend=backend).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})

@@ -21,6 +21,8 @@ from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Program
 from sparank_gen.ir.simplify import simplify
+from sparank_gen.ir.sink import sink
+from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.plan.cost import operations_per_row
@@ -126,6 +128,11 @@ class KernelFile:
         return sorted({*always, *tiles})
 
     @property
+    def counts_modalities(self) -> bool:
+        """Whether a compile-time argument is computed from the number of modalities."""
+        return any(re.search(r"\bM\b", value) for _, value in self.constants)
+
+    @property
     def torch_imports(self) -> list[str]:
         return [name for name in TORCH_FUNCTIONS if f"{name}(" in self.text]
 
@@ -206,9 +213,8 @@ def with_results(mode: Mode) -> tuple[Program, tuple[tuple[Definition, Layout], 
         if layout is None:
             continue
         if layout.name == FEATURES:
-            modality = next(axis for axis in layout.axes if axis in program.modality_axes)
-            feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
-            definition = Definition("out", (modality, feature), ir.leaf(FEATURES, (BATCH, modality, feature)))
+            leaf = feature_leaf(layout.axes, program.tensors[FEATURES].slots, program.extents)
+            definition = Definition("out", leaf.data[1][1:], leaf)
             program = replace(program, definitions=(*program.definitions, definition), outputs=("out", *program.outputs))
         else:
             definition = program[layout.name]
@@ -222,7 +228,7 @@ def _storages(
 ) -> dict[str, Storage]:
     """How the features, the parameters, and the results and their cotangents lie in memory."""
     feature = slots_of(mode)[FEATURES]
-    found = {FEATURES: Storage(FEATURES, feature, (0, 2), listed=1, strided=True)}
+    found = {FEATURES: Storage(FEATURES, feature, _but_listed(feature), listed=1, strided=True)}
     for module in mode.modules:
         for parameter in module.parameters:
             axes = parameter.layout.axes
@@ -235,6 +241,11 @@ def _storages(
         cotangent = definition.name + ADJOINT
         found[cotangent] = Storage(cotangent, slots, order)
     return found
+
+
+def _but_listed(slots: Sequence[str]) -> tuple[int, ...]:
+    """The memory order of features: rows, and what is taken apart in them; the list of modalities stands at 1."""
+    return (0, *range(2, len(slots)))
 
 
 def _forward(
@@ -271,7 +282,8 @@ def _backward(
     expanded = expand(replace(derived, definitions=(*program.definitions, *derived.definitions)))
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
-    stores = [Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature) for definition in cut.rows]
+    h_bar = Storage("h_bar", feature, _but_listed(feature), listed=1)
+    stores = [Store(h_bar, definition.node, feature) for definition in cut.rows]
     stores += [_buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {
         f"{definition.name}{ADJOINT}": f"{'weights' if position else 'out'}_bar"
@@ -359,14 +371,16 @@ def _product(lowering: Lowering, definition: Definition) -> Storage:
 
 def _printed(made: _Pass, suffix: str, stores: Sequence[Store]) -> Kernel:
     """A kernel that computes ``stores``."""
-    printer = KernelPrinter(made.program, made.storages, made.symbols, optional=made.optional, numbers=made.numbers)
+    program, nodes = sink(made.program, [store.node for store in stores], partial(is_unrolled, made.program))
+    stores = [replace(store, node=node) for store, node in zip(stores, nodes, strict=True)]
+    printer = KernelPrinter(program, made.storages, made.symbols, optional=made.optional, numbers=made.numbers)
     printer.run(stores)
     work = {
         "kernel": "from features to results" if made.name == "forward" else "from cotangents to gradients",
         "epilogue": "what follows the matrix products",
     }.get(suffix, "what the matrix products are applied to")
     title = f"The {made.name} pass on a tile of rows: {work}."
-    operations = operations_per_row([store.node for store in stores], made.program)
+    operations = operations_per_row(nodes, program)
     return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
 
 
