@@ -15,6 +15,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 BATCH = "b"
+CUTS = frozenset({"slice", "pad", "concat"})
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Index, Node, Program, Window, axis_of
+from sparank_gen.ir.node import CUTS, Index, Node, Program, Window, axis_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
-CUTS = ("slice", "pad", "concat")
 Moves = Mapping[str, str | Window]
 
 
