@@ -359,8 +359,6 @@ def attention_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    a = tl.arange(0, A_LANES)
-    k = tl.arange(0, K_LANES)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -1315,8 +1313,6 @@ def attention_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    a = tl.arange(0, A_LANES)
-    k = tl.arange(0, K_LANES)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -1461,7 +1457,7 @@ def forward(
             batch,
             rows,
             warps,
-            (c, weights, tuple(product_1), operand_1, batch),
+            (c, weights, tuple(x.contiguous() for x in product_1), operand_1, batch),
             constants,
         )
 
@@ -1472,7 +1468,7 @@ def forward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, shift, out, product_2, batch),
+            (tuple(h), row_strides(h), d, scale, shift, out, product_2.contiguous(), batch),
             constants,
         )
 
@@ -1554,7 +1550,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, tuple(product_1), operand_1, batch),
+            (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
             constants,
         )
 
@@ -1580,8 +1576,8 @@ def backward(
                 partial_3,
                 rows_6,
                 rows_7,
-                tuple(product_1),
-                product_2,
+                tuple(x.contiguous() for x in product_1),
+                product_2.contiguous(),
                 batch,
             ),
             constants,
@@ -1605,9 +1601,9 @@ def backward(
                 weights_bar,
                 partial_4,
                 rows_5,
-                tuple(product_1),
-                product_2,
-                product_3,
+                tuple(x.contiguous() for x in product_1),
+                product_2.contiguous(),
+                product_3.contiguous(),
                 batch,
             ),
             constants,
@@ -1620,7 +1616,17 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, tuple(h_bar), out_bar, product_2, product_4, batch),
+            (
+                tuple(h),
+                row_strides(h),
+                d,
+                scale,
+                tuple(h_bar),
+                out_bar,
+                product_2.contiguous(),
+                product_4.contiguous(),
+                batch,
+            ),
             constants,
         )
 

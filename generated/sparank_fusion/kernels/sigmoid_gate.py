@@ -714,7 +714,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, tuple(h_bar), out_bar, product_1, product_2, batch),
+            (c, tuple(h_bar), out_bar, product_1, product_2.contiguous(), batch),
             constants,
         )
 

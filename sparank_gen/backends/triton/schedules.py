@@ -216,11 +216,11 @@ def _steps(
         start = len(emitter.lines)
         following = tiled[number + 1] if number + 1 < len(tiled) else None
         if following is None:
-            storages = {d.name: _product(lowering, d) for d in stage.products}
+            found = [_product(lowering, definition) for definition in stage.products]
             made = replace(
                 made,
-                storages={**made.storages, **storages},
-                passed={**made.passed, **{name: name for name in storages}},
+                storages={**made.storages, **{storage.name: storage for storage, _ in found}},
+                passed={**made.passed, **{storage.name: code for storage, code in found}},
             )
         yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]))
 
@@ -261,16 +261,18 @@ def _numbers(axes: Iterable[str], program: Program) -> Extent:
     return total
 
 
-def _product(lowering: Lowering, definition: Definition) -> Storage:
-    """The statement that computes a matrix product, and how its result lies in memory."""
+def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
+    """The statement that computes a matrix product; how its result lies in memory, and how a launch passes it."""
     value = lowering.lower(definition.node)
     assert not isinstance(value, Scalar)
-    slots = definition.axes
+    name, slots = definition.name, definition.axes
+    element = value.element if isinstance(value, Listed) else value
+    order = tuple(slots.index(axis) for axis in element.axes)
+    # Of products with more dimensions than a matrix, torch chooses the strides.
+    is_plain = len(order) <= 2
     if isinstance(value, Listed):
-        return Storage(
-            definition.name, slots, tuple(slots.index(axis) for axis in value.element.axes), listed=slots.index(value.axis)
-        )
-    return Storage(definition.name, slots, tuple(slots.index(axis) for axis in value.axes))
+        return Storage(name, slots, order, listed=slots.index(value.axis)), name if is_plain else f"x.contiguous() for x in {name}"
+    return Storage(name, slots, order), name if is_plain else f"{name}.contiguous()"
 
 
 def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None) -> Kernel:
@@ -320,28 +322,29 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
 
 def _prologue(printer: KernelPrinter) -> list[str]:
     """The statements that say which rows, and which positions along each extent, a program owns."""
-    text = "\n".join([*printer.lines, *printer.mask_lines])
+    lines = [line for line in printer.lines if not line.lstrip().startswith("#")]
+    text = "\n".join([*lines, *printer.mask_lines])
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
-    lines = []
+    prologue = []
     if printer.columns is not None:
         width = f"{printer.lanes[printer.columns].upper()}_LANES"
-        lines.append(f"columns = tl.cdiv({printer.columns.code(printer.symbols)}, {width})")
+        prologue.append(f"columns = tl.cdiv({printer.columns.code(printer.symbols)}, {width})")
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
-    lines += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
+    prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
-        lines.append("batch = tl.zeros((), tl.int64) + B")
+        prologue.append("batch = tl.zeros((), tl.int64) + B")
     if re.search(r"\bprogram\b", text):
-        lines.append(f"program = {own}.to(tl.int64)")
+        prologue.append(f"program = {own}.to(tl.int64)")
     if "programs" in text:
-        lines.append(f"programs = {count}.to(tl.int64)")
+        prologue.append(f"programs = {count}.to(tl.int64)")
     for extent, variable in printer.lanes.items():
         if re.search(rf"\b(in_)?{variable}\b", text):
             width = f"{variable.upper()}_LANES"
             first = f"tl.program_id(0) % columns * {width} + " if extent == printer.columns else ""
-            lines.append(f"{variable} = {first}tl.arange(0, {width})")
+            prologue.append(f"{variable} = {first}tl.arange(0, {width})")
         if re.search(rf"\bin_{variable}\b", text):
-            lines.append(f"in_{variable} = {variable} < {extent.code(printer.symbols)}")
-    return lines + printer.mask_lines
+            prologue.append(f"in_{variable} = {variable} < {extent.code(printer.symbols)}")
+    return prologue + printer.mask_lines
 
 
 def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
