@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.guard import guard
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window
 from sparank_gen.ir.template import broadcast_reduce, instantiate
 from sparank_gen.lang.extents import Extent
@@ -22,7 +23,7 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
     """The adjoint program.
 
     Args:
-        program: the forward program.
+        program: the forward program; its choices are guarded first.
         slots: for each tensor to differentiate, the axes that name its dimensions.
         outputs: the definitions that have cotangents; the cotangent of ``x`` is the tensor ``x_bar``, dimensions
             ``(b, *axes)``.
@@ -31,6 +32,7 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
         A program whose definitions are the adjoints, outputs first and tensors last; its outputs are the adjoints of
         the tensors of ``slots`` that the outputs depend on.
     """
+    program = guard(program)
     adjoints: dict[Node, Node] = {}
     names = {definition.node: definition for definition in program.definitions}
     for name in outputs:

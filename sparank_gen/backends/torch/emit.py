@@ -33,6 +33,12 @@ NOUNS = {
     "select": "part",
     "slice": "part",
     "pad": "padded",
+    "lt": "below",
+    "le": "below",
+    "gt": "above",
+    "ge": "above",
+    "eq": "equal",
+    "ne": "unequal",
     "concat": "joined",
 }
 

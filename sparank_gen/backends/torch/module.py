@@ -9,6 +9,7 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.simplify import simplify
@@ -139,7 +140,7 @@ def parameter_variables(mode: Mode) -> dict[str, str]:
 def prepared(mode: Mode) -> Program:
     """The program that torch code is made from."""
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(mode.program, layouts))
+    return simplify(merge_contractions(guard(mode.program), layouts))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:

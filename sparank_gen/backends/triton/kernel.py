@@ -471,7 +471,10 @@ class KernelPrinter(KernelScope):
         codes = []
         for position, value in enumerate(values):
             tight = operator.precedence + (1 if position else 0)
-            codes.append((value.code if value.precedence >= tight else f"({value.code})") if infix else value.code)
+            if infix:
+                codes.append(value.code if value.precedence >= tight else f"({value.code})")
+            else:
+                codes.append(f"tl.full((), {value.code}, ACC)" if _is_rounded(value) else value.code)
         return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
 
     def union(self, tiles: Sequence[Tile]) -> tuple[str, ...]:
@@ -551,6 +554,14 @@ class KernelPrinter(KernelScope):
 
 def neutral_code(op: str) -> str:
     return infinite(NEUTRAL[op])
+
+
+def _is_rounded(value: Tile | Scalar) -> bool:
+    """Whether a number would lose digits as the float32 that a function of tiles takes it for."""
+    if not isinstance(value, Scalar):
+        return False
+    number = _literal(value.code)
+    return number is None or float(np.float32(number)) != number
 
 
 def _literal(code: str) -> float | None:
