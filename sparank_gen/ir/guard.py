@@ -6,12 +6,13 @@ The derivative of a choice sends 0 to the branch that was not taken, and below i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.rewrite import is_tensor, rewrite
 from sparank_gen.ir.template import instantiate
+from sparank_gen.ir.zeros import is_not_negative, is_positive
 from sparank_gen.lang.ops import OPERATORS
 
 # Operators that choose, as choices: nan is passed on, and ties are as their derivatives have them.
@@ -105,33 +106,8 @@ def _is_harmless(node: Node, position: int) -> bool:
     """Whether values and derivatives of an operator are seen to be finite at whatever its operand may be."""
     operand = node.args[position]
     if node.op == "exp":
-        return operand.op == "neg" and _is_at_least_zero(operand.args[0])
+        return operand.op == "neg" and is_not_negative(operand.args[0])
     if node.op == "pow":
         exponent = node.args[1]
-        return exponent.op == "constant" and exponent.data >= 1 or _is_above_zero(operand)
-    return _is_above_zero(operand)
-
-
-def _is_above_zero(node: Node) -> bool:
-    """Whether a node is seen to be some distance above zero."""
-    if node.op in ("constant", "extent"):
-        return node.op == "extent" or node.data > 0
-    if node.op == "clamp_min":
-        return any(map(_is_above_zero, node.args))
-    if node.op == "add":
-        return any(map(_is_above_zero, node.args)) and all(map(_is_at_least_zero, node.args))
-    return node.op in ("sqrt", "mul") and all(map(_is_above_zero, node.args))
-
-
-def _is_at_least_zero(node: Node) -> bool:
-    if node.op in ("exp", "abs", "relu", "sigmoid", "softplus", "sqrt", "softmax") or _is_above_zero(node):
-        return True
-    if node.op == "pow":
-        return node.args[1].op == "constant" and node.args[1].data % 2 == 0
-    if node.op == "mul":
-        return node.args[0] is node.args[1] or _all_at_least_zero(node.args)
-    return node.op in ("add", "sum", "mean", "max", "min", "div", "rename", "select") and _all_at_least_zero(node.args)
-
-
-def _all_at_least_zero(nodes: Sequence[Node]) -> bool:
-    return all(map(_is_at_least_zero, nodes))
+        return exponent.op == "constant" and exponent.data >= 1 or is_positive(operand)
+    return is_positive(operand)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Window
 from sparank_gen.ir.node import Index as Position
-from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.lang.ops import OPERATORS, Operator
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
 from sparank_gen.spec import errors
@@ -45,18 +45,18 @@ class Scope:
         scalars: names that stand for an extent or a hyper-parameter.
         lookup: the quantity of a name, or None; the place is for the errors of what the name stands for.
         names: all quantity names, for proposals.
-        extent_of: the extent that an offset says.
         known: values of extents that are fixed, such as the number of modalities of a mode for exactly two.
-        minimum: the least value of a name, where one is known; bounds whole-number indices.
+        minimum: the least value of a name, where one is known; bounds whole-number indices and offsets.
+        extent_of: the extent that an offset says.
     """
 
     extents: Mapping[str, Extent]
     scalars: Mapping[str, Extent]
     lookup: Callable[[str, Span], Quantity | None]
     names: Callable[[], list[str]]
-    extent_of: Callable[[Text], Extent]
     known: Mapping[str, int] = field(default_factory=dict)
     minimum: Mapping[str, int] = field(default_factory=dict)
+    extent_of: Callable[[Text], Extent] = lambda text: parse_extent(text, {}, least=0)[0]
 
     def resolved(self, extent: Extent) -> Extent:
         """``extent`` with the fixed values put in."""

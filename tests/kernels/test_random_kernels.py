@@ -72,3 +72,13 @@ out: "out[b,i]"
 weights: "w[m,b]"
 """
     check_kernels(text, 4, 3, 2, 3, "split")
+
+
+def test_product_over_two_axes_of_modalities() -> None:
+    """The library's result is a view whose dimensions lie in another order than they stand."""
+    head = "version: 1\nmode: random\nsummary: Every weight on every modality.\nmodalities: '>=2'\n"
+    axes = "axes: {t: modalities, i: dim, j: dim}\n"
+    params = "params:\n  gates: {module: Linear, per: m, weight: 'Wa[m,i,j]', bias: 'ca[m,i]'}\n"
+    math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
+    layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
+    check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")

@@ -12,6 +12,7 @@ from sparank_gen.backends.torch.values import Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.scope import Storage, is_unrolled
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import sink
@@ -25,9 +26,12 @@ HOST_NAMES = frozenset(
     """
     Any Tensor acc launch precision tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
-    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options chosen
+    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
+    results cotangents
     """.split()
 )
+# How the buffers between kernels are called.
+_BUFFER = re.compile(r"^(rows|partial|operand|product)_(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class Step:
         buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
         kernel: the kernel, or None.
         lines: torch statements.
+        products: the names of the matrix products that these compute.
     """
 
     buffers: tuple[tuple[str, str, bool], ...]
     kernel: Kernel | None
     lines: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,14 +221,16 @@ def _steps(
         kernel = _printed(made, suffix, own, columns) if own else None
         start = len(emitter.lines)
         following = tiled[number + 1] if number + 1 < len(tiled) else None
-        if following is None:
-            found = [_product(lowering, definition) for definition in stage.products]
+        by_library = stage.products if following is None else ()
+        if by_library:
+            found = [_product(lowering, definition) for definition in by_library]
             made = replace(
                 made,
                 storages={**made.storages, **{storage.name: storage for storage, _ in found}},
                 passed={**made.passed, **{storage.name: code for storage, code in found}},
             )
-        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]))
+        names = tuple(definition.name for definition in by_library)
+        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]), names)
 
 
 def _told_apart(steps: Iterable[Step], others: Iterable[Step]) -> Iterable[Step]:
@@ -268,8 +276,8 @@ def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
     name, slots = definition.name, definition.axes
     element = value.element if isinstance(value, Listed) else value
     order = tuple(slots.index(axis) for axis in element.axes)
-    # Of products with more dimensions than a matrix, torch chooses the strides.
-    is_plain = len(order) <= 2
+    # What einsum returns, or what has more dimensions than a matrix, may be a view in another order than it stands.
+    is_plain = len(order) <= 2 and "torch.einsum(" not in "".join(lowering.emitter.lines[-1:])
     if isinstance(value, Listed):
         return Storage(name, slots, order, listed=slots.index(value.axis)), name if is_plain else f"x.contiguous() for x in {name}"
     return Storage(name, slots, order), name if is_plain else f"{name}.contiguous()"
@@ -355,4 +363,13 @@ def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str
 
 def host_emitter(mode: Mode, symbols: Mapping[str, str]) -> Emitter:
     """An emitter for the functions that launch kernels."""
-    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *symbols.values()})
+    results = [name + suffix for name in result_variables(mode) for suffix in ("", ADJOINT)]
+    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *results, *symbols.values()})
+
+
+def result_variables(mode: Mode) -> tuple[str, ...]:
+    """The variable of each result, in the functions that launch kernels and as the label of its pointer in them."""
+    parameters = {p.layout.name for module in mode.modules for p in module.parameters}
+    taken = parameters | {*RESERVED, *HOST_NAMES, *(h.name.value for h in mode.spec.hyperparameters)} - {"out", "weights"}
+    emitter = Emitter(mode.program.extents, {}, taken=taken)
+    return tuple(emitter.unique(_BUFFER.sub(r"\1_of_\2", result.key)) for result in mode.results)
