@@ -120,7 +120,7 @@ def test_kernels_agree_on_large_numbers(
 def test_kernels_are_operators(
     backend: str, device: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparank_fusion.kernels import concat as kernels
+    from sparank_fusion.kernels.modes import concat as kernels
 
     calls: list[tuple[Any, ...]] = []
     forward = kernels.forward
