@@ -91,6 +91,19 @@ def product_of(factors: list[Node]) -> Node:
     return product
 
 
+def terms_of(node: Node) -> list[Node]:
+    """The terms of a sum, from left to right."""
+    return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
+
+
+def sum_of(terms: list[Node]) -> Node:
+    """The sum of one or more nodes."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = ir.apply("add", total, term)
+    return total
+
+
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
     return rewrite(program, (fold_constants, *IDENTITIES, merge_views))

@@ -11,6 +11,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 FEATURES = "h"
+LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 
 
@@ -38,10 +39,17 @@ def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
                 return False
         return any(reads_features(arg) for arg in node.args)
 
-    for node in ir.reachable(program[name].node for name in program.outputs):
+    nodes = list(ir.reachable(program[name].node for name in program.outputs))
+    # One matrix product for each modality, whatever else it sums over.
+    own_products = {
+        node.args[0]
+        for node in nodes
+        if node.op == "sum" and any(f.op == "leaf" and per_modality.get(f.data[0], False) for f in factors_of(node.args[0]))
+    }
+    for node in nodes:
         operator = OPERATORS.get(node.op)
-        over_modalities = set(node.over) & modality and operator is not None and node.op not in ("sum", "mean")
-        meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename")
+        over_modalities = set(node.over) & modality and operator is not None and node.op not in LISTED
+        meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename") and node not in own_products
         if (over_modalities or meets) and any(reads_features(arg) for arg in node.args):
             return True
     return False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.backends.torch.module import runtime_functions
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import FEATURES
@@ -42,6 +43,7 @@ class TestFile:
         bindings: statements that give results their names in the math, dimensions ``(b, …)``.
         properties: the property tests.
         assertions: the names of the assertions that they use.
+        runtime: the functions of the package's runtime that they use.
         reads_out: whether they read the output.
         reads_weights: whether they read the weights.
         wrong_modalities: a number of modalities that the mode refuses, or None.
@@ -52,6 +54,7 @@ class TestFile:
     bindings: tuple[str, ...]
     properties: tuple[PropertyTest, ...]
     assertions: tuple[str, ...]
+    runtime: tuple[str, ...]
     reads_out: bool
     reads_weights: bool
     wrong_modalities: int | None
@@ -72,6 +75,7 @@ def test_file(mode: Mode) -> TestFile:
         bindings=tuple(filter(None, (_binding(mode, layout, key) for layout, key in results))),
         properties=properties,
         assertions=tuple(sorted({line.partition("(")[0] for each in properties for line in each.lines[-1:]})),
+        runtime=runtime_functions("\n".join(line for each in properties for line in each.lines)),
         reads_out=any(key == "out" for _, key in results),
         reads_weights=any(key == "weights" for _, key in results),
         wrong_modalities=wrong,

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
 from sparank_gen.ir.node import Node
 from sparank_gen.ir.simplify import factors_of, product_of
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
-
-
-JOINED = "(joined)"
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,6 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         shared = (weight.axes & operand_axes) - set(node.over) - {listed}
         is_wide = len(rest) > 1 and not any(factor.axes == operand_axes for factor in rest)
         if not rest or shared or is_wide or not set(node.over) <= weight.axes & operand_axes or listed in node.over:
-            continue
-        if listed is not None and listed not in operand_axes:
             continue
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
             continue
@@ -157,13 +152,17 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
     joined = _joined_list(operand, gemm.inner)
     if joined is not None:
-        operand = joined
+        operand = _kept_join(lowering, gemm.operand, joined)
     elif isinstance(operand, Listed) and operand.axis in gemm.inner:
         operand = lowering.dense(operand)
 
+    if isinstance(operand, Listed):
+        matrix = _named(lowering, gemm.weight, matrix, (gemm.outer, gemm.inner))
+        offset = _named(lowering, bias, offset, (gemm.outer,)) if bias is not None and offset is not None else None
+
     def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
-        rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != JOINED)
-        if JOINED not in x.axes:
+        rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != composed(gemm.inner))
+        if set(gemm.inner) <= set(x.axes):
             x = x.ordered((*rest, *gemm.inner))
             x = x if len(gemm.inner) == 1 else Dense(f"{x.atom}.flatten({-len(gemm.inner)})", x.axes)
         if not gemm.outer:
@@ -191,7 +190,28 @@ def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
         element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
     sequence = Listed(operand.axis, element, operand.sources).sequence
     join = "cat" if tail else "stack"
-    return Dense(f"torch.{join}({sequence}, -1)", (*rest, JOINED))
+    return Dense(f"torch.{join}({sequence}, -1)", (*rest, composed(inner)))
+
+
+def _named(lowering: Lowering, leaf: Node, matrix: Value, groups: Sequence[tuple[str, ...]]) -> Value:
+    """A matrix that a loop reads, as a variable: the parameter's name, with the positions at which it is read."""
+    if not isinstance(matrix, Dense) or matrix.is_name:
+        return matrix
+    name = "_".join([lowering.variables[leaf.data[0]], *(str(index) for index in leaf.data[1] if isinstance(index, int))])
+    shown = Dense(matrix.code, tuple(composed(group) for group in groups if group))
+    return lowering.emitter.assign(shown, name)
+
+
+def _kept_join(lowering: Lowering, operand: Node, joined: Dense) -> Dense:
+    """A joined list, as a variable where several matrix products have it as their operand."""
+    if lowering.multiplied[operand] < 2:
+        return joined
+    key = (operand, joined.axes)
+    if key not in lowering.joins:
+        value = lowering.emitter.assign(joined, "joined")
+        assert isinstance(value, Dense)
+        lowering.joins[key] = value
+    return lowering.joins[key]
 
 
 def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...]) -> Value:
@@ -204,16 +224,16 @@ def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple
     groups = tuple(group for group in (outer, inner) if group)
     plain = [index for k, index in enumerate(indices) if layout.axes[k] != per]
     position = 0
-    read: list[tuple[str, ...]] = []
+    read: list[tuple[str | int, ...]] = []
     for dimension in stored:
-        read.append(tuple(str(index) for index in plain[position : position + len(dimension)]))
+        read.append(tuple(plain[position : position + len(dimension)]))
         position += len(dimension)
-    fixed = any(isinstance(index, int) for index in plain)
     element = name if per is None else f"{name}_{axis}" if axis else f"{name}[{indices[layout.axes.index(per)]}]"
-    if not fixed and tuple(read) == groups:
-        value = Dense(element, tuple(outer + inner))
-    elif not fixed and tuple(read) == groups[::-1]:
-        value = Dense(f"{element}.t()", tuple(outer + inner))
+    code, kept = _sliced(lowering, element, stored, read)
+    if kept == groups:
+        value = Dense(code, tuple(outer + inner))
+    elif kept == groups[::-1]:
+        value = Dense(f"{code}.t()", tuple(outer + inner))
     else:
         whole = lowering.leaf(leaf)
         dense = whole.element if isinstance(whole, Listed) else whole
@@ -225,6 +245,38 @@ def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple
             code = f"{code}.flatten(0, {len(outer) - 1})"
         value = Dense(code, tuple(outer + inner))
     return Listed(axis, value, ((element, name),)) if axis else value
+
+
+def _sliced(
+    lowering: Lowering, element: str, stored: Sequence[tuple[str, ...]], read: Sequence[tuple[str | int, ...]]
+) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """A stored tensor at the positions that ``read`` fixes: its code, and the axes that each remaining dimension holds."""
+    code = element
+    shown: list[str] = []
+    kept: list[tuple[str, ...]] = []
+    for position in reversed(range(len(stored))):
+        runs = _runs(stored[position], read[position])
+        if len(runs) > 1:
+            sizes = ", ".join(lowering.emitter.extents_code(axes) for axes, _ in runs)
+            code = f"{code}.unflatten({position}, ({sizes}))"
+        shown[:0] = [":" if isinstance(at, tuple) else str(at) for _, at in runs]
+        kept[:0] = [at for _, at in runs if isinstance(at, tuple)]
+    while shown and shown[-1] == ":":
+        shown.pop()
+    return f"{code}[{', '.join(shown)}]" if shown else code, tuple(kept)
+
+
+def _runs(axes: tuple[str, ...], read: tuple[str | int, ...]) -> list[tuple[tuple[str, ...], int | tuple[str, ...]]]:
+    """One dimension taken apart no more than the positions in it need: axes, and their position or their names."""
+    runs: list[tuple[tuple[str, ...], int | tuple[str, ...]]] = []
+    for axis, index in zip(axes, read, strict=True):
+        if isinstance(index, int):
+            runs.append(((axis,), index))
+        elif runs and isinstance(runs[-1][1], tuple):
+            runs[-1] = ((*runs[-1][0], axis), (*runs[-1][1], index))
+        else:
+            runs.append(((axis,), (index,)))
+    return runs
 
 
 def contraction(lowering: Lowering, node: Node) -> Value:

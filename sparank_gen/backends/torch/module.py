@@ -18,7 +18,7 @@ from sparank_gen.lang.modules import Module
 from sparank_gen.plan.schedule import stacks_features, working_set
 
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("dot", "lerp", "sum_all", "sum_of_products")
+RUNTIME = ("dot", "lerp", "multiply_all", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ModuleFile:
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
         text = self.text
-        names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
+        names = ["FusionModule", "Tensors", *runtime_functions(text)]
         names += ["require_at_least"] if any(argument.minimum is not None for argument in self.arguments) else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
@@ -93,6 +93,11 @@ class ModuleFile:
     @property
     def text(self) -> str:
         return "\n".join((*(function.text for function in self.functions), *self.bindings))
+
+
+def runtime_functions(code: str) -> tuple[str, ...]:
+    """The functions of the runtime that ``code`` calls."""
+    return tuple(name for name in RUNTIME if f"{name}(" in code)
 
 
 def module_file(mode: Mode) -> ModuleFile:

@@ -35,7 +35,7 @@ HOST_NAMES = frozenset(
     position rows warps lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
     """.split()
 )
-TORCH_FUNCTIONS = ("dot", "others", "place", "sum_all", "sum_of_products")
+TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
