@@ -32,14 +32,30 @@ def launched(mode: str, dim: int, dtype: torch.dtype, n_modalities: int = 3) -> 
 
 
 @pytest.mark.parametrize("dim", [64, 100, 128])
-@pytest.mark.parametrize("mode", list_modes())
+@pytest.mark.parametrize("mode", ["attention", "concat", "gate", "sigmoid_gate"])
 def test_narrow_layers_are_one_launch(mode: str, dim: int) -> None:
     assert launched(mode, dim, torch.bfloat16) == [f"{mode}_forward_kernel"]
 
 
-@pytest.mark.parametrize("mode", [mode for mode in list_modes() if mode != "concat"])
-def test_wide_layers_are_split_at_their_products(mode: str) -> None:
-    assert launched(mode, 1024, torch.bfloat16)[-1] == f"{mode}_forward_epilogue"
+@pytest.mark.parametrize(("mode", "dim"), [("gate", 300), ("gate", 1024), ("sigmoid_gate", 300)])
+def test_wide_layers_of_elementwise_work_own_tiles_of_columns(mode: str, dim: int) -> None:
+    assert launched(mode, dim, torch.bfloat16) == [f"{mode}_forward_products"]
+
+
+@pytest.mark.parametrize(("mode", "dim"), [("attention", 1024), ("gate", 4096), ("sigmoid_gate", 1024)])
+def test_layers_that_the_library_multiplies_faster_are_split_at_their_products(mode: str, dim: int) -> None:
+    assert launched(mode, dim, torch.bfloat16)[-1] == f"{mode}_forward_epilogue"
+
+
+def test_a_program_for_each_tile_of_rows_and_columns() -> None:
+    from sparank_fusion import kernels
+
+    layer = FusionLayer(300, 2, "gate").to(torch.bfloat16)
+    with kernels.recording() as found, kernels.forced("columns", (32, 64, 16)), torch.no_grad():
+        layer._fuse_triton([torch.empty(100, 300, dtype=torch.bfloat16)] * 2, True)
+    (launch,) = found
+    # Four tiles of rows, five of columns.
+    assert (launch.programs, launch.constants["ROWS"], launch.constants["I_LANES"], launch.constants["INNER"]) == (20, 32, 64, 16)
 
 
 def test_float32_uses_one_kernel_where_its_precision_allows() -> None:

@@ -23,20 +23,23 @@ NO_TRITON = pytest.mark.skipif(not has_triton(), reason="triton is not installed
 NO_INTERPRETER = pytest.mark.skipif(
     not INTERPRETED, reason="kernels run on a CPU with TRITON_INTERPRET=1 alone"
 )
-# Backend, device, and which of its two forms a mode runs in: one kernel, or kernels around matrix products.
-KERNELS = [
-    pytest.param(
-        "triton", device, resident, marks=marks, id=f"triton-{device}-{'resident' if resident else 'split'}"
-    )
-    for device, marks in (("cpu", [NO_INTERPRETER, NO_TRITON]), ("cuda", [NO_GPU, NO_TRITON]))
-    for resident in (True, False)
-]
-RUNS = [
+# Backend, device, and the schedule of kernels.
+TORCH = [
     pytest.param("torch", "cpu", None, id="torch-cpu"),
     pytest.param("torch", "cuda", None, marks=NO_GPU, id="torch-cuda"),
-    *KERNELS,
 ]
+# Rows, columns, and the step along what is contracted, that leave several of each in small layers.
+SMALL_TILE = (64, 8, 8)
 PRIME = 10007
+
+
+def kernel_runs(*schedules: str) -> list[Any]:
+    """The parameters of tests that run kernels by these schedules, interpreted and on a GPU."""
+    return [
+        pytest.param("triton", device, schedule, marks=marks, id=f"triton-{device}-{schedule}")
+        for device, marks in (("cpu", [NO_INTERPRETER, NO_TRITON]), ("cuda", [NO_GPU, NO_TRITON]))
+        for schedule in schedules
+    ]
 
 
 def rule(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -115,17 +118,21 @@ def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], t
 
 
 @contextmanager
-def scheduled(mode: str, device: str, resident: bool | None) -> Iterator[None]:
-    """Inside the block a mode's kernels run in one of their two forms, and in the interpreter, where they are checked:
+def scheduled(mode: str, device: str, schedule: str | None) -> Iterator[None]:
+    """Inside the block a mode's kernels run by one schedule, and in the interpreter, where they are checked:
 
     memory that they leave unwritten is nan, and every address that they load or store belongs to a tensor they got.
     """
-    if resident is None:
+    if schedule is None:
         yield
         return
     from sparank_fusion.kernels import forced
 
-    with forced(resident), _in_bounds(mode) if device == "cpu" else nullcontext():
+    is_interpreted = device == "cpu"
+    with (
+        forced(schedule, SMALL_TILE if is_interpreted else None),
+        _in_bounds(mode) if is_interpreted else nullcontext(),
+    ):
         yield
 
 
@@ -151,10 +158,10 @@ def _in_bounds(mode: str) -> Iterator[None]:
         return store(self, ptrs, value, mask, *rest)
 
     def checked_launch(
-        kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], constants: Any
+        kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], *rest: Any
     ) -> None:
         allowed.append(np.sort(np.concatenate([_addresses(x) for x in _tensors(arguments)])))
-        launch(kernel, batch, rows, warps, arguments, constants)
+        launch(kernel, batch, rows, warps, arguments, *rest)
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
     launch = kernels.launch

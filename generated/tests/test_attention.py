@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sparank_fusion import AttentionFusion, FusionLayer
 from support import (
-    KERNELS,
-    RUNS,
+    TORCH,
     assert_agree,
     assert_at_most,
     assert_equal,
@@ -21,6 +20,7 @@ from support import (
     fill,
     golden_cases,
     gradcheck,
+    kernel_runs,
     random_features,
     scheduled,
 )
@@ -34,6 +34,8 @@ RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 9, "n_modalities": 2, "attn_heads": 3},
     {"dim": 9, "n_modalities": 3, "attn_heads": 3},
 ]
+KERNELS = kernel_runs("resident", "split")
+RUNS = [*TORCH, *KERNELS]
 IDS = [f"M{case['n_modalities']}" for case in CASES]
 
 
@@ -45,16 +47,16 @@ def make(
     return layer.to(device, dtype)
 
 
-@pytest.mark.parametrize("backend, device, resident", RUNS)
+@pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("golden", golden_cases("attention"), ids=IDS)
 def test_golden(
-    golden: dict[str, Any], dtype: torch.dtype, backend: str, device: str, resident: bool | None
+    golden: dict[str, Any], dtype: torch.dtype, backend: str, device: str, schedule: str | None
 ) -> None:
     case = {"dim": golden["dim"], "n_modalities": golden["n_modalities"], **golden["options"]}
     layer = make(case, dtype, device, backend)
     inputs = [x.to(device, dtype) for x in features(golden["n_modalities"], golden["batch"], golden["dim"])]
-    with scheduled("attention", device, resident):
+    with scheduled("attention", device, schedule):
         out, info = layer(inputs, return_gates=True)
         alone = layer(inputs)
     assert_golden(out, golden["out"], dtype)
@@ -76,60 +78,60 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     assert_at_most(0, w.permute(1, 2, 0))
 
 
-@pytest.mark.parametrize("backend, device, resident", RUNS)
+@pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_gradients(case: dict[str, Any], backend: str, device: str, resident: bool | None) -> None:
+def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
     def results(returned: Any) -> tuple[Tensor, ...]:
         return returned[0], returned[1]["weights"]
 
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
-    with scheduled("attention", device, resident):
+    with scheduled("attention", device, schedule):
         gradcheck(layer, inputs, results)
 
 
-@pytest.mark.parametrize("backend, device, resident", KERNELS)
+@pytest.mark.parametrize("backend, device, schedule", KERNELS)
 @pytest.mark.parametrize("batch", [0, 1, 150])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", RAGGED_CASES, ids=IDS)
 def test_kernels_agree(
-    case: dict[str, Any], dtype: torch.dtype, batch: int, backend: str, device: str, resident: bool | None
+    case: dict[str, Any], dtype: torch.dtype, batch: int, backend: str, device: str, schedule: str | None
 ) -> None:
     wide = [x.to(device, dtype) for x in features(case["n_modalities"], batch, 2 * case["dim"])]
     inputs = [x[:, : case["dim"]] if m % 2 else x[:, ::2] for m, x in enumerate(wide)]
-    with scheduled("attention", device, resident):
+    with scheduled("attention", device, schedule):
         assert_agree(make(case, dtype, device, backend), make(case, dtype, device), inputs)
 
 
-@pytest.mark.parametrize("backend, device, resident", KERNELS)
+@pytest.mark.parametrize("backend, device, schedule", KERNELS)
 @pytest.mark.parametrize("value", [1e4, -1e4, float("inf"), float("nan")])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_kernels_agree_on_extremes(
-    case: dict[str, Any], value: float, backend: str, device: str, resident: bool | None
+    case: dict[str, Any], value: float, backend: str, device: str, schedule: str | None
 ) -> None:
     inputs = [x.to(device) for x in features(case["n_modalities"], 3, case["dim"])]
     inputs[0][1, 2] = value
-    with torch.no_grad(), scheduled("attention", device, resident):
+    with torch.no_grad(), scheduled("attention", device, schedule):
         found = make(case, torch.float64, device, backend)(inputs)
         # The form for two modalities says more of infinite logits than a softmax does.
         (wanted,) = make(case, torch.float64, device)._fuse(inputs, False)
     torch.testing.assert_close(found, wanted, equal_nan=True)
 
 
-@pytest.mark.parametrize("backend, device, resident", KERNELS)
+@pytest.mark.parametrize("backend, device, schedule", KERNELS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_kernels_agree_on_large_numbers(
-    case: dict[str, Any], backend: str, device: str, resident: bool
+    case: dict[str, Any], backend: str, device: str, schedule: str
 ) -> None:
     # Exponentials of such numbers overflow, forward and backward, where they are not taken from the largest.
     inputs = [1e3 * x.to(device) for x in features(case["n_modalities"], 5, case["dim"])]
-    with scheduled("attention", device, resident):
+    with scheduled("attention", device, schedule):
         assert_agree(make(case, device=device, backend=backend), make(case, device=device), inputs)
 
 
-@pytest.mark.parametrize("backend, device, resident", KERNELS)
+@pytest.mark.parametrize("backend, device, schedule", KERNELS)
 def test_kernels_are_operators(
-    backend: str, device: str, resident: bool, monkeypatch: pytest.MonkeyPatch
+    backend: str, device: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sparank_fusion.kernels import attention as kernels
 
@@ -138,7 +140,7 @@ def test_kernels_are_operators(
     monkeypatch.setattr(kernels, "forward", lambda *given: calls.append(given) or forward(*given))
     layer = make(CASES[0], torch.float32, device, backend).requires_grad_(False)
     inputs = [x.to(device, torch.float32) for x in features(CASES[0]["n_modalities"], 3, CASES[0]["dim"])]
-    with scheduled("attention", device, resident):
+    with scheduled("attention", device, schedule):
         layer(inputs)
         torch.library.opcheck(forward, calls[0])
         inputs[0].requires_grad_()

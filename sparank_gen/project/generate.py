@@ -131,11 +131,13 @@ class Renderer:
     def mode_files(self, mode: Mode) -> dict[str, str]:
         """The files of one mode."""
         source, name = mode.spec.path, mode.name
-        file = module_file(mode)
+        file, kernels = module_file(mode), kernel_file(mode)
         return {
             f"{self.config.package}/modes/{name}.py": self.render("torch/mode.py.j2", source, file=file),
-            f"{self.config.package}/kernels/{name}.py": self.render("triton/mode.py.j2", source, file=kernel_file(mode)),
-            f"tests/test_{name}.py": self.render("tests/mode.py.j2", source, file=file, suite=test_file(mode)),
+            f"{self.config.package}/kernels/{name}.py": self.render("triton/mode.py.j2", source, file=kernels),
+            f"tests/test_{name}.py": self.render(
+                "tests/mode.py.j2", source, file=file, suite=test_file(mode), schedules=kernels.schedules
+            ),
             f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
             f"docs/{name}.md": self.render("docs/mode.md.j2", source, file=file, page=mode_page(mode)),
         }

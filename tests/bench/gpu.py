@@ -27,11 +27,12 @@ from gpu_layers import (
     BOTH,
     CANDIDATES,
     CAT,
+    COLUMNS,
     COMPILED,
     EAGER,
     FORWARD,
     MAX_AUTOTUNE,
-    ONE_KERNEL,
+    RESIDENT,
     SPLIT,
     TORCH,
     Case,
@@ -243,7 +244,7 @@ def main() -> int:
         return 0
     published, what = published_layer(arguments.reference)
     # Autotuning takes up to a minute a cell, and a grid has about a thousand.
-    skip = {*arguments.skip, *((ONE_KERNEL, SPLIT, MAX_AUTOTUNE) if arguments.grid else ())}
+    skip = {*arguments.skip, *((RESIDENT, COLUMNS, SPLIT, MAX_AUTOTUNE) if arguments.grid else ())}
     setup = Setup(published, device, frozenset(skip), "eager" if arguments.smoke else "inductor")
     about = {**machine(device), "published": what}
     print("\n".join(f"{key}: {value}" for key, value in about.items()))

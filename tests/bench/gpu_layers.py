@@ -18,10 +18,10 @@ from sparank_fusion import FusionLayer
 from sparank_fusion.kernels import forced
 
 FORWARD, BOTH = "forward", "forward+backward"
-AUTO, ONE_KERNEL, SPLIT, TORCH = "auto", "one kernel", "split", "torch"
+AUTO, RESIDENT, COLUMNS, SPLIT, TORCH = "auto", "resident", "columns", "split", "torch"
 EAGER, COMPILED, MAX_AUTOTUNE, CAT = "eager", "compiled", "max-autotune", "torch.cat"
-CANDIDATES = (AUTO, ONE_KERNEL, SPLIT, TORCH, EAGER, COMPILED, MAX_AUTOTUNE, CAT)
-OURS = (AUTO, ONE_KERNEL, SPLIT)
+CANDIDATES = (AUTO, RESIDENT, COLUMNS, SPLIT, TORCH, EAGER, COMPILED, MAX_AUTOTUNE, CAT)
+OURS = (AUTO, RESIDENT, COLUMNS, SPLIT)
 HEADS = 4
 CHECKED_NUMBERS = 1 << 26  # numbers of all features that are checked at most; more rows are left out
 SEED = 0
@@ -192,12 +192,12 @@ def candidates(case: Case, setup: Setup) -> dict[str, Call]:
     torch.manual_seed(SEED)
     published = prepared(setup.published(case.dim, case.modalities, case.mode, HEADS), case, setup)
     layers: dict[str, tuple[nn.Module, Any]] = {}
-    for name, backend in ((AUTO, "auto"), (ONE_KERNEL, "triton"), (SPLIT, "triton"), (TORCH, "torch")):
+    for name, backend in ((AUTO, "auto"), (RESIDENT, "triton"), (COLUMNS, "triton"), (SPLIT, "triton"), (TORCH, "torch")):
         layer = prepared(
             FusionLayer(case.dim, case.modalities, case.mode, HEADS, backend=backend), case, setup
         )
         layer.load_state_dict(published.state_dict(), strict=True)
-        layers[name] = layer, nullcontext if backend != "triton" else lambda n=name: forced(n == ONE_KERNEL)
+        layers[name] = layer, nullcontext if backend != "triton" else lambda n=name: forced(n)
     made = {
         name: step_call(layer, list(layer.parameters()), case.step, around)
         for name, (layer, around) in layers.items()

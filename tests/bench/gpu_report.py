@@ -12,12 +12,13 @@ from xml.sax.saxutils import escape
 
 import torch
 import triton
-from gpu_layers import AUTO, COMPILED, EAGER, MAX_AUTOTUNE, ONE_KERNEL, SPLIT, Case
+from gpu_layers import AUTO, COLUMNS, COMPILED, EAGER, MAX_AUTOTUNE, RESIDENT, SPLIT, Case
 from gpu_timing import Peak, Times
 
 COLORS = {
     AUTO: "#0072b2",
-    ONE_KERNEL: "#56b4e9",
+    RESIDENT: "#56b4e9",
+    COLUMNS: "#f0e442",
     SPLIT: "#009e73",
     EAGER: "#d55e00",
     COMPILED: "#e69f00",

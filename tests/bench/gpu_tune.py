@@ -6,8 +6,9 @@ import importlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from gpu_layers import BOTH, FORWARD, HEADS, Case, Inputs
@@ -19,6 +20,7 @@ from sparank_fusion.kernels import forced
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 LEAST_ROWS = 16  # of a matrix product in a kernel
 WARPS = (2, 4, 8, 16)
+COLUMNS = {2: (128, 64), 4: (128, 32), 8: (64, 16)}  # columns, and the step along what is contracted, by bytes
 SECONDS = 0.1  # of measuring, for each configuration
 
 Setting = tuple[int, int]
@@ -31,12 +33,12 @@ def launched(mode: str, setting: Setting | None) -> Iterator[None]:
         yield
         return
     module: Any = importlib.import_module(f"sparank_fusion.kernels.{mode}")
-    own = module.tile_for
-    module.tile_for = lambda *_, **__: setting
-    try:
+    rows, warps = setting
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(module, "tile_for", lambda *_, **__: setting))
+        if hasattr(module, "column_tile"):
+            stack.enter_context(patch.object(module, "column_tile", lambda x, _: (rows, *COLUMNS[x.dtype.itemsize], warps)))
         yield
-    finally:
-        module.tile_for = own
 
 
 def direction(case: Case, layer: torch.nn.Module, around: Callable[[], Any]) -> Callable[[Inputs], Any]:
@@ -67,28 +69,27 @@ def seconds_of(call: Callable[[Inputs], Any], clock: Clock, sets: list[Inputs]) 
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:80]}"
 
 
-def settings(resident: bool, smoke: bool) -> list[Setting | None]:
+def settings(schedule: str, smoke: bool) -> list[Setting | None]:
     """What is tried, the kernels' own choice first."""
-    rows = [n for n in ROWS if n >= LEAST_ROWS or not resident]
+    rows = [n for n in ROWS if n >= LEAST_ROWS or schedule != "resident"]
     grid = list(itertools.product(rows, WARPS))
     return [None, *(grid[:2] if smoke else grid)]
 
 
-def tune_case(case: Case, resident: bool, clock: Clock, deadline: float, smoke: bool) -> None:
+def tune_case(case: Case, schedule: str, clock: Clock, deadline: float, smoke: bool) -> None:
     """Print the times of a case in microseconds, the fastest settings first."""
     torch.manual_seed(0)
     layer = FusionLayer(case.dim, case.modalities, case.mode, HEADS, backend="triton")
     layer = layer.to(clock.device, case.dtype).train(case.step == BOTH)
     sets = case.inputs(clock.sets(case.batch * case.dim * case.modalities * case.dtype.itemsize), clock.device)
     found: dict[Setting | None, float | str] = {}
-    with forced(resident):
-        for setting in settings(resident, smoke):
+    with forced(schedule):
+        for setting in settings(schedule, smoke):
             if time.monotonic() < deadline:
                 call = direction(case, layer, lambda setting=setting: launched(case.mode, setting))
                 found[setting] = seconds_of(call, clock, sets)
     step = "forward" if case.step == FORWARD else "backward"
-    where = "one kernel" if resident else "split"
-    print(f"{str(case).removesuffix(case.step)}{step}, {where}")
+    print(f"{str(case).removesuffix(case.step)}{step}, {schedule}")
     timed = sorted((value, setting) for setting, value in found.items() if setting and isinstance(value, float))
     own = found.get(None)
     print(f"  own choice: {own if isinstance(own, str) or own is None else f'{own * 1e6:.1f} µs'}")
@@ -101,10 +102,10 @@ def tune_case(case: Case, resident: bool, clock: Clock, deadline: float, smoke: 
 def tune(cases: list[Case], clock: Clock, deadline: float, smoke: bool) -> None:
     """Try rows and warps for each case, as one kernel and split at its matrix products."""
     for case in cases:
-        for resident in (True, False) if case.operations else (True,):
+        for schedule in ("resident", "columns", "split") if case.operations else ("resident",):
             if time.monotonic() > deadline:
                 print(f"time is up before {case}")
                 return
-            tune_case(case, resident, clock, deadline, smoke)
+            tune_case(case, schedule, clock, deadline, smoke)
             if clock.is_cuda:
                 torch.cuda.empty_cache()

@@ -119,15 +119,15 @@ def test_as_exact_as_torch(mode: str, count: int, dtype: torch.dtype, dim: int, 
     assert_near(mode, count, dim, batch, dtype, nullcontext())
 
 
-@pytest.mark.parametrize("resident, dim", [(True, 32), (False, 32), (False, 128)])
+@pytest.mark.parametrize("schedule, dim", [("resident", 32), ("split", 32), ("split", 128), ("columns", 32), ("columns", 200)])
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("mode, count", LAYERS)
-def test_as_exact_as_torch_either_way(
-    mode: str, count: int, dtype: torch.dtype, resident: bool, dim: int
+def test_as_exact_as_torch_by_every_schedule(
+    mode: str, count: int, dtype: torch.dtype, schedule: str, dim: int
 ) -> None:
     from sparank_fusion.kernels import forced
 
-    around: AbstractContextManager[None] = forced(resident)
+    around: AbstractContextManager[None] = forced(schedule)
     assert_near(mode, count, dim, 1000, dtype, around)
 
 

@@ -12,7 +12,7 @@ from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.kernels import forced
 
 MODALITIES = 2
-SCHEDULES = pytest.mark.parametrize("resident", [True, False], ids=["one-kernel", "split"])
+SCHEDULES = pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
 MODES = pytest.mark.parametrize("mode", list_modes())
 
 
@@ -45,12 +45,12 @@ def test_exports(mode: str) -> None:
 
 @SCHEDULES
 @MODES
-def test_only_some_tensors_need_gradients(mode: str, resident: bool) -> None:
+def test_only_some_tensors_need_gradients(mode: str, schedule: str) -> None:
     layer, features = layer_and_features(mode)
     layer.requires_grad_(False)
     features[1].requires_grad_()
     other, _ = layer_and_features(mode, "torch")
-    with forced(resident):
+    with forced(schedule):
         (found,) = torch.autograd.grad(layer(features).square().sum(), features[1:])
     (wanted,) = torch.autograd.grad(other(features).square().sum(), features[1:])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -58,12 +58,12 @@ def test_only_some_tensors_need_gradients(mode: str, resident: bool) -> None:
 
 @SCHEDULES
 @MODES
-def test_saved_tensors_are_not_written(mode: str, resident: bool) -> None:
+def test_saved_tensors_are_not_written(mode: str, schedule: str) -> None:
     layer, features = layer_and_features(mode)
     before = [x.clone() for x in (*features, *layer.parameters())]
     for x in features:
         x.requires_grad_()
-    with forced(resident):
+    with forced(schedule):
         layer(features).square().sum().backward()
     torch.testing.assert_close([x.detach() for x in (*features, *layer.parameters())], before, rtol=0, atol=0)
 
@@ -86,9 +86,9 @@ def test_autocast_is_one_clear_error(mode: str) -> None:
 
 @SCHEDULES
 @MODES
-def test_transposed_and_expanded_inputs(mode: str, resident: bool) -> None:
+def test_transposed_and_expanded_inputs(mode: str, schedule: str) -> None:
     layer, _ = layer_and_features(mode)
     other, _ = layer_and_features(mode, "torch")
     features = [torch.randn(16, 5).t(), torch.randn(1, 16).expand(5, 16)]
-    with forced(resident), torch.no_grad():
+    with forced(schedule), torch.no_grad():
         torch.testing.assert_close(layer(features), other(features), rtol=1e-4, atol=1e-5)

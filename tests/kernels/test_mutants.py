@@ -214,23 +214,23 @@ class Suite:
         self.patch.setitem(sys.modules, name, None)
         self.patch.setattr(sys.modules["sparank_fusion.kernels"], mode, loaded(name, path), raising=False)
 
-    def runs(self, mode: str, resident: bool) -> Iterator[Callable[[], None]]:
-        """The generated tests of the kernels in one form; those that cost least and tell most come first."""
+    def runs(self, mode: str, schedule: str) -> Iterator[Callable[[], None]]:
+        """The generated tests of the kernels by one schedule; those that cost least and tell most come first."""
         tests = self.tests[mode]
         for case in tests.RAGGED_CASES:
-            yield lambda case=case: tests.test_kernels_agree(case, torch.float64, 150, "triton", "cpu", resident)
+            yield lambda case=case: tests.test_kernels_agree(case, torch.float64, 150, "triton", "cpu", schedule)
         for case in tests.CASES[:1]:
-            yield lambda case=case: tests.test_kernels_agree_on_large_numbers(case, "triton", "cpu", resident)
+            yield lambda case=case: tests.test_kernels_agree_on_large_numbers(case, "triton", "cpu", schedule)
             for value in (1e4, -1e4):
                 yield lambda case=case, value=value: tests.test_kernels_agree_on_extremes(
-                    case, value, "triton", "cpu", resident
+                    case, value, "triton", "cpu", schedule
                 )
         for golden in tests.golden_cases(mode)[:1]:
-            yield lambda golden=golden: tests.test_golden(golden, torch.float64, "triton", "cpu", resident)
+            yield lambda golden=golden: tests.test_golden(golden, torch.float64, "triton", "cpu", schedule)
 
-    def failure(self, mode: str, resident: bool) -> str | None:
+    def failure(self, mode: str, schedule: str) -> str | None:
         """How the generated tests fail on the kernels in use, or None."""
-        for run in self.runs(mode, resident):
+        for run in self.runs(mode, schedule):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -251,14 +251,26 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Suite]:
     torch.set_num_threads(threads)
 
 
+def schedules(mode: str) -> tuple[str, ...]:
+    """How a mode's kernels can run."""
+    found: tuple[str, ...] = importlib.import_module(f"sparank_fusion.kernels.{mode}").SCHEDULES
+    return found
+
+
+def schedules_of(mutant: Mutant) -> tuple[str, ...]:
+    """The schedules that launch a mutant's kernel: its name says so, but for one that two may share."""
+    if mutant.kernel.endswith("_kernel"):
+        return ("resident",)
+    return ("columns",) if "products" in mutant.kernel or mutant.kernel.endswith("_columns") else ("split", "columns")
+
+
 def survivors(suite: Suite, chosen: list[Mutant]) -> list[str]:
     """The mutants on which the generated tests pass."""
     alive = []
     for mutant in chosen:
         source = sources()[mutant.mode]
         suite.use(mutant.mode, mutant.applied(source))
-        # A kernel by itself is named so; all others run around matrix products. No test of the other form sees it.
-        if suite.failure(mutant.mode, resident=mutant.kernel.endswith("_kernel")) is None:
+        if all(suite.failure(mutant.mode, schedule) is None for schedule in schedules_of(mutant)):
             alive.append(mutant.described(source))
     return alive
 
@@ -266,8 +278,8 @@ def survivors(suite: Suite, chosen: list[Mutant]) -> list[str]:
 def test_generated_tests_catch_mutants(suite: Suite) -> None:
     for mode, source in sources().items():
         suite.use(mode, source)
-        for resident in (True, False):
-            assert suite.failure(mode, resident) is None
+        for schedule in schedules(mode):
+            assert suite.failure(mode, schedule) is None
     found = [mutant for mode, source in sources().items() for mutant in mutants(mode, source)]
     chosen = drawn(found, DRAWN)
     assert {mutant.mode for mutant in chosen} == set(MODES)
@@ -280,5 +292,5 @@ def test_a_kernel_that_forgets_rows_is_caught(suite: Suite) -> None:
     """Memory that a kernel leaves unwritten does not pass for an earlier result."""
     source = sources()["gate"]
     suite.use("gate", source.replace(b"in_b = b < B\n", b"in_b = b < B - 1\n"))
-    for resident in (True, False):
-        assert suite.failure("gate", resident) is not None
+    for schedule in schedules("gate"):
+        assert suite.failure("gate", schedule) is not None

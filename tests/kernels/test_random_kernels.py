@@ -28,6 +28,8 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 TEMPLATE = environment(None).get_template("triton/mode.py.j2")
 FOLDER = tempfile.TemporaryDirectory()
 NUMBER = count()
+# Rows, columns, and the step along what is contracted, that leave several of each.
+SMALL_TILE = (2, 2, 2)
 
 
 def compiled_kernels(mode: Mode) -> tuple[Any, str]:
@@ -49,11 +51,11 @@ def compiled_kernels(mode: Mode) -> tuple[Any, str]:
     return made, source
 
 
-def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, resident: bool) -> None:
+def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
     """Compile a spec and compare what its kernels give with the evaluator."""
     # An operator is registered once under its name.
     text = text.replace("mode: random", f"mode: random_{next(NUMBER)}", 1)
-    with forced(resident):
+    with forced(schedule, SMALL_TILE):
         check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
 
 
@@ -70,9 +72,9 @@ def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     n_modalities=st.integers(2, 3),
     hidden=st.integers(1, 3),
     batch=st.integers(1, 3),
-    resident=st.booleans(),
+    schedule=st.sampled_from(["resident", "columns", "split"]),
 )
-def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, resident: bool) -> None:
+def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
     torch.set_num_threads(1)
     note(text)
-    check_kernels(text, dim, n_modalities, hidden, batch, resident)
+    check_kernels(text, dim, n_modalities, hidden, batch, schedule)

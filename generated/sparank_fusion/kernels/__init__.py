@@ -21,6 +21,10 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 # over kernels compiled for Hopper: most that need 107 thousand spill nothing, some that need 129 thousand a kilobyte.
 NUMBERS = 125_000
 SHARED_BYTES = 65536
+# Operations that chips do in half precision while they move a byte: 150 to 295 on those from A100 to H100 and B200.
+OPERATIONS_A_BYTE = 250
+# By what part products in generated kernels take longer than the library's.
+SLOWER = 0.33
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
@@ -177,36 +181,71 @@ def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[in
     return rows, 4 if 4 * rows * numbers_per_row <= NUMBERS else 8
 
 
-_forced: bool | None = None
+def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int, int]:
+    """How many rows and columns a program owns, over how much of what is contracted it walks at once, and its warps.
+
+    Args:
+        tensor: a feature tensor.
+        numbers_per_element: intermediate results for a row and a column.
+    """
+    if _forced is not None and _forced[1] is not None:
+        return *_forced[1], 4
+    rows, columns = 128, 128
+    while rows > 16 and rows * columns * numbers_per_element > NUMBERS:
+        rows //= 2
+    return rows, columns, 128 // tensor.dtype.itemsize, 8 if rows > 32 else 4
+
+
+_forced: tuple[str, tuple[int, int, int] | None] | None = None
 
 
 @contextmanager
-def forced(resident: bool) -> Iterator[None]:
-    """Inside the block every mode runs as one kernel, or every mode is split at its matrix products."""
+def forced(chosen: str, tile: tuple[int, int, int] | None = None) -> Iterator[None]:
+    """Inside the block every mode runs by one schedule, or split where it has no such schedule.
+
+    Args:
+        chosen: ``"resident"``, ``"columns"`` or ``"split"``.
+        tile: rows, columns, and the step along what is contracted, of kernels that own a tile of columns.
+    """
     global _forced
-    before, _forced = _forced, resident
+    before, _forced = _forced, (chosen, tile)
     try:
         yield
     finally:
         _forced = before
 
 
-def is_resident(tensor: Tensor, numbers_per_row: int, widest_weight: int) -> bool:
-    """Whether one kernel serves, or the library's matrix products with kernels around them do better.
+def schedule(
+    tensor: Tensor,
+    numbers_per_row: int,
+    widest_weight: int,
+    operations_per_row: int = 0,
+    saved_per_row: int = 0,
+) -> str:
+    """How a mode with matrix products runs: ``"resident"``, ``"columns"`` or ``"split"``.
 
-    A kernel's matrix products need tensor cores, which float32 has at reduced precision alone; a whole weight in shared
-    memory; and sixteen rows of everything in the registers of a program.
+    One kernel is best where it serves: it needs matrix units, which float32 has at reduced precision alone; a whole
+    weight in shared memory; and sixteen rows of everything in the registers of a program. Else, kernels that compute
+    their products for a tile of columns spare the way of these through memory, and compute them more slowly than the
+    library does.
 
     Args:
         tensor: a feature tensor.
         numbers_per_row: how many numbers a row touches.
         widest_weight: how many numbers the largest weight has.
+        operations_per_row: of the products that kernels of a tile of columns compute.
+        saved_per_row: how many numbers these kernels do not move for each row.
     """
     if _forced is not None:
-        return _forced
-    has_cores = tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")
-    fits = 16 * numbers_per_row <= NUMBERS and widest_weight * tensor.dtype.itemsize <= SHARED_BYTES
-    return has_cores and fits
+        return _forced[0]
+    if not (tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")):
+        return "split"
+    if 16 * numbers_per_row <= NUMBERS and widest_weight * tensor.dtype.itemsize <= SHARED_BYTES:
+        return "resident"
+    spared = saved_per_row * tensor.dtype.itemsize
+    # float32 products at reduced precision run at half the rate of half precision, and move twice the bytes.
+    lost = SLOWER * operations_per_row / (OPERATIONS_A_BYTE * 2 / tensor.dtype.itemsize)
+    return "columns" if spared > lost else "split"
 
 
 @dataclass(frozen=True)
@@ -235,10 +274,16 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def launch(
-    kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], constants: dict[str, Any]
+    kernel: Any,
+    batch: int,
+    rows: int,
+    warps: int,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    columns: int = 1,
 ) -> None:
-    """Run ``kernel`` over the rows of a batch, ``rows`` to a program of ``warps``."""
-    tiles = triton.cdiv(batch, rows)
+    """Run ``kernel`` over the rows of a batch, ``rows`` to a program of ``warps``, in ``columns`` tiles of columns."""
+    tiles = triton.cdiv(batch, rows) * columns
     if not tiles:
         return
     if _recorded is not None:

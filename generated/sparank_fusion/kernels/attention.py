@@ -15,12 +15,12 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
-    is_resident,
     launch,
     maximum,
     partial_sums,
     precision,
     row_strides,
+    schedule,
     shaped,
     square,
     tile_for,
@@ -28,6 +28,11 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.runtime import sum_all
 
+# How these kernels can run; a call takes one of the ways.
+SCHEDULES = (
+    "resident",
+    "split",
+)
 # Which parameters come as one tensor for each modality.
 LISTED = (
     False,
@@ -201,6 +206,7 @@ def attention_forward_kernel(
 @triton.jit
 def attention_forward_operands_2(
     c_ptr,
+    weights_ptr,
     product_1_ptrs,
     operand_1_ptr,
     B,
@@ -261,32 +267,39 @@ def attention_forward_operands_2(
                     c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
                 ).to(ACC)[None, :, :],
             )
-    quotient = ()
+    # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+    logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient = quotient + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
         total_2 = float("-inf")
         for u in tl.static_range(M):
-            total_2 = maximum(total_2, quotient[t * M + u])
+            total_2 = maximum(total_2, logit[t * M + u])
         peak = peak + (total_2,)
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
         total_3 = 0.0
         for u in tl.static_range(M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
-    total_3 = ()
+    # prob[t,u,a] = softmax[u](logit[t,u,a])
+    prob = ()
     for t in tl.static_range(M):
-        total_4 = 0.0
         for u in tl.static_range(M):
-            total_4 = total_4 + (exp[t * M + u] / total_2[t])[:, :, None] * total[u * 3 + 2]
-        total_3 = total_3 + (total_4,)
+            prob = prob + (exp[t * M + u] / total_2[t],)
+    # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
+    context = ()
+    for t in tl.static_range(M):
+        total_3 = 0.0
+        for u in tl.static_range(M):
+            total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
+        context = context + (total_3,)
     for t in tl.static_range(M):
         tl.store(
             operand_1_ptr
@@ -294,22 +307,28 @@ def attention_forward_operands_2(
             + b[:, None, None] * dim
             + a[None, :, None] * (dim // attn_heads)
             + k[None, None, :],
-            total_3[t],
+            context[t],
             mask=in_b_a_k,
         )
+    # w[t,u] = mean[a](prob[t,u,a])
+    w = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            w = w + (tl.sum(tl.where(in_a[None, :], prob[t * M + u], 0.0), 1) / attn_heads,)
+    if HAS_WEIGHTS:
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_b)
 
 
 @triton.jit
 def attention_forward_epilogue(
     h_ptrs,
     h_rows,
-    c_ptr,
     d_ptr,
     scale_ptr,
     shift_ptr,
     out_ptr,
-    weights_ptr,
-    product_1_ptrs,
     product_2_ptr,
     B,
     M: tl.constexpr,
@@ -341,14 +360,10 @@ def attention_forward_epilogue(
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     a = tl.arange(0, A_LANES)
-    in_a = a < attn_heads
     k = tl.arange(0, K_LANES)
-    in_k = k < dim // attn_heads
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
-    in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
-    in_a_k = in_a[:, None] & in_k[None, :]
     product_2 = ()
     for t in tl.static_range(M):
         product_2 = product_2 + (
@@ -356,75 +371,34 @@ def attention_forward_epilogue(
                 product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
             ).to(ACC),
         )
+    # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+    mixed = ()
+    for t in tl.static_range(M):
+        mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = ()
     for t in tl.static_range(M):
-        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
+        total = total + (mixed[t] + h[t],)
     difference = ()
     for t in tl.static_range(M):
         difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
-    total_2 = 0.0
+    # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]
+    token = ()
     for t in tl.static_range(M):
-        total_2 = total_2 + (
+        token = token + (
             difference[t]
             * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[:, None]
             * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-            + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+            + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], total_2 / M, mask=in_b_i)
-    product_1 = ()
-    for m in tl.static_range(M):
-        for p in tl.static_range(3):
-            product_1 = product_1 + (
-                tl.load(
-                    product_1_ptrs[m]
-                    + b[:, None, None] * 3 * dim
-                    + p * dim
-                    + a[None, :, None] * (dim // attn_heads)
-                    + k[None, None, :],
-                    mask=in_b_a_k,
-                    other=0.0,
-                ).to(ACC),
-            )
-    total_3 = ()
-    for m in tl.static_range(M):
-        for p in tl.static_range(3):
-            total_3 = total_3 + (
-                product_1[m * 3 + p]
-                + tl.load(
-                    c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
-            )
-    quotient = ()
+    total_2 = 0.0
     for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            quotient = quotient + (tl.sum(total_3[t * 3 + 0] * total_3[u * 3 + 1], 2) / NUMBER,)
-    peak = ()
-    for t in tl.static_range(M):
-        total_4 = float("-inf")
-        for u in tl.static_range(M):
-            total_4 = maximum(total_4, quotient[t * M + u])
-        peak = peak + (total_4,)
-    exp = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
-    total_4 = ()
-    for t in tl.static_range(M):
-        total_5 = 0.0
-        for u in tl.static_range(M):
-            total_5 = total_5 + exp[t * M + u]
-        total_4 = total_4 + (total_5,)
-    if HAS_WEIGHTS:
-        for t in tl.static_range(M):
-            for u in tl.static_range(M):
-                tl.store(
-                    weights_ptr + b * M * M + t * M + u,
-                    tl.sum(tl.where(in_a[None, :], exp[t * M + u] / total_4[t], 0.0), 1) / attn_heads,
-                    mask=in_b,
-                )
+        total_2 = total_2 + token[t]
+    # out[i] = mean[t](token[t,i])
+    out = total_2 / M
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -750,6 +724,47 @@ def attention_backward_kernel(
 
 
 @triton.jit
+def attention_backward_operands_1(
+    out_bar_ptr,
+    partial_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    I_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    program = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    token_bar = out_bar / M
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
+
+
+@triton.jit
 def attention_backward_operands_2(
     c_ptr,
     product_1_ptrs,
@@ -812,32 +827,39 @@ def attention_backward_operands_2(
                     c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
                 ).to(ACC)[None, :, :],
             )
-    quotient = ()
+    # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+    logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient = quotient + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
         total_2 = float("-inf")
         for u in tl.static_range(M):
-            total_2 = maximum(total_2, quotient[t * M + u])
+            total_2 = maximum(total_2, logit[t * M + u])
         peak = peak + (total_2,)
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
+            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
         total_3 = 0.0
         for u in tl.static_range(M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
-    total_3 = ()
+    # prob[t,u,a] = softmax[u](logit[t,u,a])
+    prob = ()
     for t in tl.static_range(M):
-        total_4 = 0.0
         for u in tl.static_range(M):
-            total_4 = total_4 + (exp[t * M + u] / total_2[t])[:, :, None] * total[u * 3 + 2]
-        total_3 = total_3 + (total_4,)
+            prob = prob + (exp[t * M + u] / total_2[t],)
+    # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
+    context = ()
+    for t in tl.static_range(M):
+        total_3 = 0.0
+        for u in tl.static_range(M):
+            total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
+        context = context + (total_3,)
     for t in tl.static_range(M):
         tl.store(
             operand_1_ptr
@@ -845,7 +867,7 @@ def attention_backward_operands_2(
             + b[:, None, None] * dim
             + a[None, :, None] * (dim // attn_heads)
             + k[None, None, :],
-            total_3[t],
+            context[t],
             mask=in_b_a_k,
         )
 
@@ -854,89 +876,16 @@ def attention_backward_operands_2(
 def attention_backward_operands_3(
     h_ptrs,
     h_rows,
+    c_ptr,
     d_ptr,
     scale_ptr,
     out_bar_ptr,
-    product_2_ptr,
-    operand_2_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    attn_heads: tl.constexpr,
-    A_LANES: tl.constexpr,
-    K_LANES: tl.constexpr,
-    I_LANES: tl.constexpr,
-    NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
-    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
-    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
-    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
-    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
-    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
-    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
-    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
-    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    token_bar = out_bar / M
-    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    product_2 = ()
-    for t in tl.static_range(M):
-        product_2 = product_2 + (
-            tl.load(
-                product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-            ).to(ACC),
-        )
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = ()
-    for t in tl.static_range(M):
-        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
-    difference = ()
-    for t in tl.static_range(M):
-        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
-    product_3 = ()
-    for t in tl.static_range(M):
-        product_3 = product_3 + (
-            difference[t]
-            * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[:, None],
-        )
-    for t in tl.static_range(M):
-        tl.store(
-            operand_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :],
-            product
-            - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
-            - product_3[t] * (tl.sum(tl.where(in_i[None, :], product * product_3[t], 0.0), 1) / dim)[:, None],
-            mask=in_b_i,
-        )
-
-
-@triton.jit
-def attention_backward_operands_4(
-    h_ptrs,
-    h_rows,
-    c_ptr,
-    d_ptr,
-    w_bar_ptr,
+    partial_2_ptr,
+    partial_3_ptr,
+    rows_6_ptr,
+    rows_7_ptr,
     product_1_ptrs,
     product_2_ptr,
-    product_3_ptr,
-    operand_3_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -966,6 +915,7 @@ def attention_backward_operands_4(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
     a = tl.arange(0, A_LANES)
     in_a = a < attn_heads
     k = tl.arange(0, K_LANES)
@@ -975,6 +925,8 @@ def attention_backward_operands_4(
     in_b_i = in_b[:, None] & in_i[None, :]
     in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    token_bar = out_bar / M
     product_2 = ()
     for t in tl.static_range(M):
         product_2 = product_2 + (
@@ -982,36 +934,46 @@ def attention_backward_operands_4(
                 product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
             ).to(ACC),
         )
+    # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+    mixed = ()
+    for t in tl.static_range(M):
+        mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = ()
     for t in tl.static_range(M):
-        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
+        total = total + (mixed[t] + h[t],)
+    difference = ()
+    for t in tl.static_range(M):
+        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
     rsqrt = ()
     for t in tl.static_range(M):
         rsqrt = rsqrt + (
-            tl.rsqrt(
-                tl.sum(
-                    tl.where(in_i[None, :], square(total[t] - (tl.sum(total[t], 1) / dim)[:, None]), 0.0), 1
-                )
-                / dim
-                + 1e-05
-            ),
+            tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
         )
-    product_3 = ()
+    product = ()
     for t in tl.static_range(M):
-        product_3 = product_3 + (
-            tl.load(
-                product_3_ptr
-                + t * batch * dim
-                + b[:, None, None] * dim
-                + a[None, :, None] * (dim // attn_heads)
-                + k[None, None, :],
-                mask=in_b_a_k,
-                other=0.0,
-            ).to(ACC),
+        product = product + (difference[t] * rsqrt[t][:, None],)
+    total_2 = 0.0
+    for t in tl.static_range(M):
+        total_2 = total_2 + token_bar * product[t]
+    tl.store(partial_2_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_2, 0.0), 0), mask=in_i)
+    product_3 = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    difference_2 = ()
+    for t in tl.static_range(M):
+        difference_2 = difference_2 + (
+            product_3
+            - (tl.sum(tl.where(in_i[None, :], product_3, 0.0), 1) / dim)[:, None]
+            - product[t] * (tl.sum(tl.where(in_i[None, :], product_3 * product[t], 0.0), 1) / dim)[:, None],
         )
+    mixed_bar = ()
+    for t in tl.static_range(M):
+        mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
+    total_3 = 0.0
+    for t in tl.static_range(M):
+        total_3 = total_3 + mixed_bar[t]
+    tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_3, 0.0), 0), mask=in_i)
     product_1 = ()
     for m in tl.static_range(M):
         for p in tl.static_range(3):
@@ -1026,121 +988,74 @@ def attention_backward_operands_4(
                     other=0.0,
                 ).to(ACC),
             )
-    total_2 = ()
+    total_4 = ()
     for m in tl.static_range(M):
         for p in tl.static_range(3):
-            total_2 = total_2 + (
+            total_4 = total_4 + (
                 product_1[m * 3 + p]
                 + tl.load(
                     c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
                 ).to(ACC)[None, :, :],
             )
-    quotient = ()
+    # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+    logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient = quotient + (tl.sum(total_2[t * 3 + 0] * total_2[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total_4[t * 3 + 0] * total_4[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_3 = float("-inf")
+        total_5 = float("-inf")
         for u in tl.static_range(M):
-            total_3 = maximum(total_3, quotient[t * M + u])
-        peak = peak + (total_3,)
+            total_5 = maximum(total_5, logit[t * M + u])
+        peak = peak + (total_5,)
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
-    total_3 = ()
-    for t in tl.static_range(M):
-        total_4 = 0.0
-        for u in tl.static_range(M):
-            total_4 = total_4 + exp[t * M + u]
-        total_3 = total_3 + (total_4,)
-    quotient_2 = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            quotient_2 = quotient_2 + (exp[t * M + u] / total_3[t],)
-    total_4 = ()
-    for u in tl.static_range(M):
-        total_5 = 0.0
-        for t in tl.static_range(M):
-            total_5 = total_5 + rsqrt[t][:, None, None] * product_3[t] * quotient_2[t * M + u][:, :, None]
-        total_4 = total_4 + (total_5,)
-    w_bar = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            w_bar = w_bar + (
-                (
-                    tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
-                    if HAS_WEIGHTS
-                    else tl.zeros((ROWS,), ACC)
-                ),
-            )
+            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
     total_5 = ()
     for t in tl.static_range(M):
+        total_6 = 0.0
         for u in tl.static_range(M):
-            total_5 = total_5 + (
-                (w_bar[t * M + u] / attn_heads)[:, None]
-                + rsqrt[t][:, None] * tl.sum(product_3[t] * total_2[u * 3 + 2], 2),
-            )
-    total_6 = ()
-    for t in tl.static_range(M):
-        total_7 = 0.0
-        for u in tl.static_range(M):
-            total_7 = total_7 + total_5[t * M + u] * quotient_2[t * M + u]
-        total_6 = total_6 + (total_7,)
-    quotient_3 = ()
+            total_6 = total_6 + exp[t * M + u]
+        total_5 = total_5 + (total_6,)
+    # prob[t,u,a] = softmax[u](logit[t,u,a])
+    prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient_3 = quotient_3 + (quotient_2[t * M + u] * (total_5[t * M + u] - total_6[t]) / NUMBER,)
-    total_7 = ()
-    for u in tl.static_range(M):
-        total_8 = 0.0
-        for t in tl.static_range(M):
-            total_8 = total_8 + quotient_3[t * M + u][:, :, None] * total_2[t * 3 + 0]
-        total_7 = total_7 + (total_8,)
-    total_8 = ()
+            prob = prob + (exp[t * M + u] / total_5[t],)
+    # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
+    context = ()
     for t in tl.static_range(M):
-        total_9 = 0.0
+        total_6 = 0.0
         for u in tl.static_range(M):
-            total_9 = total_9 + quotient_3[t * M + u][:, :, None] * total_2[u * 3 + 1]
-        total_8 = total_8 + (total_9,)
-    for m in tl.static_range(M):
-        for p in tl.static_range(3):
-            tl.store(
-                operand_3_ptr
-                + m * 3 * batch * dim
-                + p * batch * dim
-                + b[:, None, None] * dim
-                + a[None, :, None] * (dim // attn_heads)
-                + k[None, None, :],
-                (total_4[m] if p == 2 else tl.zeros_like(total_4[m]))
-                + (total_7[m] if p == 1 else tl.zeros_like(total_7[m]))
-                + (total_8[m] if p == 0 else tl.zeros_like(total_8[m])),
-                mask=in_b_a_k,
-            )
+            total_6 = total_6 + prob[t * M + u][:, :, None] * total_4[u * 3 + 2]
+        context = context + (total_6,)
+    for t in tl.static_range(M):
+        tl.store(
+            rows_6_ptr
+            + t * batch * dim
+            + b[:, None, None] * dim
+            + a[None, :, None] * (dim // attn_heads)
+            + k[None, None, :],
+            rsqrt[t][:, None, None] * context[t],
+            mask=in_b_a_k,
+        )
+    for t in tl.static_range(M):
+        tl.store(rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i)
 
 
 @triton.jit
-def attention_backward_epilogue(
+def attention_backward_operands_4(
     h_ptrs,
     h_rows,
     c_ptr,
     d_ptr,
-    scale_ptr,
-    h_bar_ptrs,
     w_bar_ptr,
-    out_bar_ptr,
-    partial_1_ptr,
-    partial_2_ptr,
-    partial_3_ptr,
     partial_4_ptr,
     rows_5_ptr,
-    rows_6_ptr,
-    rows_7_ptr,
     product_1_ptrs,
     product_2_ptr,
     product_3_ptr,
-    product_4_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -1154,7 +1069,7 @@ def attention_backward_epilogue(
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: what follows the matrix products.
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
 
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -1188,57 +1103,30 @@ def attention_backward_epilogue(
                 product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
             ).to(ACC),
         )
+    # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+    mixed = ()
+    for t in tl.static_range(M):
+        mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     total = ()
     for t in tl.static_range(M):
-        total = total + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :] + h[t],)
-    difference = ()
-    for t in tl.static_range(M):
-        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
+        total = total + (mixed[t] + h[t],)
     rsqrt = ()
     for t in tl.static_range(M):
         rsqrt = rsqrt + (
-            tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
+            tl.rsqrt(
+                tl.sum(
+                    tl.where(in_i[None, :], square(total[t] - (tl.sum(total[t], 1) / dim)[:, None]), 0.0), 1
+                )
+                / dim
+                + 1e-05
+            ),
         )
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    token_bar = out_bar / M
-    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     product_3 = ()
     for t in tl.static_range(M):
-        product_3 = product_3 + (difference[t] * rsqrt[t][:, None],)
-    difference_2 = ()
-    for t in tl.static_range(M):
-        difference_2 = difference_2 + (
-            product
-            - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
-            - product_3[t] * (tl.sum(tl.where(in_i[None, :], product * product_3[t], 0.0), 1) / dim)[:, None],
-        )
-    product_4 = ()
-    for t in tl.static_range(M):
-        product_4 = product_4 + (rsqrt[t][:, None] * difference_2[t],)
-    product_4_2 = ()
-    for m in tl.static_range(M):
-        product_4_2 = product_4_2 + (
-            tl.load(
-                product_4_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-            ).to(ACC),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], product_4[m] + product_4_2[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
-    total_2 = 0.0
-    for t in tl.static_range(M):
-        total_2 = total_2 + token_bar * product_3[t]
-    tl.store(partial_2_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_2, 0.0), 0), mask=in_i)
-    total_3 = 0.0
-    for t in tl.static_range(M):
-        total_3 = total_3 + product_4[t]
-    tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_3, 0.0), 0), mask=in_i)
-    product_3_2 = ()
-    for t in tl.static_range(M):
-        product_3_2 = product_3_2 + (
+        product_3 = product_3 + (
             tl.load(
                 product_3_ptr
                 + t * batch * dim
@@ -1249,6 +1137,9 @@ def attention_backward_epilogue(
                 other=0.0,
             ).to(ACC),
         )
+    context_bar = ()
+    for t in tl.static_range(M):
+        context_bar = context_bar + (rsqrt[t][:, None, None] * product_3[t],)
     product_1 = ()
     for m in tl.static_range(M):
         for p in tl.static_range(3):
@@ -1263,45 +1154,47 @@ def attention_backward_epilogue(
                     other=0.0,
                 ).to(ACC),
             )
-    total_4 = ()
+    total_2 = ()
     for m in tl.static_range(M):
         for p in tl.static_range(3):
-            total_4 = total_4 + (
+            total_2 = total_2 + (
                 product_1[m * 3 + p]
                 + tl.load(
                     c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
                 ).to(ACC)[None, :, :],
             )
-    quotient = ()
+    # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+    logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient = quotient + (tl.sum(total_4[t * 3 + 0] * total_4[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total_2[t * 3 + 0] * total_2[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_5 = float("-inf")
+        total_3 = float("-inf")
         for u in tl.static_range(M):
-            total_5 = maximum(total_5, quotient[t * M + u])
-        peak = peak + (total_5,)
+            total_3 = maximum(total_3, logit[t * M + u])
+        peak = peak + (total_3,)
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(quotient[t * M + u] - peak[t]),)
-    total_5 = ()
+            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
+    total_3 = ()
     for t in tl.static_range(M):
-        total_6 = 0.0
+        total_4 = 0.0
         for u in tl.static_range(M):
-            total_6 = total_6 + exp[t * M + u]
-        total_5 = total_5 + (total_6,)
-    quotient_2 = ()
+            total_4 = total_4 + exp[t * M + u]
+        total_3 = total_3 + (total_4,)
+    # prob[t,u,a] = softmax[u](logit[t,u,a])
+    prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient_2 = quotient_2 + (exp[t * M + u] / total_5[t],)
-    total_6 = ()
+            prob = prob + (exp[t * M + u] / total_3[t],)
+    value_bar = ()
     for u in tl.static_range(M):
-        total_7 = 0.0
+        total_4 = 0.0
         for t in tl.static_range(M):
-            total_7 = total_7 + rsqrt[t][:, None, None] * product_3_2[t] * quotient_2[t * M + u][:, :, None]
-        total_6 = total_6 + (total_7,)
+            total_4 = total_4 + context_bar[t] * prob[t * M + u][:, :, None]
+        value_bar = value_bar + (total_4,)
     w_bar = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
@@ -1312,49 +1205,53 @@ def attention_backward_epilogue(
                     else tl.zeros((ROWS,), ACC)
                 ),
             )
-    total_7 = ()
+    prob_bar = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            total_7 = total_7 + (
+            prob_bar = prob_bar + (
                 (w_bar[t * M + u] / attn_heads)[:, None]
-                + rsqrt[t][:, None] * tl.sum(product_3_2[t] * total_4[u * 3 + 2], 2),
+                + rsqrt[t][:, None] * tl.sum(product_3[t] * total_2[u * 3 + 2], 2),
             )
-    total_8 = ()
+    total_4 = ()
     for t in tl.static_range(M):
-        total_9 = 0.0
+        total_5 = 0.0
         for u in tl.static_range(M):
-            total_9 = total_9 + total_7[t * M + u] * quotient_2[t * M + u]
-        total_8 = total_8 + (total_9,)
-    quotient_3 = ()
+            total_5 = total_5 + prob_bar[t * M + u] * prob[t * M + u]
+        total_4 = total_4 + (total_5,)
+    logit_bar = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            quotient_3 = quotient_3 + (quotient_2[t * M + u] * (total_7[t * M + u] - total_8[t]) / NUMBER,)
-    total_9 = ()
+            logit_bar = logit_bar + (prob[t * M + u] * (prob_bar[t * M + u] - total_4[t]),)
+    quotient = ()
+    for t in tl.static_range(M):
+        for u in tl.static_range(M):
+            quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
+    key_bar = ()
     for u in tl.static_range(M):
-        total_10 = 0.0
+        total_5 = 0.0
         for t in tl.static_range(M):
-            total_10 = total_10 + quotient_3[t * M + u][:, :, None] * total_4[t * 3 + 0]
-        total_9 = total_9 + (total_10,)
-    total_10 = ()
+            total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[t * 3 + 0]
+        key_bar = key_bar + (total_5,)
+    query_bar = ()
     for t in tl.static_range(M):
-        total_11 = 0.0
+        total_5 = 0.0
         for u in tl.static_range(M):
-            total_11 = total_11 + quotient_3[t * M + u][:, :, None] * total_4[u * 3 + 1]
-        total_10 = total_10 + (total_11,)
-    total_11 = ()
+            total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[u * 3 + 1]
+        query_bar = query_bar + (total_5,)
+    total_5 = ()
     for m in tl.static_range(M):
         for p in tl.static_range(3):
-            total_11 = total_11 + (
-                (total_6[m] if p == 2 else tl.zeros_like(total_6[m]))
-                + (total_9[m] if p == 1 else tl.zeros_like(total_9[m]))
-                + (total_10[m] if p == 0 else tl.zeros_like(total_10[m])),
+            total_5 = total_5 + (
+                (value_bar[m] if p == 2 else tl.zeros_like(value_bar[m]))
+                + (key_bar[m] if p == 1 else tl.zeros_like(key_bar[m]))
+                + (query_bar[m] if p == 0 else tl.zeros_like(query_bar[m])),
             )
-    total_12 = ()
+    total_6 = ()
     for p in tl.static_range(3):
-        total_13 = 0.0
+        total_7 = 0.0
         for m in tl.static_range(M):
-            total_13 = total_13 + total_11[m * 3 + p]
-        total_12 = total_12 + (total_13,)
+            total_7 = total_7 + total_5[m * 3 + p]
+        total_6 = total_6 + (total_7,)
     for p in tl.static_range(3):
         tl.store(
             partial_4_ptr
@@ -1362,7 +1259,7 @@ def attention_backward_epilogue(
             + program * dim
             + a[:, None] * (dim // attn_heads)
             + k[None, :],
-            tl.sum(tl.where(in_b[:, None, None], total_12[p], 0.0), 0),
+            tl.sum(tl.where(in_b[:, None, None], total_6[p], 0.0), 0),
             mask=in_a_k,
         )
     for m in tl.static_range(M):
@@ -1374,27 +1271,109 @@ def attention_backward_epilogue(
                 + b[:, None, None] * dim
                 + a[None, :, None] * (dim // attn_heads)
                 + k[None, None, :],
-                total_11[m * 3 + p],
+                total_5[m * 3 + p],
                 mask=in_b_a_k,
             )
-    total_13 = ()
+
+
+@triton.jit
+def attention_backward_epilogue(
+    h_ptrs,
+    h_rows,
+    d_ptr,
+    scale_ptr,
+    h_bar_ptrs,
+    out_bar_ptr,
+    product_2_ptr,
+    product_4_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    attn_heads: tl.constexpr,
+    A_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    I_LANES: tl.constexpr,
+    NUMBER: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what follows the matrix products.
+
+    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
+    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
+    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
+    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
+    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
+    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
+    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
+    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    a = tl.arange(0, A_LANES)
+    k = tl.arange(0, K_LANES)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    product_2 = ()
     for t in tl.static_range(M):
-        total_14 = 0.0
-        for u in tl.static_range(M):
-            total_14 = total_14 + quotient_2[t * M + u][:, :, None] * total_4[u * 3 + 2]
-        total_13 = total_13 + (total_14,)
-    for t in tl.static_range(M):
-        tl.store(
-            rows_6_ptr
-            + t * batch * dim
-            + b[:, None, None] * dim
-            + a[None, :, None] * (dim // attn_heads)
-            + k[None, None, :],
-            rsqrt[t][:, None, None] * total_13[t],
-            mask=in_b_a_k,
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + t * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
         )
+    # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+    mixed = ()
     for t in tl.static_range(M):
-        tl.store(rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i)
+        mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+    total = ()
+    for t in tl.static_range(M):
+        total = total + (mixed[t] + h[t],)
+    difference = ()
+    for t in tl.static_range(M):
+        difference = difference + (total[t] - (tl.sum(total[t], 1) / dim)[:, None],)
+    rsqrt = ()
+    for t in tl.static_range(M):
+        rsqrt = rsqrt + (
+            tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
+        )
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    token_bar = out_bar / M
+    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    product_3 = ()
+    for t in tl.static_range(M):
+        product_3 = product_3 + (difference[t] * rsqrt[t][:, None],)
+    mixed_bar = ()
+    for t in tl.static_range(M):
+        mixed_bar = mixed_bar + (
+            rsqrt[t][:, None]
+            * (
+                product
+                - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
+                - product_3[t]
+                * (tl.sum(tl.where(in_i[None, :], product * product_3[t], 0.0), 1) / dim)[:, None]
+            ),
+        )
+    product_4 = ()
+    for m in tl.static_range(M):
+        product_4 = product_4 + (
+            tl.load(
+                product_4_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
+        )
+    h_bar = ()
+    for m in tl.static_range(M):
+        h_bar = h_bar + (mixed_bar[m] + product_4[m],)
+    for m in tl.static_range(M):
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
 
 
 def _constants(
@@ -1460,7 +1439,8 @@ def forward(
     constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
     lanes = triton.next_power_of_2(dim)
     numbers = 4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    if is_resident(h[0], numbers, dim * dim):
+    chosen = schedule(h[0], numbers, dim * dim)
+    if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
             attention_forward_kernel,
@@ -1472,26 +1452,27 @@ def forward(
         )
 
     else:
-        rows, warps = tile_for(numbers, least=1, most=128)
         # product_1: M × (B, 3, attn_heads, dim // attn_heads)
         product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+        rows, warps = tile_for(numbers, least=1, most=128)
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         launch(
             attention_forward_operands_2,
             batch,
             rows,
             warps,
-            (c, tuple(product_1), operand_1, batch),
+            (c, weights, tuple(product_1), operand_1, batch),
             constants,
         )
 
         product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
+        rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             attention_forward_epilogue,
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), c, d, scale, shift, out, weights, tuple(product_1), product_2, batch),
+            (tuple(h), row_strides(h), d, scale, shift, out, product_2, batch),
             constants,
         )
 
@@ -1521,7 +1502,8 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
-    if is_resident(h[0], numbers, dim * dim):
+    chosen = schedule(h[0], numbers, dim * dim)
+    if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1560,8 +1542,12 @@ def backward(
 
     else:
         rows, warps = tile_for(numbers, least=1, most=32)
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        launch(attention_backward_operands_1, batch, rows, warps, (out_bar, partial_1, batch), constants)
+
         # product_1: M × (B, 3, attn_heads, dim // attn_heads)
         product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+        rows, warps = tile_for(numbers, least=1, most=32)
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         launch(
             attention_backward_operands_2,
@@ -1573,19 +1559,39 @@ def backward(
         )
 
         product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
-        operand_2 = h[0].new_empty((M, batch, dim))
+        rows, warps = tile_for(numbers, least=1, most=32)
+        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+        rows_7 = h[0].new_empty((M, batch, dim))
         launch(
             attention_backward_operands_3,
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, out_bar, product_2, operand_2, batch),
+            (
+                tuple(h),
+                row_strides(h),
+                c,
+                d,
+                scale,
+                out_bar,
+                partial_2,
+                partial_3,
+                rows_6,
+                rows_7,
+                tuple(product_1),
+                product_2,
+                batch,
+            ),
             constants,
         )
 
         # product_3: (M, B, attn_heads, dim // attn_heads)
-        product_3 = F.linear(operand_2, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
-        operand_3 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+        product_3 = F.linear(rows_7, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
+        rows, warps = tile_for(numbers, least=1, most=32)
+        partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
+        rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
         launch(
             attention_backward_operands_4,
             batch,
@@ -1597,50 +1603,24 @@ def backward(
                 c,
                 d,
                 weights_bar,
+                partial_4,
+                rows_5,
                 tuple(product_1),
                 product_2,
                 product_3,
-                operand_3,
                 batch,
             ),
             constants,
         )
 
-        product_4 = F.linear(operand_3.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
-        rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_7 = h[0].new_empty((M, batch, dim))
+        product_4 = F.linear(rows_5.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
+        rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             attention_backward_epilogue,
             batch,
             rows,
             warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                d,
-                scale,
-                tuple(h_bar),
-                weights_bar,
-                out_bar,
-                partial_1,
-                partial_2,
-                partial_3,
-                partial_4,
-                rows_5,
-                rows_6,
-                rows_7,
-                tuple(product_1),
-                product_2,
-                product_3,
-                product_4,
-                batch,
-            ),
+            (tuple(h), row_strides(h), d, scale, tuple(h_bar), out_bar, product_2, product_4, batch),
             constants,
         )
 

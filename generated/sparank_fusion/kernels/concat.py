@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, tile_for, unit_stride
 
+# How these kernels can run; a call takes one of the ways.
+SCHEDULES = ("resident",)
 # Which parameters come as one tensor for each modality.
 LISTED = ()
 

@@ -12,19 +12,26 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
+    column_tile,
     contract,
     grouped,
-    is_resident,
     launch,
     maximum,
     partial_sums,
     precision,
     row_strides,
+    schedule,
     shaped,
     tile_for,
     unit_stride,
 )
 
+# How these kernels can run; a call takes one of the ways.
+SCHEDULES = (
+    "resident",
+    "columns",
+    "split",
+)
 # Which parameters come as one tensor for each modality.
 LISTED = (
     True,
@@ -97,6 +104,81 @@ def gate_forward_kernel(
 
 
 @triton.jit
+def gate_forward_products(
+    h_ptrs,
+    h_rows,
+    W_ptrs,
+    c_ptrs,
+    out_ptr,
+    weights_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    r"""The forward pass on a tile of rows and columns: matrix products and what follows them.
+
+    \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
+    g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    columns = tl.cdiv(dim, I_LANES)
+    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    product_1 = ()
+    for m in tl.static_range(M):
+        total = tl.zeros((ROWS, I_LANES), ACC)
+        for start in range(0, dim, INNER):
+            j = start + tl.arange(0, INNER)
+            in_j = j < dim
+            h_tile = tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+            )
+            W_tile = tl.load(
+                W_ptrs[m] + i[None, :] * dim + j[:, None], mask=in_j[:, None] & in_i[None, :], other=0.0
+            )
+            total = total + contract(h_tile, W_tile, ACC, PRECISION)
+        product_1 = product_1 + (total,)
+    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+    logit = ()
+    for m in tl.static_range(M):
+        logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    peak = float("-inf")
+    for m in tl.static_range(M):
+        peak = maximum(peak, logit[m])
+    exp = ()
+    for m in tl.static_range(M):
+        exp = exp + (tl.exp(logit[m] - peak),)
+    total = 0.0
+    for m in tl.static_range(M):
+        total = total + exp[m]
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (exp[m] / total,)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+    # out[i] = sum[m](g[m,i] * h[m,i])
+    out = 0.0
+    for m in tl.static_range(M):
+        out = out + g[m] * h[m]
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    if HAS_WEIGHTS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
+
+
+@triton.jit
 def gate_forward_epilogue(
     h_ptrs,
     h_rows,
@@ -130,31 +212,34 @@ def gate_forward_epilogue(
         product_1 = product_1 + (
             tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
-    total = ()
+    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+    logit = ()
     for m in tl.static_range(M):
-        total = total + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     peak = float("-inf")
     for m in tl.static_range(M):
-        peak = maximum(peak, total[m])
+        peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(total[m] - peak),)
-    total_2 = 0.0
+        exp = exp + (tl.exp(logit[m] - peak),)
+    total = 0.0
     for m in tl.static_range(M):
-        total_2 = total_2 + exp[m]
-    quotient = ()
+        total = total + exp[m]
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
     for m in tl.static_range(M):
-        quotient = quotient + (exp[m] / total_2,)
+        g = g + (exp[m] / total,)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total_3 = 0.0
+    # out[i] = sum[m](g[m,i] * h[m,i])
+    out = 0.0
     for m in tl.static_range(M):
-        total_3 = total_3 + quotient[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], total_3, mask=in_b_i)
+        out = out + g[m] * h[m]
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_WEIGHTS:
         for m in tl.static_range(M):
-            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], quotient[m], mask=in_b_i)
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -260,14 +345,16 @@ def gate_backward_kernel(
 
 
 @triton.jit
-def gate_backward_operands_2(
+def gate_backward_products_2(
     h_ptrs,
     h_rows,
+    W_ptrs,
     c_ptrs,
     g_bar_ptr,
     out_bar_ptr,
-    product_1_ptrs,
-    operand_1_ptr,
+    partial_1_ptr,
+    rows_2_ptr,
+    product_1_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -276,39 +363,56 @@ def gate_backward_operands_2(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    INNER: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+    r"""The backward pass on a tile of rows and columns: matrix products and what others are applied to.
 
     \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
     g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
     \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.cdiv(dim, I_LANES)
+    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    i = tl.arange(0, I_LANES)
+    program = (tl.program_id(0) // columns).to(tl.int64)
+    programs = (tl.num_programs(0) // columns).to(tl.int64)
+    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for m in tl.static_range(M):
-        product_1 = product_1 + (
-            tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
-        )
-    total = ()
+        total = tl.zeros((ROWS, I_LANES), ACC)
+        for start in range(0, dim, INNER):
+            j = start + tl.arange(0, INNER)
+            in_j = j < dim
+            h_tile = tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+            )
+            W_tile = tl.load(
+                W_ptrs[m] + i[None, :] * dim + j[:, None], mask=in_j[:, None] & in_i[None, :], other=0.0
+            )
+            total = total + contract(h_tile, W_tile, ACC, PRECISION)
+        product_1 = product_1 + (total,)
     for m in tl.static_range(M):
-        total = total + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        tl.store(product_1_ptr + m * batch * dim + b[:, None] * dim + i[None, :], product_1[m], mask=in_b_i)
+    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+    logit = ()
+    for m in tl.static_range(M):
+        logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     peak = float("-inf")
     for m in tl.static_range(M):
-        peak = maximum(peak, total[m])
+        peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(total[m] - peak),)
-    total_2 = 0.0
+        exp = exp + (tl.exp(logit[m] - peak),)
+    total = 0.0
     for m in tl.static_range(M):
-        total_2 = total_2 + exp[m]
-    quotient = ()
+        total = total + exp[m]
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
     for m in tl.static_range(M):
-        quotient = quotient + (exp[m] / total_2,)
+        g = g + (exp[m] / total,)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -330,30 +434,204 @@ def gate_backward_operands_2(
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total_3 = ()
+    total_2 = ()
     for m in tl.static_range(M):
-        total_3 = total_3 + (g_bar[m] + out_bar * h[m],)
-    total_4 = 0.0
+        total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
+    total_3 = 0.0
     for m in tl.static_range(M):
-        total_4 = total_4 + total_3[m] * quotient[m]
+        total_3 = total_3 + total_2[m] * g[m]
+    logit_bar = ()
+    for m in tl.static_range(M):
+        logit_bar = logit_bar + (g[m] * (total_2[m] - total_3),)
     for m in tl.static_range(M):
         tl.store(
-            operand_1_ptr + m * batch * dim + b[:, None] * dim + i[None, :],
-            quotient[m] * (total_3[m] - total_4),
-            mask=in_b_i,
+            partial_1_ptr + m * dim * programs + program * dim + i,
+            tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),
+            mask=in_i,
         )
+    for m in tl.static_range(M):
+        tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_b_i)
 
 
 @triton.jit
-def gate_backward_epilogue(
+def gate_backward_products(
+    W_ptrs,
+    c_ptrs,
+    h_bar_ptrs,
+    out_bar_ptr,
+    rows_2_ptr,
+    product_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows and columns: matrix products and what follows them.
+
+    \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
+    g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    columns = tl.cdiv(dim, I_LANES)
+    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_1 = ()
+    for m in tl.static_range(M):
+        product_1 = product_1 + (
+            tl.load(
+                product_1_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
+        )
+    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+    logit = ()
+    for m in tl.static_range(M):
+        logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    peak = float("-inf")
+    for m in tl.static_range(M):
+        peak = maximum(peak, logit[m])
+    exp = ()
+    for m in tl.static_range(M):
+        exp = exp + (tl.exp(logit[m] - peak),)
+    total = 0.0
+    for m in tl.static_range(M):
+        total = total + exp[m]
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (exp[m] / total,)
+    product_2 = ()
+    for m in tl.static_range(M):
+        total_2 = tl.zeros((ROWS, I_LANES), ACC)
+        for start in range(0, dim, INNER):
+            i_2 = start + tl.arange(0, INNER)
+            in_i_2 = i_2 < dim
+            rows_2_tile = tl.load(
+                rows_2_ptr + m * batch * dim + b[:, None] * dim + i_2[None, :],
+                mask=in_b[:, None] & in_i_2[None, :],
+                other=0.0,
+            )
+            W_tile = tl.load(
+                W_ptrs[m] + i_2[:, None] * dim + i[None, :], mask=in_i_2[:, None] & in_i[None, :], other=0.0
+            )
+            total_2 = total_2 + contract(rows_2_tile, W_tile, ACC, PRECISION)
+        product_2 = product_2 + (total_2,)
+    h_bar = ()
+    for m in tl.static_range(M):
+        h_bar = h_bar + (out_bar * g[m] + product_2[m],)
+    for m in tl.static_range(M):
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+
+
+@triton.jit
+def gate_backward_operands_2(
     h_ptrs,
     h_rows,
     c_ptrs,
-    h_bar_ptrs,
     g_bar_ptr,
     out_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
+    product_1_ptrs,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
+    g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
+    programs = tl.num_programs(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    product_1 = ()
+    for m in tl.static_range(M):
+        product_1 = product_1 + (
+            tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
+    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+    logit = ()
+    for m in tl.static_range(M):
+        logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+    peak = float("-inf")
+    for m in tl.static_range(M):
+        peak = maximum(peak, logit[m])
+    exp = ()
+    for m in tl.static_range(M):
+        exp = exp + (tl.exp(logit[m] - peak),)
+    total = 0.0
+    for m in tl.static_range(M):
+        total = total + exp[m]
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (exp[m] / total,)
+    g_bar = ()
+    for m in tl.static_range(M):
+        g_bar = g_bar + (
+            (
+                tl.load(
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+                ).to(ACC)
+                if HAS_WEIGHTS
+                else tl.zeros(
+                    (
+                        ROWS,
+                        I_LANES,
+                    ),
+                    ACC,
+                )
+            ),
+        )
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+    total_2 = ()
+    for m in tl.static_range(M):
+        total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
+    total_3 = 0.0
+    for m in tl.static_range(M):
+        total_3 = total_3 + total_2[m] * g[m]
+    logit_bar = ()
+    for m in tl.static_range(M):
+        logit_bar = logit_bar + (g[m] * (total_2[m] - total_3),)
+    for m in tl.static_range(M):
+        tl.store(
+            partial_1_ptr + m * dim * programs + program * dim + i,
+            tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),
+            mask=in_i,
+        )
+    for m in tl.static_range(M):
+        tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_b_i)
+
+
+@triton.jit
+def gate_backward_epilogue(
+    c_ptrs,
+    h_bar_ptrs,
+    out_bar_ptr,
     product_1_ptrs,
     product_2_ptrs,
     B,
@@ -373,9 +651,6 @@ def gate_backward_epilogue(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    program = tl.program_id(0).to(tl.int64)
-    programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -385,67 +660,33 @@ def gate_backward_epilogue(
         product_1 = product_1 + (
             tl.load(product_1_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
-    total = ()
+    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+    logit = ()
     for m in tl.static_range(M):
-        total = total + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     peak = float("-inf")
     for m in tl.static_range(M):
-        peak = maximum(peak, total[m])
+        peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(total[m] - peak),)
-    total_2 = 0.0
+        exp = exp + (tl.exp(logit[m] - peak),)
+    total = 0.0
     for m in tl.static_range(M):
-        total_2 = total_2 + exp[m]
-    quotient = ()
+        total = total + exp[m]
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
     for m in tl.static_range(M):
-        quotient = quotient + (exp[m] / total_2,)
+        g = g + (exp[m] / total,)
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
             tl.load(product_2_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
         )
+    h_bar = ()
     for m in tl.static_range(M):
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dim + i[None, :], out_bar * quotient[m] + product_2[m], mask=in_b_i
-        )
-    g_bar = ()
+        h_bar = h_bar + (out_bar * g[m] + product_2[m],)
     for m in tl.static_range(M):
-        g_bar = g_bar + (
-            (
-                tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-                ).to(ACC)
-                if HAS_WEIGHTS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
-            ),
-        )
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total_3 = ()
-    for m in tl.static_range(M):
-        total_3 = total_3 + (g_bar[m] + out_bar * h[m],)
-    total_4 = 0.0
-    for m in tl.static_range(M):
-        total_4 = total_4 + total_3[m] * quotient[m]
-    product = ()
-    for m in tl.static_range(M):
-        product = product + (quotient[m] * (total_3[m] - total_4),)
-    for m in tl.static_range(M):
-        tl.store(
-            partial_1_ptr + m * dim * programs + program * dim + i,
-            tl.sum(tl.where(in_b[:, None], product[m], 0.0), 0),
-            mask=in_i,
-        )
-    for m in tl.static_range(M):
-        tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], product[m], mask=in_b_i)
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
 
 
 def _constants(
@@ -492,7 +733,8 @@ def forward(
     constants = _constants(h, W, c, return_weights)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    if is_resident(h[0], numbers, dim * dim):
+    chosen = schedule(h[0], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M)
+    if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
             gate_forward_kernel,
@@ -503,9 +745,22 @@ def forward(
             constants,
         )
 
+    elif chosen == "columns":
+        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
+        tile = constants | {"I_LANES": columns, "INNER": inner}
+        launch(
+            gate_forward_products,
+            batch,
+            rows,
+            warps,
+            (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+            tile,
+            triton.cdiv(dim, columns),
+        )
+
     else:
-        rows, warps = tile_for(numbers, least=1, most=128)
         product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             gate_forward_epilogue,
             batch,
@@ -536,7 +791,8 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
-    if is_resident(h[0], numbers, dim * dim):
+    chosen = schedule(h[0], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M)
+    if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
@@ -560,25 +816,52 @@ def backward(
             constants,
         )
 
-    else:
-        rows, warps = tile_for(numbers, least=1, most=32)
-        product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
-        operand_1 = h[0].new_empty((M, batch, dim))
+    elif chosen == "columns":
+        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
+        product_1 = h[0].new_empty((M, batch, dim))
+        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
+        rows_2 = h[0].new_empty((M, batch, dim))
+        tile = constants | {"I_LANES": columns, "INNER": inner}
         launch(
-            gate_backward_operands_2,
+            gate_backward_products_2,
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), tuple(c), weights_bar, out_bar, tuple(product_1), operand_1, batch),
-            constants,
+            (
+                tuple(h),
+                row_strides(h),
+                tuple(W),
+                tuple(c),
+                weights_bar,
+                out_bar,
+                partial_1,
+                rows_2,
+                product_1,
+                batch,
+            ),
+            tile,
+            triton.cdiv(dim, columns),
         )
 
-        # product_2: M × (B, dim)
-        product_2 = [F.linear(operand_1_m, W_m.t()) for operand_1_m, W_m in zip(operand_1, W)]
+        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
+        tile = constants | {"I_LANES": columns, "INNER": inner}
+        launch(
+            gate_backward_products,
+            batch,
+            rows,
+            warps,
+            (tuple(W), tuple(c), tuple(h_bar), out_bar, rows_2, product_1, batch),
+            tile,
+            triton.cdiv(dim, columns),
+        )
+
+    else:
+        product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
         launch(
-            gate_backward_epilogue,
+            gate_backward_operands_2,
             batch,
             rows,
             warps,
@@ -586,15 +869,25 @@ def backward(
                 tuple(h),
                 row_strides(h),
                 tuple(c),
-                tuple(h_bar),
                 weights_bar,
                 out_bar,
                 partial_1,
                 rows_2,
                 tuple(product_1),
-                tuple(product_2),
                 batch,
             ),
+            constants,
+        )
+
+        # product_2: M × (B, dim)
+        product_2 = [F.linear(rows_2_m, W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
+        rows, warps = tile_for(numbers, least=1, most=32)
+        launch(
+            gate_backward_epilogue,
+            batch,
+            rows,
+            warps,
+            (tuple(c), tuple(h_bar), out_bar, tuple(product_1), tuple(product_2), batch),
             constants,
         )
 

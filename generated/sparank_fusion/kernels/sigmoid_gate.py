@@ -12,19 +12,26 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
+    column_tile,
     contract,
     grouped,
-    is_resident,
     launch,
     partial_sums,
     precision,
     row_strides,
+    schedule,
     shaped,
     sigmoid,
     tile_for,
     unit_stride,
 )
 
+# How these kernels can run; a call takes one of the ways.
+SCHEDULES = (
+    "resident",
+    "columns",
+    "split",
+)
 # Which parameters come as one tensor for each modality.
 LISTED = (
     False,
@@ -87,6 +94,71 @@ def sigmoid_gate_forward_kernel(
 
 
 @triton.jit
+def sigmoid_gate_forward_products(
+    h_ptrs,
+    h_rows,
+    W_ptr,
+    c_ptr,
+    out_ptr,
+    weights_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    r"""The forward pass on a tile of rows and columns: matrix products and what follows them.
+
+    z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
+    g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    columns = tl.cdiv(dim, I_LANES)
+    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    product_1 = tl.zeros((ROWS, I_LANES), ACC)
+    for m in tl.static_range(M):
+        for start in range(0, dim, INNER):
+            j = start + tl.arange(0, INNER)
+            in_j = j < dim
+            h_tile = tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+            )
+            W_tile = tl.load(
+                W_ptr + i[None, :] * dim * M + m * dim + j[:, None],
+                mask=in_j[:, None] & in_i[None, :],
+                other=0.0,
+            )
+            product_1 = product_1 + contract(h_tile, W_tile, ACC, PRECISION)
+    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+    z = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    # g[0,i] = z[i]
+    # g[1,i] = 1 - z[i]
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (((z) if m == 0 else (1 - z)),)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+    # out[i] = sum[m](g[m,i] * h[m,i])
+    out = 0.0
+    for m in tl.static_range(M):
+        out = out + g[m] * h[m]
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    if HAS_WEIGHTS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
+
+
+@triton.jit
 def sigmoid_gate_forward_epilogue(
     h_ptrs,
     h_rows,
@@ -116,20 +188,24 @@ def sigmoid_gate_forward_epilogue(
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    stack = ()
+    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+    z = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    # g[0,i] = z[i]
+    # g[1,i] = 1 - z[i]
+    g = ()
     for m in tl.static_range(M):
-        stack = stack + (((sigmoid_2) if m == 0 else (1 - sigmoid_2)),)
+        g = g + (((z) if m == 0 else (1 - z)),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = 0.0
+    # out[i] = sum[m](g[m,i] * h[m,i])
+    out = 0.0
     for m in tl.static_range(M):
-        total = total + stack[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], total, mask=in_b_i)
+        out = out + g[m] * h[m]
+    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_WEIGHTS:
         for m in tl.static_range(M):
-            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], stack[m], mask=in_b_i)
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -215,14 +291,159 @@ def sigmoid_gate_backward_kernel(
 
 
 @triton.jit
+def sigmoid_gate_backward_products_2(
+    h_ptrs,
+    h_rows,
+    W_ptr,
+    c_ptr,
+    g_bar_ptr,
+    out_bar_ptr,
+    partial_1_ptr,
+    rows_2_ptr,
+    product_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows and columns: matrix products and what others are applied to.
+
+    z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
+    g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    columns = tl.cdiv(dim, I_LANES)
+    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    program = (tl.program_id(0) // columns).to(tl.int64)
+    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    product_1 = tl.zeros((ROWS, I_LANES), ACC)
+    for m in tl.static_range(M):
+        for start in range(0, dim, INNER):
+            j = start + tl.arange(0, INNER)
+            in_j = j < dim
+            h_tile = tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+            )
+            W_tile = tl.load(
+                W_ptr + i[None, :] * dim * M + m * dim + j[:, None],
+                mask=in_j[:, None] & in_i[None, :],
+                other=0.0,
+            )
+            product_1 = product_1 + contract(h_tile, W_tile, ACC, PRECISION)
+    tl.store(product_1_ptr + b[:, None] * dim + i[None, :], product_1, mask=in_b_i)
+    g_bar = ()
+    for m in tl.static_range(M):
+        g_bar = g_bar + (
+            (
+                tl.load(
+                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+                ).to(ACC)
+                if HAS_WEIGHTS
+                else tl.zeros(
+                    (
+                        ROWS,
+                        I_LANES,
+                    ),
+                    ACC,
+                )
+            ),
+        )
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    h = ()
+    for m in tl.static_range(M):
+        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+    total = ()
+    for m in tl.static_range(M):
+        total = total + (g_bar[m] + out_bar * h[m],)
+    z_bar = total[0] - total[1]
+    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+    z = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    product = z_bar * z * (1 - z)
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
+    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
+
+
+@triton.jit
+def sigmoid_gate_backward_products(
+    W_ptr,
+    c_ptr,
+    h_bar_ptrs,
+    out_bar_ptr,
+    rows_2_ptr,
+    product_1_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    I_LANES: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows and columns: matrix products and what follows them.
+
+    z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
+    g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
+    \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
+    """
+    columns = tl.cdiv(dim, I_LANES)
+    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
+    in_i = i < dim
+    in_b_i = in_b[:, None] & in_i[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+    z = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    # g[0,i] = z[i]
+    # g[1,i] = 1 - z[i]
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (((z) if m == 0 else (1 - z)),)
+    product_2 = ()
+    for m in tl.static_range(M):
+        total = tl.zeros((ROWS, I_LANES), ACC)
+        for start in range(0, dim, INNER):
+            i_2 = start + tl.arange(0, INNER)
+            in_i_2 = i_2 < dim
+            rows_2_tile = tl.load(
+                rows_2_ptr + b[:, None] * dim + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
+            )
+            W_tile = tl.load(
+                W_ptr + i_2[:, None] * dim * M + m * dim + i[None, :],
+                mask=in_i_2[:, None] & in_i[None, :],
+                other=0.0,
+            )
+            total = total + contract(rows_2_tile, W_tile, ACC, PRECISION)
+        product_2 = product_2 + (total,)
+    h_bar = ()
+    for m in tl.static_range(M):
+        h_bar = h_bar + (out_bar * g[m] + product_2[m],)
+    for m in tl.static_range(M):
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+
+
+@triton.jit
 def sigmoid_gate_backward_operands_2(
     h_ptrs,
     h_rows,
     c_ptr,
     g_bar_ptr,
     out_bar_ptr,
+    partial_1_ptr,
+    rows_2_ptr,
     product_1_ptr,
-    operand_1_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -241,6 +462,7 @@ def sigmoid_gate_backward_operands_2(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -270,20 +492,18 @@ def sigmoid_gate_backward_operands_2(
         total = total + (g_bar[m] + out_bar * h[m],)
     z_bar = total[0] - total[1]
     product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    tl.store(operand_1_ptr + b[:, None] * dim + i[None, :], z_bar * sigmoid_2 * (1 - sigmoid_2), mask=in_b_i)
+    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+    z = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    product = z_bar * z * (1 - z)
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
+    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
 
 
 @triton.jit
 def sigmoid_gate_backward_epilogue(
-    h_ptrs,
-    h_rows,
     c_ptr,
     h_bar_ptrs,
-    g_bar_ptr,
     out_bar_ptr,
-    partial_1_ptr,
-    rows_2_ptr,
     product_1_ptr,
     product_2_ptr,
     B,
@@ -303,15 +523,18 @@ def sigmoid_gate_backward_epilogue(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    sigmoid_2 = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    difference = 1 - sigmoid_2
+    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+    z = sigmoid(product_1 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    # g[0,i] = z[i]
+    # g[1,i] = 1 - z[i]
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (((z) if m == 0 else (1 - z)),)
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
@@ -319,39 +542,11 @@ def sigmoid_gate_backward_epilogue(
                 ACC
             ),
         )
+    h_bar = ()
     for m in tl.static_range(M):
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
-            out_bar * ((sigmoid_2) if m == 0 else (difference)) + product_2[m],
-            mask=in_b_i,
-        )
-    g_bar = ()
+        h_bar = h_bar + (out_bar * g[m] + product_2[m],)
     for m in tl.static_range(M):
-        g_bar = g_bar + (
-            (
-                tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-                ).to(ACC)
-                if HAS_WEIGHTS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
-            ),
-        )
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = ()
-    for m in tl.static_range(M):
-        total = total + (g_bar[m] + out_bar * h[m],)
-    z_bar = total[0] - total[1]
-    product = z_bar * sigmoid_2 * difference
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
 
 
 def _constants(
@@ -398,7 +593,8 @@ def forward(
     constants = _constants(h, W, c, return_weights)
     lanes = triton.next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    if is_resident(h[0], numbers, dim * dim):
+    chosen = schedule(h[0], numbers, dim * dim, 2 * dim * dim * M, 2 * dim)
+    if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
             sigmoid_gate_forward_kernel,
@@ -409,9 +605,22 @@ def forward(
             constants,
         )
 
+    elif chosen == "columns":
+        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
+        tile = constants | {"I_LANES": columns, "INNER": inner}
+        launch(
+            sigmoid_gate_forward_products,
+            batch,
+            rows,
+            warps,
+            (tuple(h), row_strides(h), W, c, out, weights, batch),
+            tile,
+            triton.cdiv(dim, columns),
+        )
+
     else:
-        rows, warps = tile_for(numbers, least=1, most=128)
         product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
+        rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             sigmoid_gate_forward_epilogue,
             batch,
@@ -442,7 +651,8 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
-    if is_resident(h[0], numbers, dim * dim):
+    chosen = schedule(h[0], numbers, dim * dim, 4 * dim * dim * M, dim + 2 * dim * M)
+    if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
@@ -455,40 +665,56 @@ def backward(
             constants,
         )
 
+    elif chosen == "columns":
+        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
+        product_1 = h[0].new_empty((batch, dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        rows_2 = h[0].new_empty((batch, dim))
+        tile = constants | {"I_LANES": columns, "INNER": inner}
+        launch(
+            sigmoid_gate_backward_products_2,
+            batch,
+            rows,
+            warps,
+            (tuple(h), row_strides(h), W, c, weights_bar, out_bar, partial_1, rows_2, product_1, batch),
+            tile,
+            triton.cdiv(dim, columns),
+        )
+
+        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
+        tile = constants | {"I_LANES": columns, "INNER": inner}
+        launch(
+            sigmoid_gate_backward_products,
+            batch,
+            rows,
+            warps,
+            (W, c, tuple(h_bar), out_bar, rows_2, product_1, batch),
+            tile,
+            triton.cdiv(dim, columns),
+        )
+
     else:
-        rows, warps = tile_for(numbers, least=1, most=32)
         product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
-        operand_1 = h[0].new_empty((batch, dim))
+        rows, warps = tile_for(numbers, least=1, most=32)
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        rows_2 = h[0].new_empty((batch, dim))
         launch(
             sigmoid_gate_backward_operands_2,
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), c, weights_bar, out_bar, product_1, operand_1, batch),
+            (tuple(h), row_strides(h), c, weights_bar, out_bar, partial_1, rows_2, product_1, batch),
             constants,
         )
 
-        product_2 = F.linear(operand_1, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((batch, dim))
+        product_2 = F.linear(rows_2, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
+        rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             sigmoid_gate_backward_epilogue,
             batch,
             rows,
             warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                tuple(h_bar),
-                weights_bar,
-                out_bar,
-                partial_1,
-                rows_2,
-                product_1,
-                product_2,
-                batch,
-            ),
+            (c, tuple(h_bar), out_bar, product_1, product_2, batch),
             constants,
         )
 

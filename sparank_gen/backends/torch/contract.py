@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
+from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node
 from sparank_gen.ir.simplify import factors_of, product_of
 
@@ -284,6 +285,9 @@ def contraction(lowering: Lowering, node: Node) -> Value:
     gemm = match_gemm(lowering, node)
     if gemm is not None:
         return linear(lowering, gemm)
+    own = _gemm_of_each(lowering, node)
+    if own is not None:
+        return own
     factors = factors_of(node.args[0]) if node.args[0] not in lowering.definitions else [node.args[0]]
     if len(factors) == 1:
         return _sum(lowering, lowering.lower(node.args[0]), node.over)
@@ -300,6 +304,16 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
         return _sum(lowering, inner, (axis,))
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
+
+
+def _gemm_of_each(lowering: Lowering, node: Node) -> Value | None:
+    """``sum[m,j](W[m,i,j] * x[m,j])`` with one weight for each modality: the sum of what each makes of its own operand."""
+    for axis in node.over:
+        rest = [other for other in node.over if other != axis]
+        gemm = match_gemm(lowering, ir.reduce("sum", node.args[0], rest)) if rest else None
+        if gemm is not None and _listed_axis(lowering, gemm.weight) == axis:
+            return _sum(lowering, linear(lowering, gemm), (axis,))
+    return None
 
 
 def _spans_modalities(lowering: Lowering, values: Sequence[Value], lists: set[str]) -> bool:

@@ -9,11 +9,19 @@ from functools import partial
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
-from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, prepared
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
+from sparank_gen.backends.triton.schedules import (
+    Kernel,
+    Pass,
+    Schedules,
+    buffer_store,
+    host_emitter,
+    parameter_variables,
+    schedules,
+)
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
@@ -23,53 +31,13 @@ from sparank_gen.ir.node import BATCH, Definition, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.plan.cost import operations_per_row
-from sparank_gen.plan.pieces import Buffer, contraction_of, cut_at_batch_sums, split_at_contractions
+from sparank_gen.plan.pieces import cut_at_batch_sums
 from sparank_gen.plan.schedule import FEATURES, working_set
+from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
 HAS_WEIGHTS = "HAS_WEIGHTS"
-HOST_NAMES = frozenset(
-    """
-    Any Tensor acc launch precision tile_for shaped unit_stride triton is_resident grouped LISTED row_strides partial_sums constants numbers ctx inputs output saved tensors found gradients
-    position rows warps lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options
-    """.split()
-)
 TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel.
-
-    Attributes:
-        name: its function's name.
-        title: what it computes.
-        pointers: its arguments that point to tensors, with how a launch passes each.
-        body: its statements.
-        operations: the floating-point operations of its matrix products, for one row.
-    """
-
-    name: str
-    title: str
-    pointers: tuple[tuple[str, str], ...]
-    body: tuple[str, ...]
-    operations: Extent
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a function: buffers to allocate, a kernel to launch, statements that follow.
-
-    Attributes:
-        buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
-        kernel: the kernel, or None.
-        lines: torch statements.
-    """
-
-    buffers: tuple[tuple[str, str, bool], ...]
-    kernel: Kernel | None
-    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,10 +58,8 @@ class KernelFile:
     arguments: tuple[Argument, ...]
     parameters: tuple[Parameter, ...]
     constants: tuple[tuple[str, str], ...]
-    forward: Step
-    forward_split: tuple[Step, ...]
-    backward: Step
-    backward_split: tuple[Step, ...]
+    forward: Schedules
+    backward: Schedules
     out_shape: str
     weights_shape: str | None
     rest: tuple[str, ...]
@@ -105,23 +71,30 @@ class KernelFile:
         """All code of the file that does not stand in its template."""
         lines = [line for kernel in self.kernels for line in kernel.body]
         lines += [value for _, value in self.constants]
-        steps = [line for step in (*self.forward_split, *self.backward_split) for line in step.lines]
+        steps = [line for step in (*self.forward.steps, *self.backward.steps) for line in step.lines]
         return "\n".join((*self.rest, *(p.gradient or "" for p in self.parameters), *lines, *steps))
 
     @property
     def kernels(self) -> list[Kernel]:
         """All kernels, in the order of the file."""
-        steps = (self.forward, *self.forward_split, self.backward, *self.backward_split)
-        return [step.kernel for step in steps if step.kernel is not None]
+        found = [step.kernel for step in (*self.forward.steps, *self.backward.steps) if step.kernel is not None]
+        return list({kernel.name: kernel for kernel in found}.values())
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The names of the schedules that at least one pass has."""
+        passes = (self.forward, self.backward)
+        has = {"resident": True, "columns": any(p.columns for p in passes), "split": any(p.split for p in passes)}
+        return tuple(name for name in has if has[name])
 
     @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
         always = ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
         always += ["shaped"] if self.parameters else []
-        steps = (self.backward, *self.backward_split)
-        always += ["partial_sums"] if any(partial for step in steps for *_, partial in step.buffers) else []
-        always += ["is_resident"] if self.forward_split or self.backward_split else []
+        always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
+        always += ["schedule"] if self.forward.split or self.backward.split else []
+        always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
 
@@ -136,9 +109,9 @@ def kernel_file(mode: Mode) -> KernelFile:
     program, results = with_results(mode)
     out_layout, weights_layout = mode.out, mode.weights
     storages = _storages(mode, program, results)
-    variables, numbers = _variables(mode, symbols), dict[str, str]()
-    forward, forward_split = _forward(mode, program, results, storages, symbols, numbers)
-    backward, backward_split, rest, gradients = _backward(mode, program, results, storages, symbols, numbers)
+    variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
+    forward = _forward(mode, program, results, storages, symbols, numbers)
+    backward, rest, gradients = _backward(mode, program, results, storages, symbols, numbers)
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, gradients.get(p.layout.name))
@@ -152,9 +125,7 @@ def kernel_file(mode: Mode) -> KernelFile:
         parameters=params,
         constants=_constants(mode, program, symbols, numbers, weights_layout is not None),
         forward=forward,
-        forward_split=forward_split,
         backward=backward,
-        backward_split=backward_split,
         out_shape=_shape(out_layout, program, symbols),
         weights_shape=_shape(weights_layout, program, symbols) if weights_layout else None,
         rest=rest,
@@ -187,16 +158,6 @@ def _constants(
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_WEIGHTS, "return_weights")] if has_weights else []
     return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision()"))
-
-
-def _variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
-    """The argument that holds each parameter in the functions that launch kernels."""
-    emitter = _host_emitter(mode, symbols)
-    return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
-
-
-def _host_emitter(mode: Mode, symbols: Mapping[str, str]) -> Emitter:
-    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *symbols.values()})
 
 
 def with_results(mode: Mode) -> tuple[Program, tuple[tuple[Definition, Layout], ...]]:
@@ -244,7 +205,7 @@ def _forward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
-) -> tuple[Step, tuple[Step, ...]]:
+) -> Schedules:
     expanded = expand(program)
     stores = []
     for position, (definition, layout) in enumerate(results):
@@ -253,7 +214,7 @@ def _forward(
         storage = Storage(target, slots, tuple(slots.index(axis) for axis in layout.axes))
         stores.append(Store(storage, expanded[definition.name].node, slots, condition=HAS_WEIGHTS if position else ""))
     passed = {"out": "out", "weights": "weights"}
-    return _schedules(_Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers), stores, ())
+    return schedules(Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers), stores, ())
 
 
 def _backward(
@@ -263,7 +224,7 @@ def _backward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
-) -> tuple[Step, tuple[Step, ...], tuple[str, ...], dict[str, str]]:
+) -> tuple[Schedules, tuple[str, ...], dict[str, str]]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
     is_optional = len(results) > 1 and results[1][0].name != results[0][0].name
@@ -272,136 +233,19 @@ def _backward(
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
     stores = [Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature) for definition in cut.rows]
-    stores += [_buffer_store(buffer) for buffer in cut.buffers]
+    stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {
         f"{definition.name}{ADJOINT}": f"{'weights' if position else 'out'}_bar"
         for position, (definition, _) in reversed(list(enumerate(results)))
     }
-    made = _Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
+    made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
     rest, gradients = _rest(mode, cut.rest, symbols)
-    return *_schedules(made, stores, cut.buffers), rest, gradients
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The forward or the backward pass of a mode, on its way into kernels.
-
-    Attributes:
-        mode, name: which one it is.
-        program: the expanded program.
-        storages: how what it reads lies in memory.
-        symbols: how the names in extents are written.
-        optional: cotangents that may be absent.
-        passed: the variable of the host that holds each tensor beside the features and the parameters.
-        numbers: the compile-time constant of each number that the host computes.
-    """
-
-    mode: Mode
-    name: str
-    program: Program
-    storages: dict[str, Storage]
-    symbols: Mapping[str, str]
-    optional: Mapping[str, str]
-    passed: dict[str, str]
-    numbers: dict[str, str]
-
-
-def _buffer_store(buffer: Buffer) -> Store:
-    count = "programs" if buffer.partial else "batch"
-    storage = Storage(buffer.name, buffer.axes, tuple(range(len(buffer.axes))), count=count)
-    return Store(storage, buffer.node, buffer.axes, partial=buffer.partial)
-
-
-def _schedules(made: _Pass, stores: Sequence[Store], buffers: Sequence[Buffer]) -> tuple[Step, tuple[Step, ...]]:
-    """One kernel for everything, and the same split at its matrix products."""
-    for buffer in buffers:
-        made.passed[buffer.name] = buffer.name
-    allocated = tuple((b.name, _buffer_shape(b, made.program, made.symbols), b.partial) for b in buffers)
-    resident = Step(allocated, _printed(made, "kernel", stores))
-    stages, roots = split_at_contractions(
-        made.program, tuple(store.node for store in stores), partial(is_unrolled, made.program)
-    )
-    if not stages:
-        return resident, ()
-    emitter = _host_emitter(made.mode, made.symbols)
-    products = tuple(definition for stage in stages for definition in stage.products)
-    lowering = Lowering(replace(made.program, definitions=products), made.mode.modules, emitter, False)
-    lowering.count_uses([definition.node for definition in products])
-    steps = []
-    for number, stage in enumerate(stages):
-        for buffer in stage.operands:
-            made.passed[buffer.name] = buffer.name
-        shapes = tuple((b.name, _buffer_shape(b, made.program, made.symbols), False) for b in stage.operands)
-        kernel = _printed(made, f"operands_{number + 1}", [_buffer_store(b) for b in stage.operands]) if shapes else None
-        start = len(emitter.lines)
-        for definition in stage.products:
-            made.storages[definition.name] = _product(lowering, definition)
-            made.passed[definition.name] = definition.name
-        for buffer in stage.operands:
-            made.storages[buffer.name] = _buffer_store(buffer).storage
-        steps.append(Step(shapes, kernel, tuple(emitter.lines[start:])))
-    final = [replace(store, node=root) for store, root in zip(stores, roots, strict=True)]
-    steps.append(Step(allocated, _printed(made, "epilogue", final)))
-    return resident, tuple(steps)
-
-
-def _product(lowering: Lowering, definition: Definition) -> Storage:
-    """The statement that computes a matrix product, and how its result lies in memory."""
-    value = lowering.lower(definition.node)
-    assert not isinstance(value, Scalar)
-    slots = definition.axes
-    if isinstance(value, Listed):
-        return Storage(
-            definition.name, slots, tuple(slots.index(axis) for axis in value.element.axes), listed=slots.index(value.axis)
-        )
-    return Storage(definition.name, slots, tuple(slots.index(axis) for axis in value.axes))
-
-
-def _printed(made: _Pass, suffix: str, stores: Sequence[Store]) -> Kernel:
-    """A kernel that computes ``stores``."""
-    printer = KernelPrinter(made.program, made.storages, made.symbols, optional=made.optional, numbers=made.numbers)
-    printer.run(stores)
-    work = {
-        "kernel": "from features to results" if made.name == "forward" else "from cotangents to gradients",
-        "epilogue": "what follows the matrix products",
-    }.get(suffix, "what the matrix products are applied to")
-    title = f"The {made.name} pass on a tile of rows: {work}."
-    operations = operations_per_row([store.node for store in stores], made.program)
-    return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
-
-
-def _kernel(name: str, title: str, printer: KernelPrinter, made: _Pass, operations: Extent) -> Kernel:
-    mode, storages = made.mode, made.storages
-    variables = _variables(mode, printer.symbols)
-    pointers: list[tuple[str, str]] = []
-    if FEATURES in printer.used:
-        pointers += [("h_ptrs", "tuple(h)"), ("h_rows", "row_strides(h)")]
-    for label in (*variables, *made.passed):
-        if label not in printer.used:
-            continue
-        variable = variables.get(label) or made.passed[label]
-        is_listed = label == "h_bar" or (label in storages and storages[label].listed is not None)
-        pointers.append((f"{label}_ptrs", f"tuple({variable})") if is_listed else (f"{label}_ptr", variable))
-    text = "\n".join(printer.lines)
-    lanes = {variable: extent.code(printer.symbols) for extent, variable in printer.lanes.items()}
-    prologue = ["b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
-    if "batch" in text:
-        prologue.append("batch = tl.zeros((), tl.int64) + B")
-    if re.search(r"\bprogram\b", text):
-        prologue.append("program = tl.program_id(0).to(tl.int64)")
-    if "programs" in text:
-        prologue.append("programs = tl.num_programs(0).to(tl.int64)")
-    text += "\n".join(printer.mask_lines)
-    for variable, extent in lanes.items():
-        if re.search(rf"\b(in_)?{variable}\b", text):
-            prologue += [f"{variable} = tl.arange(0, {variable.upper()}_LANES)", f"in_{variable} = {variable} < {extent}"]
-    prologue += printer.mask_lines
-    return Kernel(name, title, tuple(pointers), (*prologue, *printer.lines), operations)
+    return schedules(made, stores, cut.buffers), rest, gradients
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The statements that compute the gradients of the parameters, and the expression of each."""
-    emitter = _host_emitter(mode, symbols)
+    emitter = host_emitter(mode, symbols)
     lowering = Lowering(program, mode.modules, emitter, False)
     lowering.count_uses([definition.node for definition in program.definitions])
     gradients: dict[str, str] = {}
@@ -441,11 +285,4 @@ def _shape(layout: Layout, program: Program, symbols: Mapping[str, str]) -> str:
         for axis in dimension:
             size = size * (Extent.symbol("batch") if axis == BATCH else program.extents[axis])
         sizes.append(size.code(symbols))
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-
-
-def _buffer_shape(buffer: Buffer, program: Program, symbols: Mapping[str, str]) -> str:
-    sizes = [
-        ("tiles" if buffer.partial else "batch") if axis == BATCH else program.extents[axis].code(symbols) for axis in buffer.axes
-    ]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

@@ -22,7 +22,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.plan.pieces import contraction_of
+from sparank_gen.plan.stages import contraction_of
 
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
@@ -52,12 +52,14 @@ class KernelPrinter(KernelScope):
     """Prints one kernel.
 
     Attributes:
+        products: matrix products that the kernel computes, by the names under which its statements read them.
         optional: cotangents that may be absent, with the constant that says whether they are there.
         values: the variables so far, by node or by what a leaf reads.
         numbers: the compile-time constant of each number that the host computes.
         uses: how often each node is read.
     """
 
+    products: Mapping[str, Node] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
     values: dict[object, Kept] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
@@ -133,6 +135,9 @@ class KernelPrinter(KernelScope):
         if key in self.values:
             return
         name, indices = leaf.data
+        if name in self.products:
+            self.values[key] = self.keep_product(leaf)
+            return
         slots = self.storages[name].slots
         unrolled = tuple(slot for slot in slots if slot != BATCH and self.is_unrolled(slot))
         read = [index if isinstance(index, int) and slot not in unrolled else slot for slot, index in zip(slots, indices, strict=True)]
@@ -153,6 +158,51 @@ class KernelPrinter(KernelScope):
             self.emit(f"{variable} = {variable} + ({self.present(name, tile, axes)},)")
             self.depth = start
         self.values[key] = Kept(variable, unrolled, Tile("", axes, padding=tile.padding))
+
+    def keep_product(self, leaf: Node) -> Kept:
+        """Compute a matrix product for a tile of its columns, in a loop over tiles of what is contracted."""
+        name = leaf.data[0]
+        node, variable = self.products[name], self.unique(name)
+        unrolled, axes = self.split(leaf.axes)
+        over, (inner,) = self.split(frozenset(node.over))
+        env = {axis: axis for axis in unrolled}
+        if unrolled:
+            self.emit(f"{variable} = ()")
+        start = self.depth
+        for axis in unrolled:
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+            self.depth += 1
+        target, body = self.unique("total") if unrolled else variable, self.depth
+        self.emit(f"{target} = tl.zeros(({', '.join(map(self.size, axes))}), ACC)")
+        for axis in over:
+            env = env | {axis: self.loop_name(axis, env)}
+            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis)}):")
+            self.depth += 1
+        self.multiply_tiles(node, inner, axes, env, target)
+        self.depth = body
+        if unrolled:
+            self.emit(f"{variable} = {variable} + ({target},)")
+            self.taken.discard(target)
+        self.depth = start
+        return Kept(variable, unrolled, Tile("", axes, padding=dict.fromkeys(axes[1:], 0.0)))
+
+    def multiply_tiles(self, node: Node, inner: str, axes: Sequence[str], env: Mapping[str, str], target: str) -> None:
+        """The loop over tiles of the contracted axis that adds their products to ``target``."""
+        contraction = contraction_of(node, self.is_unrolled)
+        assert contraction is not None
+        lane, first = self.unique(inner), self.unique("start")
+        self.emit(f"for {first} in range(0, {self.extent(inner)}, INNER):")
+        with self.indented():
+            self.emit(f"{lane} = {first} + tl.arange(0, INNER)")
+            self.emit(f"in_{lane} = {lane} < {self.extent(inner)}")
+            self.looped[inner] = lane
+            codes = []
+            for factor, dimensions in ((contraction.operand, (BATCH, inner)), (contraction.weight, (inner, *axes[1:]))):
+                codes.append(self.unique(f"{factor.data[0]}_tile"))
+                self.emit(f"{codes[-1]} = {self.load(factor, env, dimensions).code}")
+            self.emit(f"{target} = {target} + contract({', '.join(codes)}, ACC, PRECISION)")
+            del self.looped[inner]
+        self.taken.difference_update((lane, first, *codes))
 
     def present(self, name: str, tile: Tile, axes: Sequence[str]) -> str:
         """A loaded tile in the accumulator's type; zero where the tensor is absent."""

@@ -21,7 +21,7 @@ TILE_FUNCTIONS = tuple(
 )
 RESERVED = frozenset(
     """
-    tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS ACC PRECISION HAS_WEIGHTS program programs
+    tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS INNER ACC PRECISION HAS_WEIGHTS program programs columns
     forward backward fuse launch acc precision tile_for shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
@@ -62,10 +62,12 @@ class KernelScope:
         program: an expanded program.
         storages: the tensors that its leaves read.
         symbols: how the names in extents are written in the kernel.
+        columns: the extent along which a program owns a tile, where it owns no whole rows.
         lines: the statements so far.
         depth: how deep they are indented.
         taken: the names in use.
         lanes: the variable that counts along each extent.
+        looped: the variable that counts along each axis inside a loop over tiles of it.
         used: the tensors that are read or written.
         masks: the variable of each condition on several dimensions, and the statements that set them.
     """
@@ -73,10 +75,12 @@ class KernelScope:
     program: Program
     storages: Mapping[str, Storage]
     symbols: Mapping[str, str]
+    columns: Extent | None = None
     lines: list[str] = field(default_factory=list)
     depth: int = 0
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
     lanes: dict[Extent, str] = field(default_factory=dict)
+    looped: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
@@ -125,6 +129,8 @@ class KernelScope:
         """The variable that counts along an axis; axes of one extent share it."""
         if axis == BATCH:
             return "b"
+        if axis in self.looped:
+            return self.looped[axis]
         extent = self.program.extents[axis]
         if extent not in self.lanes:
             self.lanes[extent] = self.unique(axis)
@@ -132,13 +138,15 @@ class KernelScope:
 
     def size(self, axis: str) -> str:
         """The padded size of a dimension of a tile."""
+        if axis in self.looped:
+            return "INNER"
         return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
 
     def mask(self, axes: Sequence[str], within: Sequence[str]) -> str:
         """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``."""
-        if len(axes) < 2 or tuple(axes) != tuple(within):
-            return " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
         code = " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
+        if len(axes) < 2 or tuple(axes) != tuple(within) or self.looped:
+            return code
         key = tuple(self.lane(axis) for axis in axes)
         if key not in self.masks:
             self.masks[key] = self.unique(f"in_{'_'.join(key)}")
