@@ -67,6 +67,10 @@ def working_set(program: Program) -> Extent | None:
         total = total + _elements(node.axes, program)
         if node.op in ("sum", "mean") and set(node.over) & program.modality_axes | (node.axes & program.modality_axes):
             total = total + _elements(node.args[0].axes, program) if not _is_gemm(node) else total
+        if node.op == "sum" and _is_gemm(node):
+            rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
+            products = frozenset().union(*rows)
+            total = total if products in rows else total + _elements(products, program)
     return total if total.terms else None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node
+from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import factors_of, product_of
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         listed = _listed_axis(lowering, weight)
         shared = (weight.axes & operand_axes) - set(node.over) - {listed}
         is_wide = len(rest) > 1 and not any(factor.axes == operand_axes for factor in rest)
+        if is_wide and _is_form(lowering, node, weight, operand_axes):
+            is_wide = False
         if not rest or shared or is_wide or not set(node.over) <= weight.axes & operand_axes or listed in node.over:
             continue
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
@@ -54,6 +56,17 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
         return Gemm(weight, product_of(rest), outer, inner)
     return None
+
+
+def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozenset[str]) -> bool:
+    """Whether ``node`` is a form in several vectors whose products are no more numbers than any way around them makes.
+
+    ``sum[i,j](W[o,i,j] * x[i] * y[j])`` is one GEMM on the products ``x[i] * y[j]``, or has ``W[o,i,j] * x[i]`` summed
+    over ``i`` first; where ``o`` is as long as ``i``, the products are as few.
+    """
+    extents = lowering.program.extents
+    lengths = {extents[axis] for axis in weight.axes - set(node.over)}
+    return operand_axes - {BATCH} == set(node.over) and bool(lengths & {extents[axis] for axis in node.over})
 
 
 def _listed_axis(lowering: Lowering, weight: Node) -> str | None:
