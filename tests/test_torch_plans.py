@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_random_programs import check_program, compiled
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.node import constant, leaf, make
 from sparank_gen.ir.simplify import fold_choice
 from sparank_gen.spec.load import parse_spec
+from test_random_programs import check_program, compiled
 
 HEAD = "version: 1\nmode: plan\nsummary: A program.\n"
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
