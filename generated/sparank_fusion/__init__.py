@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
+    from sparank_fusion.modes.sum import SumFusion
 
 __all__ = [
     "AttentionFusion",
@@ -24,6 +25,7 @@ __all__ = [
     "GateFusion",
     "MeanFusion",
     "SigmoidGateFusion",
+    "SumFusion",
     "list_modes",
 ]
 

@@ -17,6 +17,7 @@ MODES = {
     "gate": "GateFusion",
     "mean": "MeanFusion",
     "sigmoid_gate": "SigmoidGateFusion",
+    "sum": "SumFusion",
 }
 
 
@@ -49,7 +50,7 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"mean"``, ``"sigmoid_gate"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"mean"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
