@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.attention import AttentionFusion
     from sparank_fusion.modes.concat import ConcatFusion
     from sparank_fusion.modes.gate import GateFusion
+    from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
@@ -23,6 +24,7 @@ __all__ = [
     "ConcatFusion",
     "FusionLayer",
     "GateFusion",
+    "MaximumFusion",
     "MeanFusion",
     "SigmoidGateFusion",
     "SumFusion",

@@ -15,6 +15,7 @@ MODES = {
     "attention": "AttentionFusion",
     "concat": "ConcatFusion",
     "gate": "GateFusion",
+    "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "sigmoid_gate": "SigmoidGateFusion",
     "sum": "SumFusion",
@@ -50,7 +51,7 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"mean"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"maximum"``, ``"mean"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
