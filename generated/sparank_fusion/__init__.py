@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
+    from sparank_fusion.modes.product import ProductFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
 
@@ -26,6 +27,7 @@ __all__ = [
     "GateFusion",
     "MaximumFusion",
     "MeanFusion",
+    "ProductFusion",
     "SigmoidGateFusion",
     "SumFusion",
     "list_modes",
