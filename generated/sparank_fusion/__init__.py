@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.product import ProductFusion
+    from sparank_fusion.modes.scalar_gate import ScalarGateFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
 
@@ -28,6 +29,7 @@ __all__ = [
     "MaximumFusion",
     "MeanFusion",
     "ProductFusion",
+    "ScalarGateFusion",
     "SigmoidGateFusion",
     "SumFusion",
     "list_modes",

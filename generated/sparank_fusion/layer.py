@@ -18,6 +18,7 @@ MODES = {
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "product": "ProductFusion",
+    "scalar_gate": "ScalarGateFusion",
     "sigmoid_gate": "SigmoidGateFusion",
     "sum": "SumFusion",
 }
@@ -52,7 +53,7 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
