@@ -13,6 +13,7 @@ from sparank_fusion.layer import MODES, FusionLayer, list_modes, mode_class
 if TYPE_CHECKING:
     from sparank_fusion.modes.attention import AttentionFusion
     from sparank_fusion.modes.concat import ConcatFusion
+    from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionFusion",
     "ConcatFusion",
+    "FilmFusion",
     "FusionLayer",
     "GateFusion",
     "MaximumFusion",

@@ -14,6 +14,7 @@ from sparank_fusion.runtime import FusionModule
 MODES = {
     "attention": "AttentionFusion",
     "concat": "ConcatFusion",
+    "film": "FilmFusion",
     "gate": "GateFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
@@ -53,7 +54,7 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"gate"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"film"``, ``"gate"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
