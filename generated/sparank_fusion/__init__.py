@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.concat import ConcatFusion
     from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
+    from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.product import ProductFusion
@@ -28,6 +29,7 @@ __all__ = [
     "FilmFusion",
     "FusionLayer",
     "GateFusion",
+    "LowRankBilinearFusion",
     "MaximumFusion",
     "MeanFusion",
     "ProductFusion",

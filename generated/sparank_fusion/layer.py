@@ -16,6 +16,7 @@ MODES = {
     "concat": "ConcatFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
+    "low_rank_bilinear": "LowRankBilinearFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "product": "ProductFusion",
@@ -54,8 +55,9 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"film"``, ``"gate"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
+        rank: Number of factors. Of mode low_rank_bilinear alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Attributes:
@@ -76,11 +78,13 @@ class FusionLayer(FusionModule):
         fusion_type: str = "concat",
         attn_heads: int = 4,
         *,
+        rank: int = 64,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
+            "low_rank_bilinear": {"rank": rank},
         }
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
