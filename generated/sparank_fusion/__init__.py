@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
+    from sparank_fusion.modes.mixture_of_experts import MixtureOfExpertsFusion
     from sparank_fusion.modes.product import ProductFusion
     from sparank_fusion.modes.scalar_gate import ScalarGateFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
@@ -32,6 +33,7 @@ __all__ = [
     "LowRankBilinearFusion",
     "MaximumFusion",
     "MeanFusion",
+    "MixtureOfExpertsFusion",
     "ProductFusion",
     "ScalarGateFusion",
     "SigmoidGateFusion",

@@ -19,6 +19,7 @@ MODES = {
     "low_rank_bilinear": "LowRankBilinearFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
+    "mixture_of_experts": "MixtureOfExpertsFusion",
     "product": "ProductFusion",
     "scalar_gate": "ScalarGateFusion",
     "sigmoid_gate": "SigmoidGateFusion",
@@ -55,8 +56,9 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
+        experts: Number of experts. Of mode mixture_of_experts alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -78,6 +80,7 @@ class FusionLayer(FusionModule):
         fusion_type: str = "concat",
         attn_heads: int = 4,
         *,
+        experts: int = 4,
         rank: int = 64,
         backend: str = "auto",
     ) -> None:
@@ -85,6 +88,7 @@ class FusionLayer(FusionModule):
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
             "low_rank_bilinear": {"rank": rank},
+            "mixture_of_experts": {"experts": experts},
         }
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
