@@ -13,6 +13,7 @@ from sparank_fusion.layer import MODES, FusionLayer, list_modes, mode_class
 if TYPE_CHECKING:
     from sparank_fusion.modes.attention import AttentionFusion
     from sparank_fusion.modes.concat import ConcatFusion
+    from sparank_fusion.modes.cross_attention import CrossAttentionFusion
     from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionFusion",
     "ConcatFusion",
+    "CrossAttentionFusion",
     "FilmFusion",
     "FusionLayer",
     "GateFusion",

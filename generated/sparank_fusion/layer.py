@@ -14,6 +14,7 @@ from sparank_fusion.runtime import FusionModule
 MODES = {
     "attention": "AttentionFusion",
     "concat": "ConcatFusion",
+    "cross_attention": "CrossAttentionFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
@@ -56,8 +57,8 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
-        attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
+        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
         experts: Number of experts. Of mode mixture_of_experts alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
@@ -87,6 +88,7 @@ class FusionLayer(FusionModule):
         nn.Module.__init__(self)
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
+            "cross_attention": {"attn_heads": attn_heads},
             "low_rank_bilinear": {"rank": rank},
             "mixture_of_experts": {"experts": experts},
         }
