@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.attention import AttentionFusion
     from sparank_fusion.modes.concat import ConcatFusion
     from sparank_fusion.modes.cross_attention import CrossAttentionFusion
+    from sparank_fusion.modes.deep_sets import DeepSetsFusion
     from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
@@ -29,6 +30,7 @@ __all__ = [
     "AttentionFusion",
     "ConcatFusion",
     "CrossAttentionFusion",
+    "DeepSetsFusion",
     "FilmFusion",
     "FusionLayer",
     "GateFusion",

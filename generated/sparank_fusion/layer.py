@@ -15,6 +15,7 @@ MODES = {
     "attention": "AttentionFusion",
     "concat": "ConcatFusion",
     "cross_attention": "CrossAttentionFusion",
+    "deep_sets": "DeepSetsFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
@@ -57,9 +58,10 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"deep_sets"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
         experts: Number of experts. Of mode mixture_of_experts alone.
+        hidden: Width of the hidden layers. Of mode deep_sets alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -82,6 +84,7 @@ class FusionLayer(FusionModule):
         attn_heads: int = 4,
         *,
         experts: int = 4,
+        hidden: int = 128,
         rank: int = 64,
         backend: str = "auto",
     ) -> None:
@@ -89,6 +92,7 @@ class FusionLayer(FusionModule):
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
             "cross_attention": {"attn_heads": attn_heads},
+            "deep_sets": {"hidden": hidden},
             "low_rank_bilinear": {"rank": rank},
             "mixture_of_experts": {"experts": experts},
         }
