@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.concat import ConcatFusion
     from sparank_fusion.modes.cross_attention import CrossAttentionFusion
     from sparank_fusion.modes.deep_sets import DeepSetsFusion
+    from sparank_fusion.modes.factorized_bilinear import FactorizedBilinearFusion
     from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
@@ -31,6 +32,7 @@ __all__ = [
     "ConcatFusion",
     "CrossAttentionFusion",
     "DeepSetsFusion",
+    "FactorizedBilinearFusion",
     "FilmFusion",
     "FusionLayer",
     "GateFusion",

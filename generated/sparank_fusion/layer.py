@@ -16,6 +16,7 @@ MODES = {
     "concat": "ConcatFusion",
     "cross_attention": "CrossAttentionFusion",
     "deep_sets": "DeepSetsFusion",
+    "factorized_bilinear": "FactorizedBilinearFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
@@ -58,9 +59,10 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"deep_sets"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"deep_sets"``, ``"factorized_bilinear"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
         experts: Number of experts. Of mode mixture_of_experts alone.
+        factors: Number of products that each output sums. Of mode factorized_bilinear alone.
         hidden: Width of the hidden layers. Of mode deep_sets alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
@@ -84,6 +86,7 @@ class FusionLayer(FusionModule):
         attn_heads: int = 4,
         *,
         experts: int = 4,
+        factors: int = 5,
         hidden: int = 128,
         rank: int = 64,
         backend: str = "auto",
@@ -93,6 +96,7 @@ class FusionLayer(FusionModule):
             "attention": {"attn_heads": attn_heads},
             "cross_attention": {"attn_heads": attn_heads},
             "deep_sets": {"hidden": hidden},
+            "factorized_bilinear": {"factors": factors},
             "low_rank_bilinear": {"rank": rank},
             "mixture_of_experts": {"experts": experts},
         }
