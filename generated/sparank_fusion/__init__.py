@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.mixture_of_experts import MixtureOfExpertsFusion
+    from sparank_fusion.modes.multiplicative_interaction import MultiplicativeInteractionFusion
     from sparank_fusion.modes.product import ProductFusion
     from sparank_fusion.modes.scalar_gate import ScalarGateFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
@@ -40,6 +41,7 @@ __all__ = [
     "MaximumFusion",
     "MeanFusion",
     "MixtureOfExpertsFusion",
+    "MultiplicativeInteractionFusion",
     "ProductFusion",
     "ScalarGateFusion",
     "SigmoidGateFusion",

@@ -23,6 +23,7 @@ MODES = {
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "mixture_of_experts": "MixtureOfExpertsFusion",
+    "multiplicative_interaction": "MultiplicativeInteractionFusion",
     "product": "ProductFusion",
     "scalar_gate": "ScalarGateFusion",
     "sigmoid_gate": "SigmoidGateFusion",
@@ -59,7 +60,7 @@ class FusionLayer(FusionModule):
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"deep_sets"``, ``"factorized_bilinear"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"deep_sets"``, ``"factorized_bilinear"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"multiplicative_interaction"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
         attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
         experts: Number of experts. Of mode mixture_of_experts alone.
         factors: Number of products that each output sums. Of mode factorized_bilinear alone.
