@@ -30,6 +30,7 @@ Output = Annotated[str | None, typer.Option("--output", "-o", help="The folder o
 Templates = Annotated[str | None, typer.Option("--templates", help="A folder of templates that replace shipped ones.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")]
 Update = Annotated[bool, typer.Option("--update-goldens", help="Take over golden outputs that moved.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="The most processes to use [default: one for each core].")]
 ModeName = Annotated[str | None, typer.Argument(metavar="MODE", help="A mode [default: all that take so many modalities].")]
 Target = Annotated[str, typer.Option("--target", help="The chip, as triton names it.")]
 Dim = Annotated[int, typer.Option("--dim", help="Width of each modality's features.")]
@@ -49,11 +50,16 @@ KINDS = {
 
 @app.command()
 def build(
-    specs: Specs = None, output: Output = None, templates: Templates = None, force: Force = False, update_goldens: Update = False
+    specs: Specs = None,
+    output: Output = None,
+    templates: Templates = None,
+    force: Force = False,
+    update_goldens: Update = False,
+    jobs: Jobs = None,
 ) -> None:
     """Bring the generated files up to date with the specs."""
     try:
-        outcome = build_project(_config(specs, output, templates), force, update_goldens)
+        outcome = build_project(_config(specs, output, templates), force, update_goldens, jobs)
     except HandEdited as error:
         _show(error.differences)
         _fail(error)
@@ -72,10 +78,10 @@ def build(
 
 
 @app.command()
-def check(specs: Specs = None, output: Output = None, templates: Templates = None) -> None:
+def check(specs: Specs = None, output: Output = None, templates: Templates = None, jobs: Jobs = None) -> None:
     """Say what differs between the specs and the generated files; write nothing."""
     try:
-        outcome: Outcome = check_project(_config(specs, output, templates))
+        outcome: Outcome = check_project(_config(specs, output, templates), jobs)
     except Exception as error:
         _fail(error)
     _show(outcome.differences)
@@ -99,17 +105,17 @@ def kernels(
     specs: SpecsOption = None,
     output: Output = None,
 ) -> None:
-    """Compile the built kernels for a chip, which need not be there, and say what they need and the least time they take."""
-    from sparank_gen.project.kernels import Case, kernel_rows, table
+    """Say how each pass runs and why, and compile its kernels for a chip, which need not be there: what they need and
+    the least time they take."""
+    from sparank_gen.project.kernels import Case, reports, table
 
     try:
         case = Case(target, dim, modalities, dtype, batch)
-        lines = table(row.cells(case) for row in kernel_rows(_config(specs, output, None), mode, case))
+        found = list(reports(_config(specs, output, None), mode, case))
     except Exception as error:
         _fail(error)
-    typer.echo(str(case))
-    for line in lines:
-        typer.echo(line)
+    lines = table(row.cells(case) for report in found for row in report.rows)
+    typer.echo("\n".join([str(case), *(line for report in found for line in report.plan), "", *lines]))
 
 
 def _config(specs: str | None, output: str | None, templates: str | None) -> Config:

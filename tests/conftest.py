@@ -11,9 +11,9 @@ import pytest
 from project_helper import REPOSITORY, Project
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def formatted_once() -> Iterator[None]:
-    """Black takes most of a build's time and is a function of the text: each text is formatted once for a file of tests."""
+    """Black takes most of a build's time and is a function of the text: each text is formatted once."""
     known: dict[str, str] = {}
     format_str = black.format_str
 
@@ -33,7 +33,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARANK_GEN_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built_once(formatted_once: None, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A built project of two modes, which no test changes."""
     made = Project(tmp_path_factory.mktemp("built"))

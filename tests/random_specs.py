@@ -6,6 +6,7 @@ can be compared closely; kinks and ties do occur, since both sides state the sam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ class Draft:
 
     draw: st.DrawFn
     exact: bool
+    numbered: bool
     slots: list[Slot] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
@@ -65,7 +67,7 @@ class Draft:
         """Every way to read a known quantity with exactly these axes: the quantity, and the code."""
         found = []
         for slot in self.known():
-            found.extend((slot.name, f"{slot.name}[{','.join(indices)}]" if indices else slot.name) for indices in fill(slot.extents, axes))
+            found.extend((slot.name, f"{slot.name}[{','.join(indices)}]" if indices else slot.name) for indices in fill(slot.extents, axes, self.numbered))
         return found
 
     def expression(self, axes: frozenset[str], depth: int) -> str:
@@ -125,6 +127,17 @@ class Draft:
         options = [axis for axis in self.axes() if axis not in axes]
         return frozenset(self.draw(st.lists(st.sampled_from(options), min_size=1, max_size=most)))
 
+    def diagnostics(self, statements: list[str], weights_axes: list[str]) -> list[str]:
+        """Further results: a quantity of its own, features or none below it, and the weights once more."""
+        entries = []
+        if self.chance(40):
+            axes = sorted(self.draw(st.sets(st.sampled_from(["m", "u", "i"]), max_size=2)))
+            statements.append(f"{indexed('d', axes)} = {self.expression(frozenset(axes), 1)}")
+            entries.append(f"spread: 'd[{','.join(self.draw(st.permutations(['b', *axes])))}]'")
+        if self.chance(20):
+            entries.append(f"again: 'w[b,({' '.join(weights_axes)})]'")
+        return [f"diagnostics: {{{', '.join(entries)}}}"] if entries else []
+
     def reduced(self, axes: frozenset[str], depth: int) -> str:
         over = self.fresh(axes, 2)
         operator = self.choose(("sum", "mean", "max", "min", "prod", "logsumexp"))
@@ -147,18 +160,21 @@ class Draft:
         return code
 
 
-def fill(extents: tuple[str, ...], axes: frozenset[str]) -> list[list[str]]:
-    """Indices for slots of these extents, using each of ``axes`` exactly once and whole numbers elsewhere."""
+def fill(extents: tuple[str, ...], axes: frozenset[str], numbered: bool) -> list[list[str]]:
+    """Indices for slots of these extents, using each of ``axes`` exactly once and whole numbers elsewhere.
+
+    ``numbered`` says whether modalities may have them.
+    """
     if not extents:
         return [] if axes else [[]]
     first, rest = extents[0], extents[1:]
     found = []
     for axis in sorted(axes):
         if SIZES[axis] == first:
-            found.extend([axis, *others] for others in fill(rest, axes - {axis}))
-    if len(axes) < len(extents) and first in ("modalities", "2", "1"):
+            found.extend([axis, *others] for others in fill(rest, axes - {axis}, numbered))
+    if len(axes) < len(extents) and first in ("2", "1", *(["modalities"] if numbered else [])):
         for position in range(1 if first == "1" else 2):
-            found.extend([str(position), *others] for others in fill(rest, axes))
+            found.extend([str(position), *others] for others in fill(rest, axes, numbered))
     return found[:12]
 
 
@@ -170,17 +186,23 @@ PARAMETERS = {
     "turned": ("{module: Linear, weight: 'We[j,k]'}", {"We": "jk"}),
     "pairs": ("{module: Bilinear, weight: 'Wf[k,i,j]', bias: 'cf[k]'}", {"Wf": "kij", "cf": "k"}),
     "norm": ("{module: LayerNorm, weight: 'cg[i]', bias: 'ch[i]'}", {"cg": "i", "ch": "i"}),
-    "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'ck[e]'}", {"Wk": "ej", "ck": "e"}),
+    "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'cn[e]'}", {"Wk": "ej", "cn": "e"}),
     "wide": ("{module: Linear, weight: 'Wl[q,j]'}", {"Wl": "qj"}),
+    "alphas": ("{tensor: 'Wm[m]', init: ones}", {"Wm": "m"}),
+    "stacked": ("{tensor: 'Wn[m,k,j]', init: xavier_uniform, fan: {in: j, out: k}}", {"Wn": "mkj"}),
+    "listed": ("{tensor: 'Wo[m,j,k]', per: m, init: kaiming_uniform, fan: {in: k}}", {"Wo": "mjk"}),
+    "head.query": ("{tensor: 'ck[k,i]', init: normal, std: 1 / sqrt(dim)}", {"ck": "ki"}),
+    "head2.inner.scale": ("{tensor: cl, init: constant, value: 0.5}", {"cl": ""}),
     "each": ("{module: LayerNorm, per: m, weight: 'ci[m,k]', bias: 'cj[m,k]'}", {"ci": "mk", "cj": "mk"}),
 }
 
 
 @st.composite
-def random_specs(draw: st.DrawFn) -> str:
-    """The text of a spec."""
+def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
+    """The text of a spec; ``may_number`` says whether it may name modalities by number."""
     exact = draw(st.booleans())
-    draft = Draft(draw, exact)
+    numbered = may_number and draw(st.booleans())
+    draft = Draft(draw, exact, numbered)
     modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
     for module in modules:
         for name, axes in PARAMETERS[module][1].items():
@@ -189,13 +211,12 @@ def random_specs(draw: st.DrawFn) -> str:
     for position in range(draw(st.integers(1, 4))):
         axes = frozenset(draw(st.sets(st.sampled_from(draft.axes()), max_size=3)))
         name, order = f"v{position}", draw(st.permutations(sorted(axes)))
-        if exact and draft.chance(25) and "m" not in axes:
+        if exact and numbered and draft.chance(25) and "m" not in axes:
             pieces = [draft.expression(axes, 2) for _ in range(2)]
             statements += [f"{name}[{','.join([str(k), *order])}] = {piece}" for k, piece in enumerate(pieces)]
             draft.slots.append(Slot(name, ("modalities", *(SIZES[axis] for axis in order))))
             continue
-        left = f"{name}[{','.join(order)}]" if order else name
-        statements.append(f"{left} = {draft.expression(axes, 3)}")
+        statements.append(f"{indexed(name, order)} = {draft.expression(axes, 3)}")
         draft.slots.append(Slot(name, tuple(SIZES[axis] for axis in order)))
     out_axes = draw(st.sampled_from(("i", "ji", "mi", *(["k", "ik"] if "k" in draft.axes() else []))))
     terms = [draft.expression(frozenset(out_axes), 2)]
@@ -207,7 +228,13 @@ def random_specs(draw: st.DrawFn) -> str:
     statements.append(f"w[{','.join(weights_axes)}] = {weights_term} + tanh(sum[u,j](h[u,j] * h[u,j]))")
     group = out_axes if len(out_axes) == 1 else f"({' '.join(out_axes)})"
     weights = ",".join(draw(st.permutations(["b", *weights_axes])))
-    return spec_text(exact, modules, statements, f"out[b,{group}]", f"w[{weights}]")
+    layouts = [f"out: 'out[b,{group}]'", f"weights: 'w[{weights}]'", *draft.diagnostics(statements, weights_axes)]
+    return spec_text(exact, modules, statements, layouts)
+
+
+def indexed(name: str, axes: Sequence[str]) -> str:
+    """A quantity with its indices; a bare name where it has none."""
+    return f"{name}[{','.join(axes)}]" if axes else name
 
 
 def project(slot: Slot, axis: str) -> tuple[str, str, list[str]] | None:
@@ -231,15 +258,15 @@ def reader(slot: Slot, keep: frozenset[str]) -> str:
     return f"tanh(sum[{','.join(over)}]({code}))" if over else f"tanh({code})"
 
 
-def spec_text(exact: bool, modules: list[str], statements: list[str], out: str, weights: str) -> str:
+def spec_text(exact: bool, modules: list[str], statements: list[str], layouts: list[str]) -> str:
     """A spec file; axes that nothing names are left out."""
     lines = ["version: 1", "mode: random", "summary: A random program.", f"modalities: {'2' if exact else chr(39) + '>=2' + chr(39)}"]
-    text = "\n".join([*statements, out, weights, *(PARAMETERS[module][0] for module in modules)])
+    text = "\n".join([*statements, *layouts, *(PARAMETERS[module][0] for module in modules)])
     words = set("".join(c if c.isalnum() else " " for c in text).split())
     axes = ", ".join(f"{axis}: {extent}" for axis, extent in EXTENTS.items() if axis in words)
     lines.append(f"axes: {{{axes}}}")
     lines += ["hyperparameters: {hidden: {default: 3}}"] if "hidden" in axes else []
     lines.append("params:")
     lines += [f"  {module}: {PARAMETERS[module][0]}" for module in modules]
-    lines += ["math: |", *(f"  {statement}" for statement in statements), f"out: '{out}'", f"weights: '{weights}'"]
+    lines += ["math: |", *(f"  {statement}" for statement in statements), *layouts]
     return "\n".join(lines) + "\n"

@@ -78,6 +78,20 @@ def test_same_bytes_in_another_process(
     assert {path.stat().st_mode & 0o777 for path in project.output.rglob("*") if path.is_file()} == {0o644}
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 3, 64])
+def test_same_bytes_with_any_number_of_processes(built_once: Project, tmp_path: Path, jobs: int) -> None:
+    project = lay_out(tmp_path / "project")
+    project.run("build", f"--jobs={jobs}")
+    assert project.content() == built_once.content()
+    project.run("check", f"--jobs={jobs}")
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_a_wrong_number_of_processes(built_once: Project, jobs: str) -> None:
+    for command in ("build", "check"):
+        assert "--jobs" in built_once.run(command, f"--jobs={jobs}", code=2).stderr
+
+
 def test_same_bytes_from_a_second_run_over_the_first(built_once: Project, tmp_path: Path) -> None:
     project = Project(Path(shutil.copytree(built_once.root, tmp_path / "project")))
     shutil.rmtree(project.output)
@@ -104,7 +118,7 @@ def test_same_bytes_from_inside_the_specs_folder(built_once: Project, tmp_path: 
 
 def test_a_warm_check_generates_nothing(warm: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     cold = warm.run("check").stdout
-    monkeypatch.setattr(generator, "generate", lambda config: pytest.fail("the warm check generated"))
+    monkeypatch.setattr(generator, "generate", lambda *given: pytest.fail("the warm check generated"))
     assert warm.run("check").stdout == cold
 
 

@@ -36,8 +36,9 @@ def refused(*arguments: str) -> str:
 
 
 def test_it_shows_what_a_kernel_needs_and_its_floor() -> None:
-    title, columns, forward, backward = invoke("kernels", "concat", *SMALL, code=0).stdout.splitlines()
+    title, *plan, _, columns, forward, backward = invoke("kernels", "concat", *SMALL, code=0).stdout.splitlines()
     assert title == "sm_90, bfloat16, dim 16, 2 modalities, batch 65536"
+    assert plan == [f"concat {each}: resident: it has no matrix products" for each in ("forward", "backward")]
     names = ["kernel", "rows", "warps", "registers", "spilled B", "shared B", "moved MB", "Gop", "floor µs", "bound by"]
     assert [part.strip() for part in columns.split("  ") if part] == names
     for line, name in ((forward, "concat_forward_kernel"), (backward, "concat_backward_kernel")):
@@ -48,13 +49,29 @@ def test_it_shows_what_a_kernel_needs_and_its_floor() -> None:
 
 
 def test_products_count_once_for_each_modality_and_direction() -> None:
-    lines = invoke("kernels", "gate", *SMALL, "--batch", "1000000", code=0).stdout.splitlines()[2:]
+    lines = invoke("kernels", "gate", *SMALL, "--batch", "1000000", code=0).stdout.splitlines()[-2:]
     # A multiply and an add for each of 16 x 16 weights of 2 modalities; the backward pass computes the values again.
     assert [float(line.split()[7]) for line in lines] == [1.02, 2.05]
 
 
+def test_it_says_how_a_pass_runs_and_why() -> None:
+    plan = invoke("kernels", "gate", "--dim", "512", "--modalities", "2", code=0).stdout.split("\n\n")[0].splitlines()[1:]
+    # 16 rows of 512 columns need 9 numbers each forward: softmax and sum over two modalities.
+    assert plan[0] == (
+        "gate forward: columns: 16 rows touch 73,728 numbers, of 125,000 that registers hold; the widest weight has 524,288"
+        " bytes, of 65,536 of shared memory; tiles of columns spare 4,096 bytes a row, and lose the time of 1,384"
+    )
+    assert [line.split(": ")[0] for line in plan] == [
+        "gate forward",
+        "gate backward",
+        "gate backward, then by torch",
+        "gate backward, then by torch",
+    ]
+    assert [line.split(": ")[1] for line in plan[2:]] == ["W_bar", "c_bar"]
+
+
 def test_without_a_mode_it_shows_all_that_take_so_many_modalities() -> None:
-    lines = invoke("kernels", "--dim", "16", "--modalities", "3", "--batch", "64", code=0).stdout.splitlines()[2:]
+    lines = invoke("kernels", "--dim", "16", "--modalities", "3", "--batch", "64", code=0).stdout.split("floor")[1].splitlines()[1:]
     assert {line.split("_")[0] for line in lines} == {"attention", "concat", "gate"}
 
 

@@ -24,7 +24,7 @@ CASES = [*((mode, "bfloat16") for mode in list_modes()), ("gate", "float16")]
 
 def compiled(mode: str, dtype: str, target: str) -> list[Compiled]:
     found = launches("sparank_fusion", mode, 64, 2, dtype)
-    return [compile_launch(launch, TARGETS[target]) for launch in found]
+    return [compile_launch(launch, TARGETS[target]) for launch in found.launches]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -43,11 +43,11 @@ def test_kernels_compile(mode: str, dtype: str, target: str) -> None:
 def test_forward_kernels_stay_in_registers(mode: str, dim: int) -> None:
     """With as many as three modalities, and where the padding of rows is large."""
     most = mode_class(mode).most_modalities
-    launch = launches("sparank_fusion", mode, dim, min(3, most or 3), "bfloat16")[0]
+    launch = launches("sparank_fusion", mode, dim, min(3, most or 3), "bfloat16").launches[0]
     assert compile_launch(launch, TARGETS["sm_90"]).spilled <= MOST_SPILLED
 
 
 def test_a_wide_matrix_product_compiles() -> None:
     """One whose elementwise form would be larger than any tile may be."""
-    launch = launches("sparank_fusion", "gate", 256, 2, "bfloat16")[0]
+    launch = launches("sparank_fusion", "gate", 256, 2, "bfloat16").launches[0]
     assert compile_launch(launch, TARGETS["sm_90"]).registers > 0

@@ -9,6 +9,7 @@ import pytest
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.lower import PAIRWISE
+from sparank_gen.lang.initial import INITIALISATIONS
 from sparank_gen.lang.modules import TORCH_MODULES
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import expression_of
@@ -74,6 +75,11 @@ def test_operator_is_written_so(name: str, written: str) -> None:
     assert bool(call.axes) == (PUBLIC[name].kind in ("reduction", "normalisation"))
 
 
+def test_missing_modalities_are_explained_for_every_operator_over_axes() -> None:
+    over_axes = {name for name, operator in PUBLIC.items() if operator.kind in ("reduction", "normalisation")}
+    assert over_axes == {text.partition("[")[0] for text in names("in the math", "with `present`") if "](" in text}
+
+
 def test_error_table_lists_the_error_codes() -> None:
     assert names("code", "meaning") == [kind.code for kind in errors.SpecError.__subclasses__()]
 
@@ -86,6 +92,11 @@ def test_key_table_lists_the_keys() -> None:
 def test_module_table_lists_the_modules() -> None:
     table = {code(row[0])[0]: (code(row[1]), code(row[2])) for row in rows("module", "size arguments")}
     assert table == {name: (list(module.constructor), list(module.tensors)) for name, module in TORCH_MODULES.items()}
+
+
+def test_initialisation_table_lists_the_initialisations() -> None:
+    table = {code(row[0])[0]: (code(row[1]), code(row[2])) for row in rows("`init`", "starts as")}
+    assert table == {name: ([rule.number] if rule.number else [], list(rule.fans)) for name, rule in INITIALISATIONS.items()}
 
 
 def test_error_is_shown_as_it_is() -> None:

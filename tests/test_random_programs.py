@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.tests.cases import Case, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
-from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.check import FEATURES, check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import Program
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.load import parse_spec
 
@@ -49,23 +50,48 @@ def close(found: torch.Tensor, wanted: Array, what: str) -> None:
     assert (difference <= 1e-9 * scale).all(), f"{what}: off by {difference.max():.3g} at scale {scale:.3g}"
 
 
-def reference_gradients(mode: Mode, case: Case, batch: int, cotangents: dict[str, Array]) -> dict[str, Array]:
-    """The gradients of the derived adjoint program, by state-dict key; ``features`` is ``(batch, M, dim)``."""
-    program, sizes = mode.program, case.sizes(batch)
+def feature(modality: int, batch: int, dim: int) -> Array:
+    """A feature tensor. Numbers by rule alone lie evenly, so that differences of theirs are equal but for rounding."""
+    return np.tanh(2 * rule(f"features.{modality}", (batch, dim)))
+
+
+def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
+    """What the evaluator reads."""
+    features = [feature(m, batch, case.dim) for m in range(case.n_modalities)]
+    return {**tensors(mode, case, batch), FEATURES: np.stack(features, axis=1)}
+
+
+def gradient_arrays(
+    mode: Mode, program: Program, sizes: Mapping[str, int | float], cotangents: Mapping[str, Array], found: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The gradients of the derived adjoint program, by tensor, one dimension for each index.
+
+    Args:
+        mode: where the program came from.
+        program: the mode's own, or one made from it.
+        sizes: the value of each name that extents are made of.
+        cotangents: those of the program's outputs, ``(batch, *axes)``.
+        found: what the program reads.
+    """
     slots = slots_of(mode)
     derived = derive(program, slots, program.outputs)
-    found = dict(tensors(mode, case, batch)) | {name + ADJOINT: value for name, value in cotangents.items()}
-    values = evaluate([definition.node for definition in derived.definitions], found, program.extents, sizes)
-    arrays = {
+    read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
+    values = evaluate([definition.node for definition in derived.definitions], read, program.extents, sizes)
+    return {
         name: evaluate_at(derived[name + ADJOINT].node, slots[name], values, program.extents, sizes)
-        for name in slots
         if name + ADJOINT in derived.outputs
+        else np.zeros(found[name].shape)
+        for name in slots
     }
-    gradients = {"features": arrays.get("h", np.zeros(found["h"].shape))}
+
+
+def by_key(mode: Mode, case: Case, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Gradients by state-dict key; ``features`` is ``(batch, M, dim)``."""
+    gradients = {"features": arrays["h"]}
     per = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
     for key, name, modality, shape in stored_tensors(mode, case):
         axis, layout = per[name]
-        array = arrays.get(name, np.zeros(found[name].shape))
+        array = arrays[name]
         gradients[key] = (array if axis is None else array.take(modality, layout.axes.index(axis))).reshape(shape)
     return gradients
 
@@ -94,20 +120,23 @@ def check_program(
     case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
     layer = made(dim, case.n_modalities, **dict(options), backend=backend).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
-    features = [torch.from_numpy(rule(f"features.{m}", (batch, dim))).requires_grad_() for m in range(case.n_modalities)]
+    features = [torch.from_numpy(feature(m, batch, dim)).requires_grad_() for m in range(case.n_modalities)]
     out, info = layer(features, return_gates=True)
-    sizes, found = case.sizes(batch), tensors(mode, case, batch)
-    results = {"out": (out, mode.out), "w": (info["weights"], mode.weights)}
-    for name, (value, layout) in results.items():
-        close(value, laid_out(mode, layout, found, sizes), name)
+    sizes, found = case.sizes(batch), inputs(mode, case, batch)
+    results = [(out, mode.out), *((info[extra.key], extra.layout) for extra in mode.extras)]
+    for value, layout in results:
+        close(value, laid_out(mode, layout, found, sizes), str(layout))
     with torch.no_grad():
         close(layer(features), laid_out(mode, mode.out, found, sizes), "out alone")
-    cotangents = {name: rule(f"cotangent.{name}", tuple(value.shape)) for name, (value, _) in results.items()}
-    total = sum((value * torch.from_numpy(cotangents[name])).sum() for name, (value, _) in results.items())
+    cotangents = [rule(f"cotangent.{position}", tuple(value.shape)) for position, (value, _) in enumerate(results)]
+    total = sum((value * torch.from_numpy(c)).sum() for (value, _), c in zip(results, cotangents, strict=True))
     named = dict(layer.named_parameters())
     gradients = torch.autograd.grad(total, [*features, *named.values()], allow_unused=True)
-    ordered = {name: definition_order(cotangents[name], mode, layout, sizes) for name, (_, layout) in results.items()}
-    wanted = reference_gradients(mode, case, batch, ordered)
+    ordered: dict[str, Array] = {}
+    for (_, layout), cotangent in zip(results, cotangents, strict=True):
+        part = definition_order(cotangent, mode, layout, sizes)
+        ordered[layout.name] = ordered[layout.name] + part if layout.name in ordered else part
+    wanted = by_key(mode, case, gradient_arrays(mode, mode.program, sizes, ordered, found))
     for m, gradient in enumerate(gradients[: len(features)]):
         close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")
     for key, gradient in zip(named, gradients[len(features) :], strict=True):

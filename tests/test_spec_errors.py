@@ -26,6 +26,7 @@ HEAD = 'version: 1\nmode: bad\nsummary: s\nmodalities: ">=2"\n'
 SUM = "sum[m](h[m,i])"
 LINEAR = 'params:\n  f: {module: Linear, weight: "W[i,j]"}\n'
 USED = "out[i] = sum[m,j](W[i,j] * h[m,j])"
+NORMED = '{module: LayerNorm, weight: "v[i]", bias: "w[i]"}'
 NORM = 'params:\n  f: {module: LayerNorm, weight: "v[k]", bias: "w[k]"}\n'
 
 
@@ -54,6 +55,21 @@ def layout(text: str, axes: str = "{i: dim}") -> str:
 def linear(weight: str, options: str = "", module: str = "Linear", axes: str = "{i: dim, j: dim}") -> str:
     """A spec with one module."""
     return spec(USED, axes, f'params:\n  f: {{module: {module}, weight: "{weight}"{options}}}\n')
+
+
+def tensor(layout: str, options: str) -> str:
+    """A spec with one tensor that stands by itself."""
+    return spec(f"out[i] = {SUM} * v[i]", extra=f'params:\n  f: {{tensor: "{layout}", {options}}}\n')
+
+
+def results(diagnostics: str) -> str:
+    """A spec with diagnostics."""
+    return spec(extra=f"diagnostics: {{{diagnostics}}}\n")
+
+
+def paths(*entries: str) -> str:
+    """A spec with these entries under ``params``."""
+    return spec(extra="params:\n" + "".join(f"  {entry}\n" for entry in entries))
 
 
 def hyper(entry: str) -> str:
@@ -144,6 +160,7 @@ NAMES = (
     Bad("defined twice", spec(f"out[i] = {SUM}\nout[i] = {SUM}"), "reused-name", "out[i]", "first at line 7"),
     Bad("parameter's name", both("W[i] = h[0,i]\n" + USED, LINEAR), "reused-name", "W[i]", "choose another name"),
     Bad("features' name", spec("h[i] = h[0,i]"), "reused-name", "h[i]", "the features"),
+    Bad("present", spec(f"present[i] = {SUM}\nout[i] = present[i]"), "reused-name", "present[i]", "which modalities a sample has"),
     Bad("axis m", spec(axes="{m: dim, i: dim}"), "reused-name", "m", "the modality axis"),
     Bad("axis b", spec(axes="{b: dim, i: dim}"), "reused-name", "b", "the batch axis"),
     Bad("hyper-parameter dim", spec(extra="hyperparameters: {dim: {default: 1}}\n"), "reused-name", "dim", "in every spec"),
@@ -164,6 +181,51 @@ NAMES = (
     Bad("layout of three", layout("h[b,m,i]"), "layout-mismatch", "h[b,m,i]", "the batch first"),
     Bad("layout's stray axis", both(USED, LINEAR + "out: 'out[b,j]'\n"), "layout-mismatch", "j", "has no axis 'j'"),
     Bad("layout syntax", layout("h[b,(m i]"), "bad-syntax", "]", "W[(p a k), j]"),
+)
+DIAGNOSTICS = (
+    Bad("diagnostic called weights", results("weights: 'out[b,i]'"), "reused-name", "weights", "as 'weights'"),
+    Bad("diagnostic called type", results("type: 'out[b,i]'"), "reused-name", "type", "the mode's name"),
+    Bad("diagnostic that is no name", results("a-b: 'out[b,i]'"), "bad-value", "a-b", "a diagnostic"),
+    Bad("diagnostics in a list", results("").replace("{}", "['out[b,i]']"), "not-a-mapping", "['out[b,i]']", "found a list"),
+    Bad("diagnostic twice", results("a: 'out[b,i]', a: 'out[i,b]'"), "duplicate-key", "a", "twice in diagnostics"),
+    Bad("diagnostic of nothing", results("a: 's[b]'"), "unknown-name", "s", "name another quantity as 'a'"),
+    Bad("diagnostic of a parameter", both(USED, LINEAR + "diagnostics: {a: 'W[b,i,j]'}\n"), "unknown-name", "W", "not defined"),
+    Bad("diagnostic without b", results("a: 'out[i]'"), "layout-mismatch", "out[i]", "write 'b'"),
+    Bad("diagnostic lacks an axis", results("a: 'out[b]'"), "layout-mismatch", "out[b]", "i missing"),
+    Bad("diagnostic composed with b", results("a: 'out[(b i)]'"), "layout-mismatch", "out[(b i)]", "keep 'b' apart"),
+)
+TENSORS = (
+    Bad("no initialisation", tensor("v[i]", ""), "missing-key", "f", "'init: zeros'"),
+    Bad("unknown initialisation", tensor("v[i]", "init: one"), "bad-value", "one", "did you mean 'ones'?"),
+    Bad("no deviation", tensor("v[i]", "init: normal"), "missing-key", "normal", "'std: 0.02'"),
+    Bad("deviation of zeros", tensor("v[i]", "init: zeros, std: 1"), "unknown-key", "std", "takes no 'std'"),
+    Bad("value of a normal", tensor("v[i]", "init: normal, std: 1, value: 1"), "unknown-key", "value", "takes no 'value'"),
+    Bad("negative deviation", tensor("v[i]", "init: normal, std: -1"), "bad-value", "-1", "above 0"),
+    Bad("constant of features", tensor("v[i]", 'init: constant, value: "h[0,0]"'), "unknown-name", "h[0,0]", "'h'"),
+    Bad("constant of a comparison", tensor("v[i]", "init: constant, value: dim > 2"), "wrong-arguments", "dim > 2", "a number"),
+    Bad("constant cut short", tensor("v[i]", "init: constant, value: 1 +"), "bad-syntax", "", "not an expression"),
+    Bad("no fan", tensor("v[i]", "init: kaiming_uniform"), "missing-key", "kaiming_uniform", "add 'fan: {in: …}'"),
+    Bad("half a fan", tensor("v[i]", "init: xavier_uniform, fan: {in: i}"), "missing-key", "xavier_uniform", "the fan 'out'"),
+    Bad("fan of zeros", tensor("v[i]", "init: zeros, fan: {in: i}"), "unknown-key", "in", "it takes none"),
+    Bad("fan that is not needed", tensor("v[i]", "init: kaiming_uniform, fan: {in: i, out: 1}"), "unknown-key", "out", "takes 'in'"),
+    Bad("fan of another tensor", tensor("v[i]", "init: kaiming_uniform, fan: {in: m}"), "unknown-index", "m", "not an index of v[i]"),
+    Bad("fans that share", tensor("v[i]", "init: xavier_uniform, fan: {in: i, out: i}"), "repeated-index", "i", "once"),
+    Bad("layout of a tensor", tensor("v[", "init: zeros"), "bad-syntax", "", "W[(p a k), j]"),
+    Bad("unknown key of a tensor", tensor("v[i]", "init: zeros, weight: 1"), "unknown-key", "weight", "the keys are tensor"),
+    Bad("tensor per, no index", tensor("v[i]", "init: zeros, per: m"), "layout-mismatch", "v[i]", "one tensor per m"),
+    Bad("tensor over the batch", tensor("v[b,i]", "init: zeros"), "layout-mismatch", "b", "leave 'b' out"),
+    Bad("tensor's name", tensor("h[i]", "init: zeros"), "reused-name", "h", "the features"),
+    Bad("unused tensor", tensor("q[i]", "init: zeros").replace("* v[i]", ""), "unused-name", "q", "parameter 'q'"),
+    Bad("tensor in a sequence", paths("f.0: {tensor: v, init: ones}"), "bad-value", "f.0", "hold a module"),
+    Bad("name beside a position", paths(f"f.0: {NORMED}", "f.g: {tensor: q, init: ones}"), "bad-value", "f.g", "not both"),
+    Bad("position inside", paths("f.0.g: {tensor: v, init: ones}"), "bad-value", "f.0.g", "'head.query'"),
+    Bad("container that is a tensor", paths("f: {tensor: v, init: ones}", "f.g: {tensor: q, init: ones}"),
+        "reused-name", "f.g", "'f' is both"),
+    Bad("tensor that is a container", paths("f.g: {tensor: v, init: ones}", "f: {tensor: q, init: ones}"),
+        "reused-name", "f", "'f' is both"),
+    Bad("container in two places",
+        paths("f.g: {tensor: v, init: ones}", "g: {tensor: q, init: ones}", "f.h: {tensor: r, init: ones}"),
+        "bad-value", "f.h", "together"),
 )
 OPERATORS = (
     Bad("unknown operator", spec("out[i] = sun[m](h[m,i])"), "unknown-operator", "sun[m](h[m,i])", "did you mean 'sum'?"),
@@ -255,7 +317,7 @@ CORNERS = (
     Bad("keyword as a path", linear("W[i,j]").replace("f:", "class:"), "", "class", ""),
     Bad("attribute of the layer as a path", linear("W[i,j]").replace("f:", "dim:"), "", "dim", ""),
     Bad("gap in a container", linear("W[i,j]").replace("f:", "net.2:"), "", "net.2", ""),
-    Bad("module inside a module", linear("W[i,j]").replace("f:", "f.g:"), "", "f.g", ""),
+    Bad("attribute of a torch module as a path", linear("W[i,j]").replace("f:", "f.forward:"), "bad-value", "f.forward", "'forward'"),
     Bad("unused hyper-parameter", hyper("{default: 1}"), "unused-name", "tau", ""),
     Bad("unused axis without math", layout("h[b,(m i)]", "{i: dim, z: 3}"), "unused-index", "z", ""),
     Bad("comparison inside a property", spec(extra="properties: ['(out[i] < 1) == 1']\n"), "", "out[i] < 1", ""),
@@ -267,7 +329,7 @@ CORNERS = (
     Bad("error behind an anchor", HEAD + "axes: {i: &d dimm, j: *d}\n", "unknown-name", "dimm", "did you mean 'dim'?"),
     Bad("folded math", HEAD + "axes: {i: dim}\nmath: >\n  out[i] = h[0,i] + foo\n", "unknown-name", "foo", "'foo'"),
 )
-CASES = (*YAML, *VALUES, *INDICES, *NAMES, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
+CASES = (*YAML, *VALUES, *INDICES, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
 # Specs that are right, at the edge of what is allowed.
 ACCEPTED = {
     "output in pieces": spec("out[0] = h[0,0]\nout[1] = h[1,0]", "{p: 2}"),

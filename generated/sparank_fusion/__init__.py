@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sparank_fusion.layer import MODES, FusionLayer, list_modes, mode_class
+from sparank_fusion.layer import MODES, FusionLayer, FusionMode, list_modes, mode_class, mode_name
 
 if TYPE_CHECKING:
     from sparank_fusion.modes.attention import AttentionFusion
@@ -36,6 +36,7 @@ __all__ = [
     "FactorizedBilinearFusion",
     "FilmFusion",
     "FusionLayer",
+    "FusionMode",
     "GateFusion",
     "LowRankBilinearFusion",
     "MaximumFusion",
@@ -47,11 +48,18 @@ __all__ = [
     "SigmoidGateFusion",
     "SumFusion",
     "list_modes",
+    "mode_name",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    for mode, class_name in MODES.items():
-        if class_name == name:
-            return mode_class(mode)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__
+
+
+if not TYPE_CHECKING:  # or any name would pass for one of a class
+
+    def __getattr__(name: str) -> Any:
+        for mode, class_name in MODES.items():
+            if class_name == name:
+                return mode_class(mode)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

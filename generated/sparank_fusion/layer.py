@@ -5,13 +5,31 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from sparank_fusion.runtime import FusionModule
 
-MODES = {
+FusionMode = Literal[
+    "attention",
+    "concat",
+    "cross_attention",
+    "deep_sets",
+    "factorized_bilinear",
+    "film",
+    "gate",
+    "low_rank_bilinear",
+    "maximum",
+    "mean",
+    "mixture_of_experts",
+    "multiplicative_interaction",
+    "product",
+    "scalar_gate",
+    "sigmoid_gate",
+    "sum",
+]
+MODES: dict[FusionMode, str] = {
     "attention": "AttentionFusion",
     "concat": "ConcatFusion",
     "cross_attention": "CrossAttentionFusion",
@@ -31,21 +49,32 @@ MODES = {
 }
 
 
-def list_modes() -> tuple[str, ...]:
+def list_modes() -> tuple[FusionMode, ...]:
     """The names of all fusion modes, in alphabetical order."""
     return tuple(MODES)
 
 
-def mode_class(fusion_type: str) -> type[FusionModule]:
+def mode_name(fusion_type: str) -> FusionMode:
+    """A name that comes from elsewhere, as from a configuration, as the type that names of modes have.
+
+    Raises:
+        ValueError: when there is no mode of that name; the message proposes the nearest one.
+    """
+    for mode in MODES:
+        if mode == fusion_type:
+            return mode
+    close = difflib.get_close_matches(str(fusion_type), MODES, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown fusion_type {fusion_type!r}: expected one of {', '.join(MODES)}{hint}")
+
+
+def mode_class(fusion_type: FusionMode) -> type[FusionModule]:
     """The class of a fusion mode, imported when it is first asked for.
 
     Raises:
         ValueError: when there is no mode of that name; the message proposes the nearest one.
     """
-    if fusion_type not in MODES:
-        close = difflib.get_close_matches(str(fusion_type), MODES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown fusion_type {fusion_type!r}: expected one of {', '.join(MODES)}{hint}")
+    fusion_type = mode_name(fusion_type)
     module = importlib.import_module(f"sparank_fusion.modes.{fusion_type}")
     found: type[FusionModule] = getattr(module, MODES[fusion_type])
     return found
@@ -57,10 +86,32 @@ class FusionLayer(FusionModule):
     The parameters are those of the mode, under the mode's own names, so that checkpoints do not depend on which
     of the two classes wrote them.
 
+    Modes:
+        ``"attention"``: Self-attention over the modalities as tokens, a residual, layer normalisation, and
+        the mean over tokens.
+        ``"concat"``: The features of all modalities, one after the other.
+        ``"cross_attention"``: The first modality as a query over all modalities, a residual, and layer
+        normalisation.
+        ``"deep_sets"``: The sum over modalities of one perceptron, and another perceptron of that sum.
+        ``"factorized_bilinear"``: Multimodal factorised bilinear pooling of two modalities.
+        ``"film"``: The first modality, scaled and shifted in each dimension as the second one says.
+        ``"gate"``: Per-dimension softmax gating across modalities.
+        ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
+        ``"maximum"``: The largest of the modalities in each dimension.
+        ``"mean"``: The mean of the modalities.
+        ``"mixture_of_experts"``: Linear experts on all modalities together, mixed by a router that sees the
+        same.
+        ``"multiplicative_interaction"``: A full bilinear form of two modalities, with its linear terms and
+        bias.
+        ``"product"``: The product of the modalities in each dimension.
+        ``"scalar_gate"``: One softmax weight for each modality, from a score of its own features.
+        ``"sigmoid_gate"``: Per-dimension sigmoid blending of exactly two modalities.
+        ``"sum"``: The sum of the modalities.
+
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
-        fusion_type: ``"attention"``, ``"concat"``, ``"cross_attention"``, ``"deep_sets"``, ``"factorized_bilinear"``, ``"film"``, ``"gate"``, ``"low_rank_bilinear"``, ``"maximum"``, ``"mean"``, ``"mixture_of_experts"``, ``"multiplicative_interaction"``, ``"product"``, ``"scalar_gate"``, ``"sigmoid_gate"``, ``"sum"``.
+        fusion_type: the mode's name; of one that comes as ``str``, :func:`mode_name` makes the type that is asked for.
         attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
         experts: Number of experts. Of mode mixture_of_experts alone.
         factors: Number of products that each output sums. Of mode factorized_bilinear alone.
@@ -83,7 +134,7 @@ class FusionLayer(FusionModule):
         self,
         dim: int,
         n_modalities: int,
-        fusion_type: str = "concat",
+        fusion_type: FusionMode = "concat",
         attn_heads: int = 4,
         *,
         experts: int = 4,
@@ -105,11 +156,11 @@ class FusionLayer(FusionModule):
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
         # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the
         # state dict has a prefix.
-        vars(self).update(
-            vars(mode), _fuse=mode._fuse, _fuse_pair=mode._fuse_pair, _fuse_triton=mode._fuse_triton
-        )
+        ways = ("_fuse", "_fuse_pair", "_fuse_triton", "_fuse_present")
+        vars(self).update(vars(mode), **{way: getattr(mode, way) for way in ways})
         self.fusion_type = fusion_type
-        self.has_weights = mode.has_weights
+        self.numbered = mode.numbered
+        self.extras = mode.extras
         self.batch_dims = mode.batch_dims
 
     def extra_repr(self) -> str:

@@ -22,15 +22,18 @@ CACHE_BYTES = 8 << 20
 class FusionModule(nn.Module):
     """Base of the fusion modes: from one tensor for each modality to one tensor.
 
-    A mode says which numbers of modalities it takes and whether it has weights, registers its parameters in its
-    constructor, and computes its output in ``_fuse``. With one modality every mode is the identity.
+    A mode says which numbers of modalities it takes and what it returns beside its output when it is asked to,
+    registers its parameters in its constructor, and computes in ``_fuse``. With one modality every mode is the
+    identity. Where a formula names modalities by number, ``numbered`` is the statement that does, and no modality
+    can be missing.
     """
 
     fusion_type: str
     least_modalities: ClassVar[int]
     most_modalities: ClassVar[int | None]
-    has_weights: bool
+    extras: tuple[str, ...]
     has_pair_form: ClassVar[bool]
+    numbered: str | None
     batch_dims: tuple[int, ...]
 
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
@@ -62,11 +65,11 @@ class FusionModule(nn.Module):
         """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache."""
         self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
-        """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``."""
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+        """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""
         raise NotImplementedError
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         raise NotImplementedError
 
@@ -79,23 +82,33 @@ class FusionModule(nn.Module):
             )
         return not autocast and (self.backend == "triton" or first.is_cuda)
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
         raise NotImplementedError
 
-    def forward(self, features: Tensors, return_gates: bool = False) -> Any:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, from ``present``, ``(M, B)``."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensors, return_gates: bool = False, *, present: Tensor | None = None) -> Any:
         """Fuse one tensor for each modality into one tensor.
 
         Args:
             features: ``n_modalities`` tensors ``(B, dim)`` of one shape, dtype and device.
-            return_gates: whether to return the fusion weights too.
+            return_gates: whether to return the fusion weights and diagnostics too.
+            present: which modalities each sample has, a bool tensor ``(B, n_modalities)``; None where it has all.
+                Absent features are never read, and what runs over modalities runs over those present. The results
+                are zero at absent modalities, and for samples that have none.
 
         Returns:
             The fused tensor ``(B, out_dim)``; with ``return_gates``, a pair of it and a dictionary with the entries
-            ``type`` (the mode, or ``identity`` for one modality) and ``weights`` (a tensor, or None).
+            ``type`` (the mode, or ``identity`` for one modality), ``weights`` (a tensor, or None) and the mode's
+            diagnostics (tensors; None for one modality).
 
         Raises:
-            ValueError: when the features do not fit the layer or each other.
+            ValueError: when the features do not fit the layer or each other, when ``present`` does not fit them, or when
+                the mode's formula names modalities by number and ``present`` is given.
+            RuntimeError: when ``present`` is given to a layer of ``backend="triton"``: it runs on torch alone.
         """
         # A small batch takes no longer than these checks: each attribute of a tensor is read once.
         try:
@@ -108,40 +121,58 @@ class FusionModule(nn.Module):
             is_stacked = type(features) is not list and isinstance(features, Tensor)
             if is_stacked or width != self.dim or len(features) != count:
                 self._explain(features)
+            given = features
+            if present is not None:
+                self._require_present(present, first)
+                given = [torch.where(x, h, 0) for x, h in zip(present.unsqueeze(-1).unbind(1), features)]
+                first = given[0]
             if count == 1:
-                return (first, {"type": "identity", "weights": None}) if return_gates else first
-            return_weights = return_gates and self.has_weights
+                info = {"type": "identity", "weights": None, **dict.fromkeys(self.extras)}
+                return (first, info) if return_gates else first
+            return_extras = return_gates and self.extras != ()
             rows = self._block_rows
-            if self._may_use_kernels and self._uses_kernels(first):
+            if present is not None:
+                fuse: Fuse = self._fuse_rows
+                given = [*given, present]
+            elif self._may_use_kernels and self._uses_kernels(first):
                 fuse, rows = self._fuse_triton, None
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
-                results = self._in_blocks(fuse, features, return_weights)
+                results = self._in_blocks(fuse, given, return_extras)
             else:
-                results = fuse(features, return_weights)
+                results = fuse(given, return_extras)
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
             raise
         if return_gates:
-            return results[0], {"type": self.fusion_type, "weights": results[1] if return_weights else None}
+            return results[0], {
+                "type": self.fusion_type,
+                "weights": None,
+                **dict(zip(self.extras, results[1:])),
+            }
         return results[0]
 
-    def _in_blocks(self, fuse: Fuse, features: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_rows(self, rows: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+        """The results of features that are followed by which are present, ``(B, M)``."""
+        *h, present = rows
+        return self._fuse_present(h, present.t(), return_extras)
+
+    def _in_blocks(self, fuse: Fuse, features: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """``fuse`` over blocks of rows, so that intermediate results stay in the processor's cache."""
         first = features[0]
         # Over several blocks, gradients of parameters add up in their own dtype; half precision would lose too much.
         loses = torch.is_grad_enabled() and first.dtype.itemsize < 4
         if not first.is_cpu or loses or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return fuse(features, return_weights)
+            return fuse(features, return_extras)
         blocks = zip(*(feature.split(self._block_rows) for feature in features))
         if torch.is_grad_enabled():
-            parts = [fuse(block, return_weights) for block in blocks]
+            parts = [fuse(block, return_extras) for block in blocks]
             return tuple(torch.cat(part, dim) for part, dim in zip(zip(*parts), self.batch_dims))
         results: list[Tensor] = []
         start, batch = 0, first.shape[0]
         for block in blocks:
-            part = fuse(block, return_weights)
+            part = fuse(block, return_extras)
             if not results:
                 results = [_with_size(x, dim, batch) for x, dim in zip(part, self.batch_dims)]
             for result, x, dim in zip(results, part, self.batch_dims):
@@ -179,6 +210,32 @@ class FusionModule(nn.Module):
                 held = getattr(parameter, name, found)
                 if held != found and not (name == "dtype" and autocast):
                     raise ValueError(f"expected features of the parameters' {name} {held}, got {found}")
+
+    def _require_present(self, present: Any, first: Tensor) -> None:
+        """Raise unless modalities may be missing as ``present`` says, from features like ``first``."""
+        if self.numbered is not None and self.n_modalities != 1:
+            raise ValueError(
+                f"expected no 'present' for fusion_type {self.fusion_type!r}: its formula names modalities by number, in"
+                f" {self.numbered!r}; fuse the samples that have all modalities, or choose another mode"
+            )
+        shape, device = (first.shape[0], self.n_modalities), first.device
+        is_tensor = isinstance(present, Tensor)
+        if (
+            not is_tensor
+            or present.shape != shape
+            or present.dtype is not torch.bool
+            or present.device != device
+        ):
+            found = type(present).__name__
+            if is_tensor:
+                found = f"{present.dtype} of shape {tuple(present.shape)} on {present.device}"
+            raise ValueError(
+                f"expected 'present' to be a bool tensor of shape (batch, n_modalities) = {shape} on {device}, got {found}"
+            )
+        if self.backend == "triton" and self.n_modalities != 1:
+            raise RuntimeError(
+                "backend='triton' does not run with 'present': use 'auto', which runs torch for it"
+            )
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, n_modalities={self.n_modalities}, out_dim={self.out_dim}"
@@ -243,6 +300,19 @@ def runs_under_autocast(tensor: Tensor) -> bool:
 def _with_size(tensor: Tensor, dim: int, size: int) -> Tensor:
     """An empty tensor like ``tensor``, of another size along ``dim``."""
     return tensor.new_empty([*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]])
+
+
+def container(**members: nn.Module | nn.Parameter) -> nn.Module:
+    """A module that holds others, and parameters, under their names."""
+    made = nn.Module()
+    for name, member in members.items():
+        setattr(made, name, member)
+    return made
+
+
+def uniform(bound: float, *sizes: int) -> Tensor:
+    """Numbers from the uniform distribution between ``-bound`` and ``bound``."""
+    return torch.empty(sizes).uniform_(-bound, bound)
 
 
 def sum_all(tensors: Iterable[Tensor]) -> Tensor:

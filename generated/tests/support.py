@@ -70,10 +70,10 @@ def random_features(n_modalities: int, batch: int, dim: int, seed: int) -> list[
     ]
 
 
-def golden_cases(mode: str) -> list[Any]:
-    """The cases of a mode's golden file."""
+def golden_cases(mode: str, key: str = "cases") -> list[Any]:
+    """The cases of a mode's golden file; ``missing`` are those in which modalities are."""
     path = Path(__file__).parent / "golden" / f"{mode}.json"
-    cases: list[Any] = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    cases: list[Any] = json.loads(path.read_text(encoding="utf-8"))[key]
     return cases
 
 
@@ -101,7 +101,12 @@ def assert_at_most(left: Tensor | float, right: Tensor | float) -> None:
     assert (a - b <= _tolerance(a, b)).all()
 
 
-def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], tuple[Tensor, ...]]) -> None:
+def gradcheck(
+    layer: nn.Module,
+    inputs: list[Tensor],
+    results: Callable[[Any], tuple[Tensor, ...]],
+    present: Tensor | None = None,
+) -> None:
     """Compare the gradients of inputs and parameters with finite differences in float64."""
     names = [name for name, _ in layer.named_parameters()]
     parameters = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
@@ -110,7 +115,9 @@ def gradcheck(layer: nn.Module, inputs: list[Tensor], results: Callable[[Any], t
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given, held = list(tensors[: len(inputs)]), tensors[len(inputs) :]
-        return results(torch.func.functional_call(layer, dict(zip(names, held)), (given, True)))
+        return results(
+            torch.func.functional_call(layer, dict(zip(names, held)), (given, True), {"present": present})
+        )
 
     # The interpreter is slow: there one random direction stands for all entries.
     fast = layer.backend == "triton" and device.type == "cpu"
@@ -195,7 +202,7 @@ def _addresses(x: Tensor) -> Any:
 
 
 def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> None:
-    """Both layers give the same outputs, weights and gradients, to rounding in the inputs' dtype."""
+    """Both layers give the same outputs, extras and gradients, to rounding in the inputs' dtype."""
     found, wanted = (_everything(each, inputs) for each in (layer, other))
     eps = torch.finfo(inputs[0].dtype).eps
     for a, b in zip(found, wanted):
@@ -204,10 +211,10 @@ def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> No
 
 
 def _everything(layer: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
-    """The output, the weights, and the gradients of inputs and parameters for cotangents by rule."""
+    """The output, the extras, and the gradients of inputs and parameters for cotangents by rule."""
     given = [x.detach().requires_grad_() for x in inputs]
     out, info = layer(given, return_gates=True)
-    results = [out] if info["weights"] is None else [out, info["weights"]]
+    results = [out, *(info[key] for key in layer.extras)]
     total = sum((x * rule(f"cotangent.{k}", tuple(x.shape)).to(x)).sum() for k, x in enumerate(results))
     gradients = torch.autograd.grad(total, [*given, *layer.parameters()], allow_unused=True)  # type: ignore[arg-type]
     tensors = [*results, *(g for g in gradients if g is not None)]

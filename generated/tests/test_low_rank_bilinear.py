@@ -43,6 +43,11 @@ def make(
     return layer.to(device, dtype)
 
 
+def results(returned: Any) -> tuple[Tensor, ...]:
+    """The tensors of what a call with ``return_gates`` returns."""
+    return (returned[0],)
+
+
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("golden", golden_cases("low_rank_bilinear"), ids=IDS)
@@ -65,7 +70,7 @@ def test_golden(
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
     def results(returned: Any) -> tuple[Tensor, ...]:
-        return (returned[0],)
+        return returned[0], *(returned[1][key] for key in layer.extras)
 
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
@@ -134,6 +139,13 @@ def test_kernels_are_operators(
             torch.autograd.grad(gradient.sum(), inputs[:1])
 
 
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_no_modality_can_be_missing(case: dict[str, Any]) -> None:
+    present = torch.ones(3, case["n_modalities"], dtype=torch.bool)
+    with pytest.raises(ValueError, match="modalities by number"):
+        make(case)(features(case["n_modalities"], 3, case["dim"]), present=present)
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_shapes(case: dict[str, Any], batch: int) -> None:
@@ -153,6 +165,10 @@ def test_one_modality_is_the_identity() -> None:
     (feature,) = features(1, 3, CASES[0]["dim"])
     layer = LowRankBilinearFusion(**{**CASES[0], "n_modalities": 1})
     assert layer([feature]) is feature
+    present = torch.tensor([[True], [False], [True]])
+    torch.testing.assert_close(
+        layer([feature], present=present), torch.where(present, feature, 0), rtol=0, atol=0
+    )
     assert not list(layer.parameters())
 
 

@@ -47,6 +47,11 @@ def make(
     return layer.to(device, dtype)
 
 
+def results(returned: Any) -> tuple[Tensor, ...]:
+    """The tensors of what a call with ``return_gates`` returns."""
+    return returned[0], returned[1]["weights"]
+
+
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("golden", golden_cases("scalar_gate"), ids=IDS)
@@ -71,8 +76,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    weights: Tensor = layer(h, return_gates=True)[1]["weights"]
-    g = weights
+    g = layer(h, return_gates=True)[1]["weights"]
     # sum[m](g[m]) == 1
     assert_equal(g.sum(-1), 1)
     # g[m] >= 0
@@ -87,7 +91,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
     def results(returned: Any) -> tuple[Tensor, ...]:
-        return returned[0], returned[1]["weights"]
+        return returned[0], *(returned[1][key] for key in layer.extras)
 
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
@@ -156,6 +160,44 @@ def test_kernels_are_operators(
             torch.autograd.grad(gradient.sum(), inputs[:1])
 
 
+@pytest.mark.parametrize("backend, device, schedule", TORCH)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("golden", golden_cases("scalar_gate", "missing"))
+def test_missing_modalities(
+    golden: dict[str, Any], dtype: torch.dtype, backend: str, device: str, schedule: str | None
+) -> None:
+    case = {"dim": golden["dim"], "n_modalities": golden["n_modalities"], **golden["options"]}
+    layer = make(case, dtype, device, backend)
+    present = torch.tensor(golden["present"], device=device)
+    inputs = [x.to(device, dtype) for x in features(golden["n_modalities"], golden["batch"], golden["dim"])]
+    # What is absent is never read.
+    inputs = [torch.where(present[:, m, None], x, torch.nan).requires_grad_() for m, x in enumerate(inputs)]
+    found = results(layer(inputs, return_gates=True, present=present))
+    for key, result in zip(("out", "weights"), found):
+        assert_golden(result, golden[key], dtype)
+    total = sum(result.exp().sum() for result in found)
+    gradients = torch.autograd.grad(total, [*inputs, *layer.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    for m in range(len(inputs)):
+        assert not gradients[m][~present[:, m]].any()
+
+
+@pytest.mark.parametrize("golden", golden_cases("scalar_gate", "missing"))
+def test_gradients_of_missing_modalities(golden: dict[str, Any]) -> None:
+    layer = make({"dim": golden["dim"], "n_modalities": golden["n_modalities"], **golden["options"]})
+    inputs = random_features(golden["n_modalities"], golden["batch"], golden["dim"], 2)
+    gradcheck(layer, inputs, results, torch.tensor(golden["present"]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_all_modalities_present(case: dict[str, Any]) -> None:
+    layer = make(case)
+    inputs = random_features(case["n_modalities"], 3, case["dim"], 2)
+    everything = torch.ones(3, case["n_modalities"], dtype=torch.bool)
+    found = results(layer(inputs, return_gates=True, present=everything))
+    torch.testing.assert_close(found, results(layer(inputs, return_gates=True)))
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_shapes(case: dict[str, Any], batch: int) -> None:
@@ -175,6 +217,10 @@ def test_one_modality_is_the_identity() -> None:
     (feature,) = features(1, 3, CASES[0]["dim"])
     layer = ScalarGateFusion(**{**CASES[0], "n_modalities": 1})
     assert layer([feature]) is feature
+    present = torch.tensor([[True], [False], [True]])
+    torch.testing.assert_close(
+        layer([feature], present=present), torch.where(present, feature, 0), rtol=0, atol=0
+    )
     assert not list(layer.parameters())
 
 

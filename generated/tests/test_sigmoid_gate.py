@@ -45,6 +45,11 @@ def make(
     return layer.to(device, dtype)
 
 
+def results(returned: Any) -> tuple[Tensor, ...]:
+    """The tensors of what a call with ``return_gates`` returns."""
+    return returned[0], returned[1]["weights"]
+
+
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("golden", golden_cases("sigmoid_gate"), ids=IDS)
@@ -69,8 +74,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    weights: Tensor = layer(h, return_gates=True)[1]["weights"]
-    g = weights.transpose(0, 1)
+    g = layer(h, return_gates=True)[1]["weights"].transpose(0, 1)
     # sum[m](g[m,i]) == 1
     assert_equal(g.sum(1), 1)
     # g[m,i] >= 0
@@ -85,7 +89,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
     def results(returned: Any) -> tuple[Tensor, ...]:
-        return returned[0], returned[1]["weights"]
+        return returned[0], *(returned[1][key] for key in layer.extras)
 
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
@@ -154,6 +158,13 @@ def test_kernels_are_operators(
             torch.autograd.grad(gradient.sum(), inputs[:1])
 
 
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_no_modality_can_be_missing(case: dict[str, Any]) -> None:
+    present = torch.ones(3, case["n_modalities"], dtype=torch.bool)
+    with pytest.raises(ValueError, match="modalities by number"):
+        make(case)(features(case["n_modalities"], 3, case["dim"]), present=present)
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_shapes(case: dict[str, Any], batch: int) -> None:
@@ -173,6 +184,10 @@ def test_one_modality_is_the_identity() -> None:
     (feature,) = features(1, 3, CASES[0]["dim"])
     layer = SigmoidGateFusion(**{**CASES[0], "n_modalities": 1})
     assert layer([feature]) is feature
+    present = torch.tensor([[True], [False], [True]])
+    torch.testing.assert_close(
+        layer([feature], present=present), torch.where(present, feature, 0), rtol=0, atol=0
+    )
     assert not list(layer.parameters())
 
 

@@ -46,6 +46,11 @@ def make(
     return layer.to(device, dtype)
 
 
+def results(returned: Any) -> tuple[Tensor, ...]:
+    """The tensors of what a call with ``return_gates`` returns."""
+    return (returned[0],)
+
+
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("golden", golden_cases("sum"), ids=IDS)
@@ -80,7 +85,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
     def results(returned: Any) -> tuple[Tensor, ...]:
-        return (returned[0],)
+        return returned[0], *(returned[1][key] for key in layer.extras)
 
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
@@ -149,6 +154,44 @@ def test_kernels_are_operators(
             torch.autograd.grad(gradient.sum(), inputs[:1])
 
 
+@pytest.mark.parametrize("backend, device, schedule", TORCH)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("golden", golden_cases("sum", "missing"))
+def test_missing_modalities(
+    golden: dict[str, Any], dtype: torch.dtype, backend: str, device: str, schedule: str | None
+) -> None:
+    case = {"dim": golden["dim"], "n_modalities": golden["n_modalities"], **golden["options"]}
+    layer = make(case, dtype, device, backend)
+    present = torch.tensor(golden["present"], device=device)
+    inputs = [x.to(device, dtype) for x in features(golden["n_modalities"], golden["batch"], golden["dim"])]
+    # What is absent is never read.
+    inputs = [torch.where(present[:, m, None], x, torch.nan).requires_grad_() for m, x in enumerate(inputs)]
+    found = results(layer(inputs, return_gates=True, present=present))
+    for key, result in zip(("out", "weights"), found):
+        assert_golden(result, golden[key], dtype)
+    total = sum(result.exp().sum() for result in found)
+    gradients = torch.autograd.grad(total, [*inputs, *layer.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    for m in range(len(inputs)):
+        assert not gradients[m][~present[:, m]].any()
+
+
+@pytest.mark.parametrize("golden", golden_cases("sum", "missing"))
+def test_gradients_of_missing_modalities(golden: dict[str, Any]) -> None:
+    layer = make({"dim": golden["dim"], "n_modalities": golden["n_modalities"], **golden["options"]})
+    inputs = random_features(golden["n_modalities"], golden["batch"], golden["dim"], 2)
+    gradcheck(layer, inputs, results, torch.tensor(golden["present"]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_all_modalities_present(case: dict[str, Any]) -> None:
+    layer = make(case)
+    inputs = random_features(case["n_modalities"], 3, case["dim"], 2)
+    everything = torch.ones(3, case["n_modalities"], dtype=torch.bool)
+    found = results(layer(inputs, return_gates=True, present=everything))
+    torch.testing.assert_close(found, results(layer(inputs, return_gates=True)))
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_shapes(case: dict[str, Any], batch: int) -> None:
@@ -168,6 +211,10 @@ def test_one_modality_is_the_identity() -> None:
     (feature,) = features(1, 3, CASES[0]["dim"])
     layer = SumFusion(**{**CASES[0], "n_modalities": 1})
     assert layer([feature]) is feature
+    present = torch.tensor([[True], [False], [True]])
+    torch.testing.assert_close(
+        layer([feature], present=present), torch.where(present, feature, 0), rtol=0, atol=0
+    )
     assert not list(layer.parameters())
 
 

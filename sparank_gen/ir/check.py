@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
-from sparank_gen.ir.mode import Mode, Property
+from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
+from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.layouts import Layout, parse_layout
-from sparank_gen.lang.modules import Module, resolve_module
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
 from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
@@ -20,8 +20,15 @@ from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
 
 FEATURES = "h"
+PRESENT = "present"
 FEATURE_AXES = ("m", "dim")
-RESERVED = {"m": "the modality axis", "b": "the batch axis", "h": "the features", "size": "the extent of an axis"}
+RESERVED = {
+    "m": "the modality axis",
+    "b": "the batch axis",
+    FEATURES: "the features",
+    PRESENT: "which modalities a sample has",
+    "size": "the extent of an axis",
+}
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 
@@ -63,7 +70,7 @@ class _Checker:
         self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
         self.declare_axes()
         self.tensors[FEATURES] = Tensor(FEATURES, (self.extents["m"], self.scalars["dim"]))
-        modules = self.declare_modules()
+        holders = self.declare_parameters()
         self.scope = Scope(
             extents={axis: extent for axis, extent in self.extents.items() if axis != BATCH},
             scalars=self.scalars,
@@ -77,18 +84,19 @@ class _Checker:
             self.lookup(name, self.statements[name][0].target.span)
         out = self.result(self.spec.out, "out")
         weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
-        self.check_results(out, weights)
-        self.check_used([layout for layout in (out, weights) if layout is not None], modules)
+        diagnostics = tuple(Result(name.value, self.result(text, name.value)) for name, text in self.spec.diagnostics)
+        layouts = [out, *([weights] if weights else []), *(diagnostic.layout for diagnostic in diagnostics)]
+        self.check_results(out, layouts)
+        self.check_used(layouts, holders)
         program = Program(
             extents=self.extents,
             tensors=self.tensors,
             definitions=tuple(self.definitions.values()),
-            outputs=tuple(
-                dict.fromkeys(layout.name for layout in (out, weights) if layout is not None and layout.name != FEATURES)
-            ),
+            outputs=tuple(dict.fromkeys(layout.name for layout in layouts if layout.name != FEATURES)),
         )
-        properties = tuple(self.property(text, out, weights) for text in self.spec.properties)
-        return Mode(self.spec, program, modules, out, weights, tuple(self.divisions), self.known, properties)
+        visible = {FEATURES, *(layout.name for layout in layouts)}
+        properties = tuple(self.property(text, visible) for text in self.spec.properties)
+        return Mode(self.spec, program, holders, out, weights, diagnostics, tuple(self.divisions), self.known, properties)
 
     def claim(self, name: str, span: Span) -> None:
         """Give ``name`` its one meaning."""
@@ -122,48 +130,16 @@ class _Checker:
     def known_axes(self) -> dict[str, str]:
         return {axis: str(extent) for axis, extent in self.extents.items()}
 
-    def declare_modules(self) -> tuple[Module, ...]:
-        modules = []
-        for spec in self.spec.params:
-            layouts: dict[str, Layout] = {}
-            for path, text in spec.tensors:
-                layout = parse_layout(text, self.known_axes())
-                self.claim(layout.name, layout.text.span(0, 0, len(layout.name)))
-                if BATCH in layout.axes:
-                    raise errors.LayoutMismatch("a parameter has no batch axis", layout.span_of(BATCH), "leave 'b' out")
-                if spec.per and (spec.per.value,) not in layout.dimensions:
-                    raise errors.LayoutMismatch(
-                        f"{layout} has no dimension {spec.per.value!r} of its own, though there is one module per {spec.per.value}",
-                        layout.text.span(),
-                        f"write it as the first index: '{layout.name}[{spec.per.value},…]'",
-                    )
-                layouts[path.value] = layout
+    def declare_parameters(self) -> tuple[Holder, ...]:
+        around = Surroundings(self.known_axes(), self.extents, self.extent_names, self.scalars, self.known, self.claim)
+        holders = declare_parameters(self.spec.params, around)
+        for holder in holders:
+            for parameter in holder.parameters:
+                layout = parameter.layout
                 self.layouts[layout.name] = layout
                 self.tensors[layout.name] = Tensor(layout.name, tuple(self.extents[axis] for axis in layout.axes))
-            if spec.per and self.extents.get(spec.per.value) != self.scalars["modalities"]:
-                raise errors.UnknownIndex(
-                    f"'per' takes an axis over modalities, found {spec.per.value!r}", spec.per.span(), "write 'per: m'"
-                )
-            module = resolve_module(spec, layouts, self.extents, self.extent_names)
-            self.divisions.extend(division for division in module.divisions if division not in self.divisions)
-            modules.append(module)
-        self.check_paths()
-        return tuple(modules)
-
-    def check_paths(self) -> None:
-        """Positions in a container count from 0, without gaps, and hold one module each."""
-        positions: dict[str, int] = {}
-        for spec in self.spec.params:
-            first, _, position = spec.path.value.partition(".")
-            if position and (spec.per is not None or int(position) != positions.get(first, 0)):
-                raise errors.BadValue(
-                    f"{spec.path.value!r} does not continue a container",
-                    spec.path.span(),
-                    "positions count from 0 without gaps, and such a module has no 'per'",
-                )
-            if not position and first in positions or position and positions.get(first) == -1:
-                raise errors.ReusedName(f"{first!r} is both a module and a container", spec.path.span(), "choose another name")
-            positions[first] = int(position) + 1 if position else -1
+            self.divisions.extend(division for division in divisions_of(holder) if division not in self.divisions)
+        return holders
 
     def read_statements(self) -> None:
         if self.spec.math is None:
@@ -275,7 +251,7 @@ class _Checker:
         )
 
     def result(self, text: Text | None, key: str) -> Layout:
-        """The layout of ``out`` or ``weights``; by default ``out`` in the order of its indices."""
+        """The layout of one result; by default that of ``out``, in the order of its indices."""
         if text is None:
             if "out" not in self.statements:
                 place = self.spec.math.span() if self.spec.math else self.spec.place
@@ -293,8 +269,8 @@ class _Checker:
             raise errors.UnknownName(f"{layout.name!r} is not defined{hint}", span, f"define it, or name another quantity as '{key}'")
         return layout
 
-    def check_results(self, out: Layout, weights: Layout | None) -> None:
-        for layout in filter(None, (out, weights)):
+    def check_results(self, out: Layout, layouts: Sequence[Layout]) -> None:
+        for layout in layouts:
             slots = self.axes_of(layout.name)
             if BATCH not in layout.axes:
                 raise errors.LayoutMismatch(f"{layout} has no batch axis", layout.text.span(), "write 'b' where the batch goes")
@@ -323,8 +299,9 @@ class _Checker:
             )
         if BATCH not in self.result_node(out).axes:
             raise errors.UnusedName("the output does not depend on the features", out.text.span(), "use h[m,i] in the math")
-        if weights is not None and any(len(dimension) > 1 and BATCH in dimension for dimension in weights.dimensions):
-            raise errors.LayoutMismatch("the batch is composed with another axis", weights.text.span(), "keep 'b' apart")
+        for layout in layouts:
+            if any(len(dimension) > 1 and BATCH in dimension for dimension in layout.dimensions):
+                raise errors.LayoutMismatch("the batch is composed with another axis", layout.text.span(), "keep 'b' apart")
 
     def axes_of(self, name: str) -> tuple[str, ...]:
         return FEATURE_AXES if name == FEATURES else self.definitions[name].axes
@@ -345,7 +322,7 @@ class _Checker:
         feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
         return ir.leaf(FEATURES, (BATCH, modality, feature))
 
-    def check_used(self, layouts: Sequence[Layout], modules: Sequence[Module]) -> None:
+    def check_used(self, layouts: Sequence[Layout], holders: Sequence[Holder]) -> None:
         """Every parameter and every definition must reach a result; every index and hyper-parameter must be used."""
         results = {layout.name for layout in layouts}
         roots = [self.definitions[name].node for name in results if name in self.definitions]
@@ -368,17 +345,16 @@ class _Checker:
                 )
         names = {name for group in self.statements.values() for s in group for name in _names_of(s.value)}
         names |= {name for extent in self.extents.values() for name in extent.symbols}
-        names |= {name for module in modules for extent in module.arguments for name in extent.symbols}
+        names |= {name for holder in holders for extent in extents_in(holder) for name in extent.symbols}
         for hyperparameter in self.spec.hyperparameters:
             if hyperparameter.name.value not in names:
                 message = f"hyper-parameter {hyperparameter.name.value!r} is not used"
                 raise errors.UnusedName(message, hyperparameter.name.span(), "use it, or remove it")
 
-    def property(self, text: Text, out: Layout, weights: Layout | None) -> Property:
+    def property(self, text: Text, visible: set[str]) -> Property:
         expression = parse_expression(text)
         if not isinstance(expression, Call) or expression.function not in RELATIONS:
             raise errors.BadValue(f"{text.value!r} is not a statement", text.span(), "write 'x == y', 'x <= y' or 'x >= y'")
-        visible = {FEATURES, out.name, *([weights.name] if weights else [])}
 
         def lookup(name: str, span: Span) -> Quantity | None:
             if name in self.statements and name not in visible:

@@ -35,7 +35,10 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
     names = {definition.node: definition for definition in program.definitions}
     for name in outputs:
         definition = program[name]
-        _add(adjoints, definition.node, ir.leaf(name + ADJOINT, (BATCH, *definition.axes)))
+        cotangent = ir.leaf(name + ADJOINT, (BATCH, *definition.axes))
+        # What does not depend on the features is the same in every row.
+        shared = BATCH not in definition.node.axes
+        _add(adjoints, definition.node, ir.reduce("sum", cotangent, [BATCH]) if shared else cotangent)
     order = list(ir.reachable(program[name].node for name in outputs))
     relevant = _dependents(order, slots)
     definitions: list[Definition] = []

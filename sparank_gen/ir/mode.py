@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.modules import Module
 from sparank_gen.spec.model import FusionSpec
 
 
@@ -23,15 +23,24 @@ class Property:
 
 
 @dataclass(frozen=True)
+class Result:
+    """Something that a mode returns: ``out``, or an entry of the dictionary of ``return_gates``, and its layout."""
+
+    key: str
+    layout: Layout
+
+
+@dataclass(frozen=True)
 class Mode:
     """Everything that is known of one fusion mode.
 
     Attributes:
         spec: the file it came from.
         program: its definitions; the features are the leaf ``h``.
-        modules: the torch modules that hold its parameters, in the order of construction.
+        modules: what holds its parameters, in the order of construction.
         out: the layout of the output, ``b`` first and one dimension more.
         weights: the layout of the fusion weights, or None.
+        diagnostics: what it returns beside them.
         divisions: what must come out for given sizes.
         known: fixed values of extents (the number of modalities of a mode for exactly two).
         properties: what the generated tests assert.
@@ -39,9 +48,10 @@ class Mode:
 
     spec: FusionSpec
     program: Program
-    modules: tuple[Module, ...]
+    modules: tuple[Holder, ...]
     out: Layout
     weights: Layout | None
+    diagnostics: tuple[Result, ...]
     divisions: tuple[Division, ...]
     known: Mapping[str, int]
     properties: tuple[Property, ...]
@@ -49,6 +59,17 @@ class Mode:
     @property
     def name(self) -> str:
         return self.spec.mode.value
+
+    @property
+    def extras(self) -> tuple[Result, ...]:
+        """What it returns beside its output, where it is asked to."""
+        weights = (Result("weights", self.weights),) if self.weights is not None else ()
+        return (*weights, *self.diagnostics)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """Everything it returns, the output first."""
+        return (Result("out", self.out), *self.extras)
 
     @property
     def out_extent(self) -> Extent:

@@ -41,9 +41,11 @@ def fold_constants(node: Node) -> Node | None:
 
 def fold_choice(node: Node) -> Node | None:
     """A choice that numbers alone decide, as what they choose."""
-    if node.op != "where" or any(arg.op != "constant" for arg in node.args[0].args):
+    if node.op != "where":
         return None
     condition = node.args[0]
+    if condition.op not in OPERATORS or any(arg.op != "constant" for arg in condition.args):
+        return None
     holds = OPERATORS[condition.op].meaning(*(np.float64(arg.data) for arg in condition.args))
     return node.args[1 if holds else 2]
 

@@ -32,12 +32,16 @@ class Layout:
         return tuple(dimension for dimension in self.dimensions if dimension != (axis,))
 
     def __str__(self) -> str:
+        if not self.dimensions:
+            return self.name
         shown = (axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in self.dimensions)
         return f"{self.name}[{', '.join(shown)}]"
 
 
-def parse_layout(text: Text, known_axes: dict[str, str]) -> Layout:
+def parse_layout(text: Text, known_axes: dict[str, str], may_be_scalar: bool = False) -> Layout:
     """Parse a layout string; ``known_axes`` are the indices that may stand in it (values: what they are).
+
+    A name alone, where ``may_be_scalar``, is a scalar.
 
     Raises:
         SpecError: BadSyntax, UnknownIndex or RepeatedIndex.
@@ -58,6 +62,8 @@ def parse_layout(text: Text, known_axes: dict[str, str]) -> Layout:
     name = unicodedata.normalize("NFKC", written)
     if not name.isidentifier():
         raise fail(column, name or "end")
+    if may_be_scalar and not tokens[0][0]:
+        return Layout(name, (), text, ())
     places: list[tuple[str, int]] = []
 
     def index() -> str:

@@ -49,19 +49,20 @@ class HandEdited(UsageError):
         self.differences = differences
 
 
-def build(config: Config, force: bool = False, update_goldens: bool = False) -> Outcome:
+def build(config: Config, force: bool = False, update_goldens: bool = False, jobs: int | None = None) -> Outcome:
     """Compute everything, then write what changed and remove what is stale.
 
     Args:
         config: the project.
         force: overwrite files that were edited by hand.
         update_goldens: take over golden outputs that moved.
+        jobs: the most processes to use at a time; one for each core by default.
 
     Raises:
         HandEdited: when there are edited files and no ``force``; nothing is written.
         SpecErrors, UsageError: when the input is wrong; nothing is written.
     """
-    files = _generate(config)
+    files = _generate(config, jobs)
     files, moves = settle_goldens(config, files, update_goldens)
     differences = [difference for difference in compare(config.output, files) if difference.kind != "orphan"]
     edited = tuple(difference for difference in differences if difference.kind == "edited")
@@ -73,24 +74,24 @@ def build(config: Config, force: bool = False, update_goldens: bool = False) -> 
     return Outcome(len(files), tuple(differences), tuple(moves))
 
 
-def check(config: Config) -> Outcome:
-    """Say what differs between the specs and the output; write nothing there."""
+def check(config: Config, jobs: int | None = None) -> Outcome:
+    """Say what differs between the specs and the output, in at most so many processes; write nothing there."""
     key = cache.state_key(config)
     owned = cache.agreeing_files(key, config.output)
     if owned is not None and all(path in owned for path in with_our_header(config.output)):
         return Outcome(len(owned), (), ())
-    files, moves = settle_goldens(config, _generate(config), False)
+    files, moves = settle_goldens(config, _generate(config, jobs), False)
     outcome = Outcome(len(files), tuple(compare(config.output, files)), tuple(moves))
     if outcome.is_clean:
         cache.remember(key, {**files, MANIFEST: manifest_text(files)})
     return outcome
 
 
-def _generate(config: Config) -> dict[str, str]:
+def _generate(config: Config, jobs: int | None) -> dict[str, str]:
     # Imported here so that a check of an unchanged project need not load the compiler.
     from sparank_gen.project.generate import generate
 
-    return generate(config)
+    return generate(config, jobs)
 
 
 def settle_goldens(config: Config, files: Mapping[str, str], update: bool) -> tuple[dict[str, str], list[GoldenMove]]:

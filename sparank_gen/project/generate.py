@@ -16,6 +16,7 @@ from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
 from sparank_gen.backends.torch.module import Argument, ModuleFile, class_name, module_file
+from sparank_gen.backends.triton.explain import rest, ways
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
@@ -44,6 +45,7 @@ class LayerMode:
     """A mode as ``FusionLayer`` sees it."""
 
     name: str
+    summary: str
     class_name: str
     options: tuple[str, ...]
 
@@ -90,8 +92,12 @@ def _require_own_name(mode: Mode, modes: Mapping[str, Mode]) -> None:
             raise errors.ReusedName(message, span, remedy)
 
 
-def generate(config: Config) -> dict[str, str]:
-    """The text of every file of a project, by its path below the output folder.
+def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
+    """The text of every file of a project, by its path below the output folder; the same for any ``jobs``.
+
+    Args:
+        config: the project.
+        jobs: the most processes to use at a time; one for each core by default.
 
     Raises:
         SpecErrors, UsageError: when the specs or the configuration are wrong.
@@ -99,7 +105,7 @@ def generate(config: Config) -> dict[str, str]:
     modes = load_modes(config)
     renderer = Renderer(config, environment(config.templates))
     by_mode, package = share(
-        lambda position: renderer.mode_files(modes[position]), len(modes), lambda: renderer.package_files(modes)
+        lambda position: renderer.mode_files(modes[position]), len(modes), lambda: renderer.package_files(modes), jobs
     )
     return {path: text for files in (*by_mode, package) for path, text in files.items()}
 
@@ -139,14 +145,16 @@ class Renderer:
                 "tests/mode.py.j2", source, file=file, suite=test_file(mode), schedules=kernels.schedules
             ),
             f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
-            f"docs/{name}.md": self.render("docs/mode.md.j2", source, file=file, page=mode_page(mode)),
+            f"docs/{name}.md": self.render(
+                "docs/mode.md.j2", source, file=file, page=mode_page(mode), ways=ways(kernels), rest=rest(kernels)
+            ),
         }
 
     def package_files(self, modes: Sequence[Mode]) -> dict[str, str]:
         """The files that speak of all modes."""
         source, package = f"{self.config.specs.name}/", self.config.package
         files = [module_file(mode) for mode in modes]
-        layer_modes = [LayerMode(f.mode.name, f.class_name, tuple(a.name for a in f.arguments)) for f in files]
+        layer_modes = [LayerMode(f.mode.name, f.mode.spec.summary.value, f.class_name, tuple(a.name for a in f.arguments)) for f in files]
         context = {"modes": layer_modes, "arguments": self.layer_arguments(files), "default_mode": self.default_mode(modes)}
         return {
             f"{package}/__init__.py": self.render("torch/init.py.j2", source, **context),

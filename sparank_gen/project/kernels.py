@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparank_gen.backends.triton.aot import TARGETS, Compiled, Target, compile_launch, launches
+from sparank_gen.backends.triton.explain import choices, rest
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
 from sparank_gen.plan.cost import Cost, bytes_moved
@@ -78,8 +79,16 @@ class Row:
         )
 
 
-def kernel_rows(config: Config, name: str | None, case: Case) -> Iterator[Row]:
-    """The kernels of a mode, or of every mode that takes so many modalities, each compiled when it is asked for.
+@dataclass(frozen=True)
+class Report:
+    """The kernels of a mode: how each pass runs and why, and what each kernel needs."""
+
+    plan: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def reports(config: Config, name: str | None, case: Case) -> Iterator[Report]:
+    """The kernels of a mode, or of every mode that takes so many modalities, compiled.
 
     Raises:
         SpecErrors, UsageError: when the specs or the call are wrong, or the machine lacks torch or triton.
@@ -88,7 +97,7 @@ def kernel_rows(config: Config, name: str | None, case: Case) -> Iterator[Row]:
     _require_libraries()
     _import_package(config)
     for mode in modes:
-        yield from _rows_of(config, mode, case)
+        yield _report(config, mode, case)
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -98,7 +107,7 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in cells]
 
 
-def _rows_of(config: Config, mode: Mode, case: Case) -> Iterator[Row]:
+def _report(config: Config, mode: Mode, case: Case) -> Report:
     file = kernel_file(mode)
     per_row = {kernel.name: kernel.operations for kernel in file.kernels}
     if not (config.output / config.package / "kernels" / f"{mode.name}.py").is_file():
@@ -107,14 +116,18 @@ def _rows_of(config: Config, mode: Mode, case: Case) -> Iterator[Row]:
         found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"mode {mode.name!r} does not take {case}: {_first_line(error)}") from None
-    for launch in found:
+    rows = []
+    for launch in found.launches:
         name = launch.kernel.__name__
         if name not in per_row:
             raise UsageError(f"{config.output} was not built from these specs; run: sparank-gen build")
         numbers = {key: value for key, value in launch.constants.items() if type(value) is int}
         operations = per_row[name].number_for(numbers | {"modalities": case.modalities}) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
-        yield Row(_compiled(launch, case), cost)
+        rows.append(Row(_compiled(launch, case), cost))
+    limits = importlib.import_module(f"{config.package}.kernels")
+    after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
+    return Report((*choices(file, found.choices, limits), *after), tuple(rows))
 
 
 def _compiled(launch: Any, case: Case) -> Compiled:

@@ -19,18 +19,24 @@ def _do(position: int) -> Any:
     return _work(position)
 
 
-def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T]) -> tuple[list[T], T]:
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T], jobs: int | None) -> tuple[list[T], T]:
     """``function`` of 0, 1, … ``count - 1``, in other processes where that pays, and ``meanwhile`` in this one.
 
-    An error of either is raised here. Results are the same, in the same order, on one core.
+    An error of either is raised here. Results are the same, in the same order, for any ``jobs``: the most processes
+    to use at a time, or None for one for each core.
     """
     global _work
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if cores < 2 or count < 2 or "fork" not in multiprocessing.get_all_start_methods():
+    workers = min(jobs or available_cores(), count)
+    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         return [function(position) for position in range(count)], meanwhile()
     _work = function
     try:
-        with ProcessPoolExecutor(min(cores, count), multiprocessing.get_context("fork")) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
             futures = [pool.submit(_do, position) for position in range(count)]
             here = meanwhile()
             return [future.result() for future in futures], here

@@ -58,6 +58,27 @@ class ModuleSpec:
 
 
 @dataclass(frozen=True)
+class TensorSpec:
+    """A parameter that stands in the layer by itself.
+
+    Attributes:
+        path: the attribute path in the layer; the tensor's state-dict key.
+        tensor: its layout string.
+        per: the axis along which there is one such tensor for each index (an ``nn.ParameterList``), or None.
+        init: the name of its initialisation.
+        numbers: what else the initialisation is given: ``std`` or ``value``, each an expression.
+        fan: the axes of each fan, by ``in`` and ``out``.
+    """
+
+    path: Text
+    tensor: Text
+    per: Text | None
+    init: Text
+    numbers: tuple[tuple[Text, Text], ...]
+    fan: tuple[tuple[Text, Text], ...]
+
+
+@dataclass(frozen=True)
 class FusionSpec:
     """One fusion mode as its author wrote it; see the language page for the meaning of each key."""
 
@@ -70,8 +91,9 @@ class FusionSpec:
     modalities: ModalityCount
     axes: tuple[tuple[Text, Text], ...]
     hyperparameters: tuple[Hyperparameter, ...]
-    params: tuple[ModuleSpec, ...]
+    params: tuple[ModuleSpec | TensorSpec, ...]
     math: Text | None
     out: Text | None
     weights: Text | None
+    diagnostics: tuple[tuple[Text, Text], ...]
     properties: tuple[Text, ...]

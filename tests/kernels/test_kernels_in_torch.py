@@ -43,6 +43,12 @@ def test_exports(mode: str) -> None:
     torch.testing.assert_close(exported.module()(features), layer(features))
 
 
+def test_missing_modalities_are_refused() -> None:
+    layer, features = layer_and_features("gate")
+    with pytest.raises(RuntimeError, match="does not run with 'present': use 'auto'"):
+        layer(features, present=torch.ones(5, MODALITIES, dtype=torch.bool))
+
+
 @SCHEDULES
 @MODES
 def test_only_some_tensors_need_gradients(mode: str, schedule: str) -> None:

@@ -78,3 +78,35 @@ def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, bat
     torch.set_num_threads(1)
     note(text)
     check_kernels(text, dim, n_modalities, hidden, batch, schedule)
+
+
+def test_a_product_whose_strides_torch_chooses() -> None:
+    """It is contracted along a dimension that is not its operand's last, and einsum returns a transposed view."""
+    text = """
+version: 1
+mode: random
+summary: A contraction over the middle dimension of what another gives.
+modalities: 2
+axes: {u: modalities, i: dim, j: dim, k: hidden, r: hidden}
+hyperparameters: {hidden: {default: 3}}
+params:
+  gates: {module: Linear, per: m, weight: "W[m,i,j]", bias: "c[m,i]"}
+  pairs: {module: Bilinear, weight: "F[k,i,j]", bias: "f[k]"}
+math: |
+  x[r,k,i] = sum[j](F[r,i,j] * sum[i,u](tanh(f[k] * h[u,i]) * W[u,i,j]))
+  out[i]   = sum[k,r](x[k,r,i]) + c[0,i]
+  w[m]     = sum[i](h[m,i])
+out: "out[b,i]"
+weights: "w[m,b]"
+"""
+    check_kernels(text, 4, 3, 2, 3, "split")
+
+
+def test_product_over_two_axes_of_modalities() -> None:
+    """The library's result is a view whose dimensions lie in another order than they stand."""
+    head = "version: 1\nmode: random\nsummary: Every weight on every modality.\nmodalities: '>=2'\n"
+    axes = "axes: {t: modalities, i: dim, j: dim}\n"
+    params = "params:\n  gates: {module: Linear, per: m, weight: 'Wa[m,i,j]', bias: 'ca[m,i]'}\n"
+    math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
+    layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
+    check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -193,7 +193,8 @@ def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int
     rows, columns = 128, 128
     while rows > 16 and rows * columns * numbers_per_element > NUMBERS:
         rows //= 2
-    return rows, columns, 128 // tensor.dtype.itemsize, 8 if rows > 32 else 4
+    warps = 4 if 2 * rows * columns * numbers_per_element <= NUMBERS else 8
+    return rows, columns, 128 // tensor.dtype.itemsize, warps
 
 
 _forced: tuple[str, tuple[int, int, int] | None] | None = None
@@ -238,14 +239,38 @@ def schedule(
     """
     if _forced is not None:
         return _forced[0]
-    if not (tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")):
-        return "split"
-    if 16 * numbers_per_row <= NUMBERS and widest_weight * tensor.dtype.itemsize <= SHARED_BYTES:
-        return "resident"
-    spared = saved_per_row * tensor.dtype.itemsize
-    # float32 products at reduced precision run at half the rate of half precision, and move twice the bytes.
-    lost = SLOWER * operations_per_row / (OPERATIONS_A_BYTE * 2 / tensor.dtype.itemsize)
-    return "columns" if spared > lost else "split"
+    size = tensor.dtype.itemsize
+    spared = saved_per_row * size
+    # float32 products at reduced precision run at half the rate of half precision.
+    lost = SLOWER * operations_per_row * size / (2 * OPERATIONS_A_BYTE)
+    if not (size == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")):
+        chosen = "split"
+    elif 16 * numbers_per_row <= NUMBERS and widest_weight * size <= SHARED_BYTES:
+        chosen = "resident"
+    else:
+        chosen = "columns" if spared > lost else "split"
+    if _recorded is not None:
+        _recorded.choices.append(Choice(chosen, 16 * numbers_per_row, widest_weight * size, spared, lost))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a pass runs, and what that was decided by.
+
+    Attributes:
+        schedule: the schedule.
+        numbers: how many numbers sixteen rows touch.
+        widest_weight: the bytes of the largest weight.
+        spared: the bytes that tiles of columns would not move for each row.
+        lost: the bytes that would move in the time by which their products are slower.
+    """
+
+    schedule: str
+    numbers: int
+    widest_weight: int
+    spared: int
+    lost: float
 
 
 @dataclass(frozen=True)
@@ -259,14 +284,22 @@ class Launch:
     warps: int
 
 
-_recorded: list[Launch] | None = None
+@dataclass(frozen=True)
+class Recording:
+    """What calls would do, in order."""
+
+    launches: list[Launch] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+
+
+_recorded: Recording | None = None
 
 
 @contextmanager
-def recording() -> Iterator[list[Launch]]:
+def recording() -> Iterator[Recording]:
     """Launches inside the block are noted, and not run: results are uninitialised."""
     global _recorded
-    _recorded = []
+    _recorded = Recording()
     try:
         yield _recorded
     finally:
@@ -287,7 +320,7 @@ def launch(
     if not tiles:
         return
     if _recorded is not None:
-        _recorded.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, warps))
+        _recorded.launches.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, warps))
         return
     tensor = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
     if tensor.is_cuda:

@@ -64,7 +64,7 @@ def attention_forward_kernel(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -197,7 +197,7 @@ def attention_forward_kernel(
     for t in tl.static_range(M):
         for u in tl.static_range(M):
             w = w + (tl.sum(tl.where(in_a[None, :], prob[t * M + u], 0.0), 1) / attn_heads,)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for t in tl.static_range(M):
             for u in tl.static_range(M):
                 tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_b)
@@ -217,7 +217,7 @@ def attention_forward_operands_2(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -315,7 +315,7 @@ def attention_forward_operands_2(
     for t in tl.static_range(M):
         for u in tl.static_range(M):
             w = w + (tl.sum(tl.where(in_a[None, :], prob[t * M + u], 0.0), 1) / attn_heads,)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for t in tl.static_range(M):
             for u in tl.static_range(M):
                 tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_b)
@@ -338,7 +338,7 @@ def attention_forward_epilogue(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -359,8 +359,6 @@ def attention_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    a = tl.arange(0, A_LANES)
-    k = tl.arange(0, K_LANES)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -411,8 +409,8 @@ def attention_backward_kernel(
     d_ptr,
     scale_ptr,
     h_bar_ptrs,
-    w_bar_ptr,
     out_bar_ptr,
+    w_bar_ptr,
     partial_1_ptr,
     partial_2_ptr,
     partial_3_ptr,
@@ -428,7 +426,7 @@ def attention_backward_kernel(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -599,7 +597,7 @@ def attention_backward_kernel(
             w_bar = w_bar + (
                 (
                     tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
-                    if HAS_WEIGHTS
+                    if HAS_EXTRAS
                     else tl.zeros((ROWS,), ACC)
                 ),
             )
@@ -735,7 +733,7 @@ def attention_backward_operands_1(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -777,7 +775,7 @@ def attention_backward_operands_2(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -894,7 +892,7 @@ def attention_backward_operands_3(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1064,7 +1062,7 @@ def attention_backward_operands_4(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1201,7 +1199,7 @@ def attention_backward_operands_4(
             w_bar = w_bar + (
                 (
                     tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
-                    if HAS_WEIGHTS
+                    if HAS_EXTRAS
                     else tl.zeros((ROWS,), ACC)
                 ),
             )
@@ -1294,7 +1292,7 @@ def attention_backward_epilogue(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1315,8 +1313,6 @@ def attention_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    a = tl.arange(0, A_LANES)
-    k = tl.arange(0, K_LANES)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -1385,7 +1381,7 @@ def _constants(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -1397,7 +1393,7 @@ def _constants(
         "K_LANES": triton.next_power_of_2(dim // attn_heads),
         "I_LANES": triton.next_power_of_2(dim),
         "NUMBER": math.sqrt(dim // attn_heads),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -1412,13 +1408,14 @@ def _results(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((batch, M, M) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, M, M) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::attention_forward", mutates_args=())
@@ -1431,12 +1428,13 @@ def forward(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, W, c, U, d, scale, shift, attn_heads, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
+    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
     chosen = schedule(h[0], numbers, dim * dim)
@@ -1461,7 +1459,7 @@ def forward(
             batch,
             rows,
             warps,
-            (c, weights, tuple(product_1), operand_1, batch),
+            (c, weights, tuple(x.contiguous() for x in product_1), operand_1, batch),
             constants,
         )
 
@@ -1472,11 +1470,11 @@ def forward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, shift, out, product_2, batch),
+            (tuple(h), row_strides(h), d, scale, shift, out, product_2.contiguous(), batch),
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -1494,11 +1492,11 @@ def backward(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
+    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
@@ -1526,8 +1524,8 @@ def backward(
                 d,
                 scale,
                 tuple(h_bar),
-                weights_bar,
                 out_bar,
+                weights_bar,
                 partial_1,
                 partial_2,
                 partial_3,
@@ -1554,7 +1552,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, tuple(product_1), operand_1, batch),
+            (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
             constants,
         )
 
@@ -1580,8 +1578,8 @@ def backward(
                 partial_3,
                 rows_6,
                 rows_7,
-                tuple(product_1),
-                product_2,
+                tuple(x.contiguous() for x in product_1),
+                product_2.contiguous(),
                 batch,
             ),
             constants,
@@ -1605,9 +1603,9 @@ def backward(
                 weights_bar,
                 partial_4,
                 rows_5,
-                tuple(product_1),
-                product_2,
-                product_3,
+                tuple(x.contiguous() for x in product_1),
+                product_2.contiguous(),
+                product_3.contiguous(),
                 batch,
             ),
             constants,
@@ -1620,7 +1618,17 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), d, scale, tuple(h_bar), out_bar, product_2, product_4, batch),
+            (
+                tuple(h),
+                row_strides(h),
+                d,
+                scale,
+                tuple(h_bar),
+                out_bar,
+                product_2.contiguous(),
+                product_4.contiguous(),
+                batch,
+            ),
             constants,
         )
 
@@ -1655,7 +1663,7 @@ def _gradients(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c, U, d, scale, shift]
@@ -1666,15 +1674,15 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
@@ -1686,9 +1694,9 @@ def fuse(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         W.contiguous(),
@@ -1700,10 +1708,10 @@ def fuse(
     ]
     options = (
         attn_heads,
-        return_weights,
+        return_extras,
     )
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

@@ -64,7 +64,7 @@ def cross_attention_forward_kernel(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -203,7 +203,7 @@ def cross_attention_forward_kernel(
     w = ()
     for u in tl.static_range(M):
         w = w + (tl.sum(tl.where(in_a[None, :], prob[u], 0.0), 1) / attn_heads,)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for u in tl.static_range(M):
             tl.store(weights_ptr + b * M + u, w[u], mask=in_b)
 
@@ -224,7 +224,7 @@ def cross_attention_forward_operands_2(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -331,7 +331,7 @@ def cross_attention_forward_operands_2(
     w = ()
     for u in tl.static_range(M):
         w = w + (tl.sum(tl.where(in_a[None, :], prob[u], 0.0), 1) / attn_heads,)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for u in tl.static_range(M):
             tl.store(weights_ptr + b * M + u, w[u], mask=in_b)
 
@@ -353,7 +353,7 @@ def cross_attention_forward_epilogue(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -371,8 +371,6 @@ def cross_attention_forward_epilogue(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    a = tl.arange(0, A_LANES)
-    k = tl.arange(0, K_LANES)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -404,8 +402,8 @@ def cross_attention_backward_kernel(
     d_ptr,
     scale_ptr,
     h_bar_ptrs,
-    w_bar_ptr,
     out_bar_ptr,
+    w_bar_ptr,
     partial_1_ptr,
     partial_2_ptr,
     partial_3_ptr,
@@ -425,7 +423,7 @@ def cross_attention_backward_kernel(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -584,7 +582,7 @@ def cross_attention_backward_kernel(
         w_bar = w_bar + (
             (
                 tl.load(w_bar_ptr + b * M + u, mask=in_b, other=0.0).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros((ROWS,), ACC)
             ),
         )
@@ -758,7 +756,7 @@ def cross_attention_backward_operands_1(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -799,7 +797,7 @@ def cross_attention_backward_operands_2(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -928,7 +926,7 @@ def cross_attention_backward_operands_3(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1089,7 +1087,7 @@ def cross_attention_backward_operands_4(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1210,7 +1208,7 @@ def cross_attention_backward_operands_4(
         w_bar = w_bar + (
             (
                 tl.load(w_bar_ptr + b * M + u, mask=in_b, other=0.0).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros((ROWS,), ACC)
             ),
         )
@@ -1312,7 +1310,7 @@ def cross_attention_backward_epilogue(
     K_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1331,8 +1329,6 @@ def cross_attention_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
-    a = tl.arange(0, A_LANES)
-    k = tl.arange(0, K_LANES)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -1388,7 +1384,7 @@ def _constants(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -1400,7 +1396,7 @@ def _constants(
         "K_LANES": triton.next_power_of_2(dim // attn_heads),
         "I_LANES": triton.next_power_of_2(dim),
         "NUMBER": math.sqrt(dim // attn_heads),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -1415,13 +1411,14 @@ def _results(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((batch, M) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, M) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::cross_attention_forward", mutates_args=())
@@ -1434,12 +1431,13 @@ def forward(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, W, c, U, d, scale, shift, attn_heads, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
+    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 4 * attn_heads * M + 8 * lanes + 6 * lanes * M + M
     chosen = schedule(h[0], numbers, dim * dim)
@@ -1470,7 +1468,15 @@ def forward(
             batch,
             rows,
             warps,
-            (c, weights, product_1, tuple(product_2), tuple(product_3), operand_1, batch),
+            (
+                c,
+                weights,
+                product_1.contiguous(),
+                tuple(x.contiguous() for x in product_2),
+                tuple(x.contiguous() for x in product_3),
+                operand_1,
+                batch,
+            ),
             constants,
         )
 
@@ -1485,7 +1491,7 @@ def forward(
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -1503,11 +1509,11 @@ def backward(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_weights)
+    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (4 * attn_heads * M + 8 * lanes + 6 * lanes * M + M)
@@ -1539,8 +1545,8 @@ def backward(
                 d,
                 scale,
                 tuple(h_bar),
-                weights_bar,
                 out_bar,
+                weights_bar,
                 partial_1,
                 partial_2,
                 partial_3,
@@ -1579,7 +1585,14 @@ def backward(
             batch,
             rows,
             warps,
-            (c, product_1, tuple(product_2), tuple(product_3), operand_1, batch),
+            (
+                c,
+                product_1.contiguous(),
+                tuple(x.contiguous() for x in product_2),
+                tuple(x.contiguous() for x in product_3),
+                operand_1,
+                batch,
+            ),
             constants,
         )
 
@@ -1605,9 +1618,9 @@ def backward(
                 partial_3,
                 rows_10,
                 rows_11,
-                product_1,
-                tuple(product_2),
-                tuple(product_3),
+                product_1.contiguous(),
+                tuple(x.contiguous() for x in product_2),
+                tuple(x.contiguous() for x in product_3),
                 product_4,
                 batch,
             ),
@@ -1641,11 +1654,11 @@ def backward(
                 rows_7,
                 rows_8,
                 rows_9,
-                product_1,
-                tuple(product_2),
-                tuple(product_3),
+                product_1.contiguous(),
+                tuple(x.contiguous() for x in product_2),
+                tuple(x.contiguous() for x in product_3),
                 product_4,
-                product_5,
+                product_5.contiguous(),
                 operand_2,
                 batch,
             ),
@@ -1670,8 +1683,8 @@ def backward(
                 tuple(h_bar),
                 out_bar,
                 product_4,
-                product_6,
-                product_7,
+                product_6.contiguous(),
+                product_7.contiguous(),
                 product_8,
                 batch,
             ),
@@ -1719,7 +1732,7 @@ def _gradients(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c, U, d, scale, shift]
@@ -1730,15 +1743,15 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
@@ -1750,9 +1763,9 @@ def fuse(
     scale: Tensor,
     shift: Tensor,
     attn_heads: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         W.contiguous(),
@@ -1764,10 +1777,10 @@ def fuse(
     ]
     options = (
         attn_heads,
-        return_weights,
+        return_extras,
     )
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

@@ -588,48 +588,54 @@ def deep_sets_backward_kernel(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     E_tile = tl.load(E_ptr + i[:, None] * hidden + k[None, :], mask=in_i_k, other=0.0)
     outer_bar = contract(out_bar, E_tile, ACC, PRECISION)
-    where = tl.where(total_3 > 0, outer_bar, tl.full((), 0, ACC))
+    selected = tl.where(total_3 > 0, outer_bar, tl.full((), 0, ACC))
     D_tile_2 = tl.load(D_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
-    phi_bar = contract(where, D_tile_2, ACC, PRECISION)
-    where_2 = ()
+    phi_bar = contract(selected, D_tile_2, ACC, PRECISION)
+    selected_2 = ()
     for m in tl.static_range(M):
-        where_2 = where_2 + (tl.where(total_2[m] > 0, phi_bar, tl.full((), 0, ACC)),)
+        selected_2 = selected_2 + (tl.where(total_2[m] > 0, phi_bar, tl.full((), 0, ACC)),)
     inner_bar = ()
     for m in tl.static_range(M):
         C_tile_2 = tl.load(C_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
-        inner_bar = inner_bar + (contract(where_2[m], C_tile_2, ACC, PRECISION),)
-    where_3 = ()
+        inner_bar = inner_bar + (contract(selected_2[m], C_tile_2, ACC, PRECISION),)
+    selected_3 = ()
     for m in tl.static_range(M):
-        where_3 = where_3 + (tl.where(total[m] > 0, inner_bar[m], tl.full((), 0, ACC)),)
+        selected_3 = selected_3 + (tl.where(total[m] > 0, inner_bar[m], tl.full((), 0, ACC)),)
     for m in tl.static_range(M):
         A_tile_2 = tl.load(A_ptr + k[:, None] * dim + i[None, :], mask=in_k_i, other=0.0)
         tl.store(
             h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
-            contract(where_3[m], A_tile_2, ACC, PRECISION),
+            contract(selected_3[m], A_tile_2, ACC, PRECISION),
             mask=in_b_i,
         )
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], where, 0.0), 0), mask=in_k)
+    tl.store(
+        partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
+    )
     total_4 = 0.0
     for m in tl.static_range(M):
-        total_4 = total_4 + where_2[m]
+        total_4 = total_4 + selected_2[m]
     tl.store(
         partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0), mask=in_k
     )
     total_5 = 0.0
     for m in tl.static_range(M):
-        total_5 = total_5 + where_3[m]
+        total_5 = total_5 + selected_3[m]
     tl.store(
         partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0), mask=in_k
     )
     for m in tl.static_range(M):
-        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], where_3[m], mask=in_b_k)
+        tl.store(
+            rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_3[m], mask=in_b_k
+        )
     for m in tl.static_range(M):
         tl.store(rows_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], inner[m], mask=in_b_k)
     for m in tl.static_range(M):
-        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], where_2[m], mask=in_b_k)
+        tl.store(
+            rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_2[m], mask=in_b_k
+        )
     tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
-    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], where, mask=in_b_k)
+    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
     # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
     outer = maximum(total_3, 0.0)
     tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
@@ -859,9 +865,11 @@ def deep_sets_backward_products_4(
         product_3 = product_3 + contract(rows_8_tile, D_tile, ACC, PRECISION)
     total = product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
     product_4 = tl.load(product_4_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    where = tl.where(total > 0, product_4, tl.full((), 0, ACC))
-    tl.store(partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], where, 0.0), 0), mask=in_k)
-    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], where, mask=in_b_k)
+    selected = tl.where(total > 0, product_4, tl.full((), 0, ACC))
+    tl.store(
+        partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
+    )
+    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
     # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
     outer = maximum(total, 0.0)
     tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
@@ -920,9 +928,9 @@ def deep_sets_backward_products_5(
             D_ptr + r[:, None] * hidden + k[None, :], mask=in_r[:, None] & in_k[None, :], other=0.0
         )
         product_5 = product_5 + contract(rows_9_tile, D_tile, ACC, PRECISION)
-    where = ()
+    selected = ()
     for m in tl.static_range(M):
-        where = where + (
+        selected = selected + (
             tl.where(
                 product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_5,
@@ -931,10 +939,10 @@ def deep_sets_backward_products_5(
         )
     total = 0.0
     for m in tl.static_range(M):
-        total = total + where[m]
+        total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
-        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], where[m], mask=in_b_k)
+        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -995,9 +1003,9 @@ def deep_sets_backward_products_6(
             )
             total = total + contract(rows_7_tile, C_tile, ACC, PRECISION)
         product_6 = product_6 + (total,)
-    where = ()
+    selected = ()
     for m in tl.static_range(M):
-        where = where + (
+        selected = selected + (
             tl.where(
                 product_1[m] + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_6[m],
@@ -1006,10 +1014,10 @@ def deep_sets_backward_products_6(
         )
     total = 0.0
     for m in tl.static_range(M):
-        total = total + where[m]
+        total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
-        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], where[m], mask=in_b_k)
+        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1189,9 +1197,11 @@ def deep_sets_backward_operands_4(
     product_3 = tl.load(product_3_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
     total = product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
     product_4 = tl.load(product_4_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    where = tl.where(total > 0, product_4, tl.full((), 0, ACC))
-    tl.store(partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], where, 0.0), 0), mask=in_k)
-    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], where, mask=in_b_k)
+    selected = tl.where(total > 0, product_4, tl.full((), 0, ACC))
+    tl.store(
+        partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
+    )
+    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
     # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
     outer = maximum(total, 0.0)
     tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
@@ -1237,9 +1247,9 @@ def deep_sets_backward_operands_5(
             ).to(ACC),
         )
     product_5 = tl.load(product_5_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    where = ()
+    selected = ()
     for m in tl.static_range(M):
-        where = where + (
+        selected = selected + (
             tl.where(
                 product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_5,
@@ -1248,10 +1258,10 @@ def deep_sets_backward_operands_5(
         )
     total = 0.0
     for m in tl.static_range(M):
-        total = total + where[m]
+        total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
-        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], where[m], mask=in_b_k)
+        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1298,9 +1308,9 @@ def deep_sets_backward_operands_6(
                 product_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0
             ).to(ACC),
         )
-    where = ()
+    selected = ()
     for m in tl.static_range(M):
-        where = where + (
+        selected = selected + (
             tl.where(
                 product_1[m] + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_6[m],
@@ -1309,10 +1319,10 @@ def deep_sets_backward_operands_6(
         )
     total = 0.0
     for m in tl.static_range(M):
-        total = total + where[m]
+        total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
-        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], where[m], mask=in_b_k)
+        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1365,7 +1375,7 @@ def _constants(
     E: Tensor,
     e: Tensor,
     hidden: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -1391,13 +1401,13 @@ def _results(
     E: Tensor,
     e: Tensor,
     hidden: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::deep_sets_forward", mutates_args=())
@@ -1412,12 +1422,13 @@ def forward(
     E: Tensor,
     e: Tensor,
     hidden: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, A, a, C, c, D, d, E, e, hidden, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, A, a, C, c, D, d, E, e, hidden, return_extras)
+    (out,) = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_weights)
+    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 4 * hidden + 7 * hidden * M
     chosen = schedule(
@@ -1506,7 +1517,14 @@ def forward(
         product_2 = F.linear(operand_1, C)  # (M, B, hidden)
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_2 = h[0].new_empty((batch, hidden))
-        launch(deep_sets_forward_operands_3, batch, rows, warps, (c, product_2, operand_2, batch), constants)
+        launch(
+            deep_sets_forward_operands_3,
+            batch,
+            rows,
+            warps,
+            (c, product_2.contiguous(), operand_2, batch),
+            constants,
+        )
 
         product_3 = F.linear(operand_2, D)  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=128)
@@ -1517,7 +1535,7 @@ def forward(
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(deep_sets_forward_epilogue, batch, rows, warps, (e, out, product_4, batch), constants)
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -1526,7 +1544,6 @@ forward.register_fake(_results)
 @torch.library.custom_op("sparank_fusion::deep_sets_backward", mutates_args=())
 def backward(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
     A: Tensor,
     a: Tensor,
@@ -1537,11 +1554,11 @@ def backward(
     E: Tensor,
     e: Tensor,
     hidden: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_weights)
+    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 4 * hidden + 7 * hidden * M)
@@ -1709,7 +1726,14 @@ def backward(
         product_2 = F.linear(rows_6, C)  # (M, B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
         rows_8 = h[0].new_empty((batch, hidden))
-        launch(deep_sets_backward_operands_3, batch, rows, warps, (c, rows_8, product_2, batch), constants)
+        launch(
+            deep_sets_backward_operands_3,
+            batch,
+            rows,
+            warps,
+            (c, rows_8, product_2.contiguous(), batch),
+            constants,
+        )
 
         product_3 = F.linear(rows_8, D)  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
@@ -1734,7 +1758,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, partial_3, rows_7, product_2, product_5, batch),
+            (c, partial_3, rows_7, product_2.contiguous(), product_5, batch),
             constants,
         )
 
@@ -1747,13 +1771,20 @@ def backward(
             batch,
             rows,
             warps,
-            (a, partial_4, rows_5, tuple(product_1), product_6, batch),
+            (a, partial_4, rows_5, tuple(product_1), product_6.contiguous(), batch),
             constants,
         )
 
         product_7 = F.linear(rows_5, A.t())  # (M, B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
-        launch(deep_sets_backward_epilogue, batch, rows, warps, (tuple(h_bar), product_7, batch), constants)
+        launch(
+            deep_sets_backward_epilogue,
+            batch,
+            rows,
+            warps,
+            (tuple(h_bar), product_7.contiguous(), batch),
+            constants,
+        )
 
     # A_bar: (dim, hidden)
     A_bar = sum_all(torch.einsum("bj,bk->jk", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
@@ -1780,7 +1811,6 @@ def backward(
 @backward.register_fake
 def _gradients(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
     A: Tensor,
     a: Tensor,
@@ -1791,7 +1821,7 @@ def _gradients(
     E: Tensor,
     e: Tensor,
     hidden: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, A, a, C, c, D, d, E, e]]
 
@@ -1800,15 +1830,15 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
@@ -1822,9 +1852,9 @@ def fuse(
     E: Tensor,
     e: Tensor,
     hidden: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         A.contiguous(),
@@ -1838,10 +1868,10 @@ def fuse(
     ]
     options = (
         hidden,
-        return_weights,
+        return_extras,
     )
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

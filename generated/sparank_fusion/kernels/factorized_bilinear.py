@@ -273,8 +273,8 @@ def factorized_bilinear_backward_kernel(
         )[:, None]
         * s
     )
-    where = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-    z_bar = s_bar / sqrt + tl.where(z > 0, where, tl.where(z < 0, -where, tl.full((), 0, ACC)))
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     x_bar = z_bar[:, :, None] * y
     h_bar = ()
@@ -443,8 +443,8 @@ def factorized_bilinear_backward_operands_2(
         )[:, None]
         * s
     )
-    where = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-    z_bar = s_bar / sqrt + tl.where(z > 0, where, tl.where(z < 0, -where, tl.full((), 0, ACC)))
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     tl.store(
         partial_1_ptr + program * dim * factors + i[:, None] * factors + k[None, :],
@@ -516,7 +516,7 @@ def _constants(
     V: Tensor,
     v: Tensor,
     factors: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -538,13 +538,13 @@ def _results(
     V: Tensor,
     v: Tensor,
     factors: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::factorized_bilinear_forward", mutates_args=())
@@ -555,12 +555,13 @@ def forward(
     V: Tensor,
     v: Tensor,
     factors: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, U, u, V, v, factors, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, U, u, V, v, factors, return_extras)
+    (out,) = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, factors, return_weights)
+    constants = _constants(h, U, u, V, v, factors, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 7 * lanes + 4 * lanes * factors + 3
     chosen = schedule(h[0], numbers, dim * dim * factors)
@@ -584,11 +585,11 @@ def forward(
             batch,
             rows,
             warps,
-            (u, v, out, product_1, product_2, batch),
+            (u, v, out, product_1.contiguous(), product_2.contiguous(), batch),
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -597,18 +598,17 @@ forward.register_fake(_results)
 @torch.library.custom_op("sparank_fusion::factorized_bilinear_backward", mutates_args=())
 def backward(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
     u: Tensor,
     V: Tensor,
     v: Tensor,
     factors: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, factors, return_weights)
+    constants = _constants(h, U, u, V, v, factors, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (7 * lanes + 4 * lanes * factors + 3)
@@ -655,7 +655,18 @@ def backward(
             batch,
             rows,
             warps,
-            (u, v, out_bar, partial_1, rows_2, partial_3, rows_4, product_1, product_2, batch),
+            (
+                u,
+                v,
+                out_bar,
+                partial_1,
+                rows_2,
+                partial_3,
+                rows_4,
+                product_1.contiguous(),
+                product_2.contiguous(),
+                batch,
+            ),
             constants,
         )
 
@@ -687,14 +698,13 @@ def backward(
 @backward.register_fake
 def _gradients(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
     u: Tensor,
     V: Tensor,
     v: Tensor,
     factors: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v]]
 
@@ -703,15 +713,15 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
@@ -721,9 +731,9 @@ def fuse(
     V: Tensor,
     v: Tensor,
     factors: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         U.contiguous(),
@@ -733,10 +743,10 @@ def fuse(
     ]
     options = (
         factors,
-        return_weights,
+        return_extras,
     )
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

@@ -50,7 +50,7 @@ def film_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -82,7 +82,7 @@ def film_forward_kernel(
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
 
 
@@ -98,7 +98,7 @@ def film_forward_products(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -143,7 +143,7 @@ def film_forward_products(
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
 
 
@@ -159,7 +159,7 @@ def film_forward_epilogue(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -193,7 +193,7 @@ def film_forward_epilogue(
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
 
 
@@ -204,15 +204,15 @@ def film_backward_kernel(
     W_ptr,
     c_ptr,
     h_bar_ptrs,
-    gamma_bar_ptr,
     out_bar_ptr,
+    gamma_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -243,7 +243,7 @@ def film_backward_kernel(
     )
     gamma_bar = (
         tl.load(gamma_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        if HAS_WEIGHTS
+        if HAS_EXTRAS
         else tl.zeros(
             (
                 ROWS,
@@ -284,15 +284,15 @@ def film_backward_kernel(
 def film_backward_operands_1(
     h_ptrs,
     h_rows,
-    gamma_bar_ptr,
     out_bar_ptr,
+    gamma_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -314,7 +314,7 @@ def film_backward_operands_1(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     gamma_bar = (
         tl.load(gamma_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        if HAS_WEIGHTS
+        if HAS_EXTRAS
         else tl.zeros(
             (
                 ROWS,
@@ -355,7 +355,7 @@ def film_backward_products(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -430,7 +430,7 @@ def film_backward_epilogue(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -471,7 +471,7 @@ def _constants(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -479,7 +479,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -489,13 +489,14 @@ def _results(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((batch, dim) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, dim) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::film_forward", mutates_args=())
@@ -503,12 +504,13 @@ def forward(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, W, c, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, W, c, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 6 * lanes
     chosen = schedule(h[0], numbers, dim * dim, 4 * dim * dim, 4 * dim)
@@ -544,11 +546,11 @@ def forward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), c, out, weights, product_1, batch),
+            (tuple(h), row_strides(h), c, out, weights, product_1.contiguous(), batch),
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -561,11 +563,11 @@ def backward(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (6 * lanes)
@@ -579,7 +581,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), W, c, tuple(h_bar), weights_bar, out_bar, partial_1, rows_2, batch),
+            (tuple(h), row_strides(h), W, c, tuple(h_bar), out_bar, weights_bar, partial_1, rows_2, batch),
             constants,
         )
 
@@ -592,7 +594,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), weights_bar, out_bar, partial_1, rows_2, batch),
+            (tuple(h), row_strides(h), out_bar, weights_bar, partial_1, rows_2, batch),
             constants,
         )
 
@@ -617,7 +619,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), weights_bar, out_bar, partial_1, rows_2, batch),
+            (tuple(h), row_strides(h), out_bar, weights_bar, partial_1, rows_2, batch),
             constants,
         )
 
@@ -629,7 +631,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, tuple(h_bar), out_bar, product_1, product_2, batch),
+            (c, tuple(h_bar), out_bar, product_1.contiguous(), product_2, batch),
             constants,
         )
 
@@ -649,7 +651,7 @@ def _gradients(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c]]
 
@@ -658,32 +660,32 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
     h: Sequence[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         W.contiguous(),
         c.contiguous(),
     ]
-    options = (return_weights,)
+    options = (return_extras,)
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

@@ -51,7 +51,7 @@ def gate_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -98,7 +98,7 @@ def gate_forward_kernel(
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
@@ -115,7 +115,7 @@ def gate_forward_products(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -173,7 +173,7 @@ def gate_forward_products(
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
@@ -190,7 +190,7 @@ def gate_forward_epilogue(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -237,7 +237,7 @@ def gate_forward_epilogue(
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
@@ -249,15 +249,15 @@ def gate_backward_kernel(
     W_ptrs,
     c_ptrs,
     h_bar_ptrs,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -309,7 +309,7 @@ def gate_backward_kernel(
                 tl.load(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros(
                     (
                         ROWS,
@@ -350,8 +350,8 @@ def gate_backward_products_2(
     h_rows,
     W_ptrs,
     c_ptrs,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     product_1_ptr,
@@ -359,7 +359,7 @@ def gate_backward_products_2(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -420,7 +420,7 @@ def gate_backward_products_2(
                 tl.load(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros(
                     (
                         ROWS,
@@ -465,7 +465,7 @@ def gate_backward_products(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -537,8 +537,8 @@ def gate_backward_operands_2(
     h_ptrs,
     h_rows,
     c_ptrs,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     product_1_ptrs,
@@ -546,7 +546,7 @@ def gate_backward_operands_2(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -594,7 +594,7 @@ def gate_backward_operands_2(
                 tl.load(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros(
                     (
                         ROWS,
@@ -638,7 +638,7 @@ def gate_backward_epilogue(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -693,7 +693,7 @@ def _constants(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -701,7 +701,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -711,13 +711,14 @@ def _results(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((M, batch, dim) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((M, batch, dim) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::gate_forward", mutates_args=())
@@ -725,12 +726,13 @@ def forward(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, W, c, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, W, c, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
     chosen = schedule(h[0], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M)
@@ -770,7 +772,7 @@ def forward(
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -783,11 +785,11 @@ def backward(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
@@ -807,8 +809,8 @@ def backward(
                 tuple(W),
                 tuple(c),
                 tuple(h_bar),
-                weights_bar,
                 out_bar,
+                weights_bar,
                 partial_1,
                 rows_2,
                 batch,
@@ -832,8 +834,8 @@ def backward(
                 row_strides(h),
                 tuple(W),
                 tuple(c),
-                weights_bar,
                 out_bar,
+                weights_bar,
                 partial_1,
                 rows_2,
                 product_1,
@@ -869,8 +871,8 @@ def backward(
                 tuple(h),
                 row_strides(h),
                 tuple(c),
-                weights_bar,
                 out_bar,
+                weights_bar,
                 partial_1,
                 rows_2,
                 tuple(product_1),
@@ -908,7 +910,7 @@ def _gradients(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
@@ -917,32 +919,32 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
     h: Sequence[Tensor],
     W: Sequence[Tensor],
     c: Sequence[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         *(x.contiguous() for x in W),
         *(x.contiguous() for x in c),
     ]
-    options = (return_weights,)
+    options = (return_extras,)
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

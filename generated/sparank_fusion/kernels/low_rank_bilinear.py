@@ -128,7 +128,6 @@ def low_rank_bilinear_forward_products_2(
     columns = tl.cdiv(rank, R_LANES)
     b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    i = tl.arange(0, I_LANES)
     r = tl.program_id(0) % columns * R_LANES + tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
@@ -187,7 +186,6 @@ def low_rank_bilinear_forward_products(
     in_b = b < B
     i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
     in_i = i < dim
-    r = tl.arange(0, R_LANES)
     in_b_i = in_b[:, None] & in_i[None, :]
     product_3 = tl.zeros((ROWS, I_LANES), ACC)
     for start in range(0, rank, INNER):
@@ -230,7 +228,6 @@ def low_rank_bilinear_forward_operands_2(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    i = tl.arange(0, I_LANES)
     r = tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
@@ -268,7 +265,6 @@ def low_rank_bilinear_forward_epilogue(
     in_b = b < B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    r = tl.arange(0, R_LANES)
     in_b_i = in_b[:, None] & in_i[None, :]
     product_3 = tl.load(product_3_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
@@ -438,7 +434,6 @@ def low_rank_bilinear_backward_products_2(
     b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     program = (tl.program_id(0) // columns).to(tl.int64)
-    i = tl.arange(0, I_LANES)
     r = tl.program_id(0) % columns * R_LANES + tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
@@ -583,7 +578,6 @@ def low_rank_bilinear_backward_operands_2(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, I_LANES)
     r = tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
@@ -654,7 +648,7 @@ def _constants(
     P: Tensor,
     c: Tensor,
     rank: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -678,13 +672,13 @@ def _results(
     P: Tensor,
     c: Tensor,
     rank: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::low_rank_bilinear_forward", mutates_args=())
@@ -697,12 +691,13 @@ def forward(
     P: Tensor,
     c: Tensor,
     rank: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, U, u, V, v, P, c, rank, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, U, u, V, v, P, c, rank, return_extras)
+    (out,) = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, P, c, rank, return_weights)
+    constants = _constants(h, U, u, V, v, P, c, rank, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 6 * rank
     chosen = schedule(h[0], numbers, dim * rank, 6 * dim * rank, 2 * dim + 4 * rank)
@@ -761,7 +756,7 @@ def forward(
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -770,7 +765,6 @@ forward.register_fake(_results)
 @torch.library.custom_op("sparank_fusion::low_rank_bilinear_backward", mutates_args=())
 def backward(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
     u: Tensor,
@@ -779,11 +773,11 @@ def backward(
     P: Tensor,
     c: Tensor,
     rank: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, P, c, rank, return_weights)
+    constants = _constants(h, U, u, V, v, P, c, rank, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 6 * rank)
@@ -944,7 +938,6 @@ def backward(
 @backward.register_fake
 def _gradients(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
     u: Tensor,
@@ -953,7 +946,7 @@ def _gradients(
     P: Tensor,
     c: Tensor,
     rank: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v, P, c]]
 
@@ -962,15 +955,15 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
@@ -982,9 +975,9 @@ def fuse(
     P: Tensor,
     c: Tensor,
     rank: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         U.contiguous(),
@@ -996,10 +989,10 @@ def fuse(
     ]
     options = (
         rank,
-        return_weights,
+        return_extras,
     )
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

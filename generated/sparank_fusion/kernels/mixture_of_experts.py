@@ -55,7 +55,7 @@ def mixture_of_experts_forward_kernel(
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -110,7 +110,7 @@ def mixture_of_experts_forward_kernel(
     # out[i] = sum[e](p[e] * expert[e,i])
     out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
 
 
@@ -128,7 +128,7 @@ def mixture_of_experts_forward_epilogue(
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -166,7 +166,7 @@ def mixture_of_experts_forward_epilogue(
     # out[i] = sum[e](p[e] * expert[e,i])
     out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
 
 
@@ -179,8 +179,8 @@ def mixture_of_experts_backward_kernel(
     W_ptr,
     c_ptr,
     h_bar_ptrs,
-    p_bar_ptr,
     out_bar_ptr,
+    p_bar_ptr,
     rows_1_ptr,
     rows_2_ptr,
     rows_3_ptr,
@@ -192,7 +192,7 @@ def mixture_of_experts_backward_kernel(
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -233,7 +233,7 @@ def mixture_of_experts_backward_kernel(
     expert_bar = out_bar[:, None, :] * p[:, :, None]
     p_bar = (
         tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
-        if HAS_WEIGHTS
+        if HAS_EXTRAS
         else tl.zeros(
             (
                 ROWS,
@@ -316,7 +316,7 @@ def mixture_of_experts_backward_operands_1(
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -342,8 +342,8 @@ def mixture_of_experts_backward_operands_2(
     h_rows,
     r_ptr,
     c_ptr,
-    p_bar_ptr,
     out_bar_ptr,
+    p_bar_ptr,
     rows_1_ptr,
     rows_3_ptr,
     partial_4_ptr,
@@ -357,7 +357,7 @@ def mixture_of_experts_backward_operands_2(
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -408,7 +408,7 @@ def mixture_of_experts_backward_operands_2(
         )
     p_bar = (
         tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
-        if HAS_WEIGHTS
+        if HAS_EXTRAS
         else tl.zeros(
             (
                 ROWS,
@@ -445,7 +445,7 @@ def mixture_of_experts_backward_epilogue(
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -486,7 +486,7 @@ def _constants(
     W: Tensor,
     c: Tensor,
     experts: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -496,7 +496,7 @@ def _constants(
         "experts": experts,
         "E_LANES": triton.next_power_of_2(experts),
         "I_LANES": triton.next_power_of_2(dim),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -509,13 +509,14 @@ def _results(
     W: Tensor,
     c: Tensor,
     experts: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((batch, experts) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, experts) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::mixture_of_experts_forward", mutates_args=())
@@ -526,12 +527,13 @@ def forward(
     W: Tensor,
     c: Tensor,
     experts: int,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, R, r, W, c, experts, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, R, r, W, c, experts, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, R, r, W, c, experts, return_weights)
+    constants = _constants(h, R, r, W, c, experts, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + 2 * lanes * experts + 3 * experts
     chosen = schedule(h[0], numbers, max(dim * experts, dim * dim * experts))
@@ -556,11 +558,11 @@ def forward(
             batch,
             rows,
             warps,
-            (r, c, out, weights, product_1, product_2, batch),
+            (r, c, out, weights, product_1, product_2.contiguous(), batch),
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -576,11 +578,11 @@ def backward(
     W: Tensor,
     c: Tensor,
     experts: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, R, r, W, c, experts, return_weights)
+    constants = _constants(h, R, r, W, c, experts, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + 2 * lanes * experts + 3 * experts)
@@ -605,8 +607,8 @@ def backward(
                 W,
                 c,
                 tuple(h_bar),
-                weights_bar,
                 out_bar,
+                weights_bar,
                 rows_1,
                 rows_2,
                 rows_3,
@@ -643,14 +645,14 @@ def backward(
                 row_strides(h),
                 r,
                 c,
-                weights_bar,
                 out_bar,
+                weights_bar,
                 rows_1,
                 rows_3,
                 partial_4,
                 rows_5,
                 product_1,
-                product_3,
+                product_3.contiguous(),
                 operand_1,
                 batch,
             ),
@@ -666,7 +668,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h_bar), product_2, product_4, batch),
+            (tuple(h_bar), product_2.contiguous(), product_4.contiguous(), batch),
             constants,
         )
 
@@ -693,7 +695,7 @@ def _gradients(
     W: Tensor,
     c: Tensor,
     experts: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, R, r, W, c]]
 
@@ -702,15 +704,15 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
@@ -720,9 +722,9 @@ def fuse(
     W: Tensor,
     c: Tensor,
     experts: int,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         R.contiguous(),
@@ -732,10 +734,10 @@ def fuse(
     ]
     options = (
         experts,
-        return_weights,
+        return_extras,
     )
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

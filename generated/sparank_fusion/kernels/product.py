@@ -92,7 +92,7 @@ def product_backward_kernel(
 
 def _constants(
     h: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -107,30 +107,31 @@ def _constants(
 
 def _results(
     h: list[Tensor],
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::product_forward", mutates_args=())
 def forward(
     h: list[Tensor],
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, return_extras)
+    (out,) = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, return_weights)
+    constants = _constants(h, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(product_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -139,13 +140,12 @@ forward.register_fake(_results)
 @torch.library.custom_op("sparank_fusion::product_backward", mutates_args=())
 def backward(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, return_weights)
+    constants = _constants(h, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes)
@@ -167,9 +167,8 @@ def backward(
 @backward.register_fake
 def _gradients(
     out_bar: Tensor,
-    weights_bar: Tensor,
     h: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h]]
 
@@ -178,28 +177,28 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
     h: Sequence[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
     ]
-    options = (return_weights,)
+    options = (return_extras,)
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

@@ -44,7 +44,7 @@ def scalar_gate_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -88,7 +88,7 @@ def scalar_gate_forward_kernel(
     for m in tl.static_range(M):
         out = out + g[m][:, None] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + b * M + m, g[m], mask=in_b)
 
@@ -100,15 +100,15 @@ def scalar_gate_backward_kernel(
     W_ptrs,
     c_ptrs,
     h_bar_ptrs,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     partial_2_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -155,7 +155,7 @@ def scalar_gate_backward_kernel(
         g_bar = g_bar + (
             (
                 tl.load(g_bar_ptr + b * M + m, mask=in_b, other=0.0).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros((ROWS,), ACC)
             ),
         )
@@ -190,7 +190,7 @@ def _constants(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -198,7 +198,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -208,13 +208,14 @@ def _results(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((batch, M) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, M) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::scalar_gate_forward", mutates_args=())
@@ -222,12 +223,13 @@ def forward(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, W, c, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, W, c, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + lanes * M + 3 * M
     rows, warps = tile_for(numbers, least=1, most=128)
@@ -240,7 +242,7 @@ def forward(
         constants,
     )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -253,11 +255,11 @@ def backward(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + lanes * M + 3 * M)
@@ -275,8 +277,8 @@ def backward(
             tuple(W),
             tuple(c),
             tuple(h_bar),
-            weights_bar,
             out_bar,
+            weights_bar,
             partial_1,
             partial_2,
             batch,
@@ -300,7 +302,7 @@ def _gradients(
     h: list[Tensor],
     W: list[Tensor],
     c: list[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
@@ -309,32 +311,32 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
     h: Sequence[Tensor],
     W: Sequence[Tensor],
     c: Sequence[Tensor],
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         *(x.contiguous() for x in W),
         *(x.contiguous() for x in c),
     ]
-    options = (return_weights,)
+    options = (return_extras,)
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

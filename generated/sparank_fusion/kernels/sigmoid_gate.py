@@ -51,7 +51,7 @@ def sigmoid_gate_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -88,7 +88,7 @@ def sigmoid_gate_forward_kernel(
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
@@ -105,7 +105,7 @@ def sigmoid_gate_forward_products(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -153,7 +153,7 @@ def sigmoid_gate_forward_products(
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
@@ -170,7 +170,7 @@ def sigmoid_gate_forward_epilogue(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -203,7 +203,7 @@ def sigmoid_gate_forward_epilogue(
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_WEIGHTS:
+    if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
@@ -215,15 +215,15 @@ def sigmoid_gate_backward_kernel(
     W_ptr,
     c_ptr,
     h_bar_ptrs,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -265,7 +265,7 @@ def sigmoid_gate_backward_kernel(
                 tl.load(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros(
                     (
                         ROWS,
@@ -296,8 +296,8 @@ def sigmoid_gate_backward_products_2(
     h_rows,
     W_ptr,
     c_ptr,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     product_1_ptr,
@@ -305,7 +305,7 @@ def sigmoid_gate_backward_products_2(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -347,7 +347,7 @@ def sigmoid_gate_backward_products_2(
                 tl.load(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros(
                     (
                         ROWS,
@@ -384,7 +384,7 @@ def sigmoid_gate_backward_products(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -439,8 +439,8 @@ def sigmoid_gate_backward_operands_2(
     h_ptrs,
     h_rows,
     c_ptr,
-    g_bar_ptr,
     out_bar_ptr,
+    g_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
     product_1_ptr,
@@ -448,7 +448,7 @@ def sigmoid_gate_backward_operands_2(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -473,7 +473,7 @@ def sigmoid_gate_backward_operands_2(
                 tl.load(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
-                if HAS_WEIGHTS
+                if HAS_EXTRAS
                 else tl.zeros(
                     (
                         ROWS,
@@ -510,7 +510,7 @@ def sigmoid_gate_backward_epilogue(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
+    HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -553,7 +553,7 @@ def _constants(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -561,7 +561,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
-        "HAS_WEIGHTS": return_weights,
+        "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(),
     }
@@ -571,13 +571,14 @@ def _results(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and weights; the weights are empty where they are not asked for."""
+    return_extras: bool,
+) -> list[Tensor]:
+    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    out = h[0].new_empty((batch, dim))
-    weights = h[0].new_empty((M, batch, dim) if return_weights else (0,))
-    return out, weights
+    return [
+        h[0].new_empty((batch, dim)),
+        h[0].new_empty((M, batch, dim) if return_extras else (0,)),
+    ]
 
 
 @torch.library.custom_op("sparank_fusion::sigmoid_gate_forward", mutates_args=())
@@ -585,12 +586,13 @@ def forward(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and the weights of features ``h``, each ``(B, dim)``."""
-    out, weights = _results(h, W, c, return_weights)
+    return_extras: bool,
+) -> list[Tensor]:
+    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    results = _results(h, W, c, return_extras)
+    out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     lanes = triton.next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
     chosen = schedule(h[0], numbers, dim * dim, 2 * dim * dim * M, 2 * dim)
@@ -630,7 +632,7 @@ def forward(
             constants,
         )
 
-    return out, weights
+    return results
 
 
 forward.register_fake(_results)
@@ -643,11 +645,11 @@ def backward(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_weights)
+    constants = _constants(h, W, c, return_extras)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
@@ -661,7 +663,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), W, c, tuple(h_bar), weights_bar, out_bar, partial_1, rows_2, batch),
+            (tuple(h), row_strides(h), W, c, tuple(h_bar), out_bar, weights_bar, partial_1, rows_2, batch),
             constants,
         )
 
@@ -676,7 +678,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), W, c, weights_bar, out_bar, partial_1, rows_2, product_1, batch),
+            (tuple(h), row_strides(h), W, c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
             tile,
             triton.cdiv(dim, columns),
         )
@@ -703,7 +705,7 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), c, weights_bar, out_bar, partial_1, rows_2, product_1, batch),
+            (tuple(h), row_strides(h), c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
             constants,
         )
 
@@ -714,7 +716,7 @@ def backward(
             batch,
             rows,
             warps,
-            (c, tuple(h_bar), out_bar, product_1, product_2, batch),
+            (c, tuple(h_bar), out_bar, product_1, product_2.contiguous(), batch),
             constants,
         )
 
@@ -734,7 +736,7 @@ def _gradients(
     h: list[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c]]
 
@@ -743,32 +745,32 @@ class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         ctx.save_for_backward(*tensors)
-        return forward(*grouped(tensors, M, LISTED), *options)
+        return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
-    def backward(ctx: Any, out_bar: Tensor, weights_bar: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(out_bar.contiguous(), weights_bar.contiguous(), *tensors, *ctx.options)
+        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
 
 
 def fuse(
     h: Sequence[Tensor],
     W: Tensor,
     c: Tensor,
-    return_weights: bool,
+    return_extras: bool,
 ) -> tuple[Tensor, ...]:
-    """The output and, if ``return_weights``, the weights, of features ``h``, each ``(B, dim)``; differentiable once."""
+    """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
         W.contiguous(),
         c.contiguous(),
     ]
-    options = (return_weights,)
+    options = (return_extras,)
     if torch.is_grad_enabled():
-        out, weights = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, *tensors)
     else:
-        out, weights = forward(*grouped(tensors, len(h), LISTED), *options)
-    return (out, weights) if return_weights else (out,)
+        results = forward(*grouped(tensors, len(h), LISTED), *options)
+    return tuple(results if return_extras else results[:1])

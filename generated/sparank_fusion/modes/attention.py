@@ -52,8 +52,9 @@ class AttentionFusion(FusionModule):
     fusion_type = "attention"
     least_modalities = 1
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = True
+    numbered = None
     batch_dims = (0, 0)
 
     def __init__(
@@ -80,7 +81,7 @@ class AttentionFusion(FusionModule):
             + n_modalities * n_modalities
         )
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
         U = self.attn.out_proj.weight
@@ -110,13 +111,13 @@ class AttentionFusion(FusionModule):
         token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
         # out[i] = mean[t](token[t,i])
         out = token.mean(0)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # w[t,u] = mean[a](prob[t,u,a])
         w = prob.mean(-1)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -148,7 +149,7 @@ class AttentionFusion(FusionModule):
         token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
         # out[i] = mean[t](token[t,i])
         out = token.mean(0)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
         prob = torch.stack((prob_0, 1 - prob_0))  # (M, M, B, attn_heads)
@@ -156,7 +157,52 @@ class AttentionFusion(FusionModule):
         w = prob.mean(-1)  # (M, M, B)
         return out, w.transpose(0, 2)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        W = self.attn.in_proj_weight
+        c = self.attn.in_proj_bias
+        U = self.attn.out_proj.weight
+        d = self.attn.out_proj.bias
+        scale = self.norm.weight
+        shift = self.norm.bias
+        tokens = torch.stack(h)  # (M, B, dim)
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # among[m] = present[m] >= some
+        among = present >= some  # (M, B)
+        # projected: (M, B, 3, attn_heads, dim // attn_heads)
+        projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
+        # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
+        query = projected[:, :, 0]  # (M, B, attn_heads, dim // attn_heads)
+        # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
+        key = projected[:, :, 1]  # (M, B, attn_heads, dim // attn_heads)
+        # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+        # logit: (M, M, B, attn_heads)
+        logit = dot(query.unsqueeze(1), key, -1) / math.sqrt(self.dim // self.attn_heads)
+        # prob[t,u,a] = softmax[u](logit[t,u,a])
+        # prob: (M, M, B, attn_heads)
+        prob = torch.where(among.unsqueeze(-1), logit, -math.inf).softmax(1)
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        value = projected[:, :, 2]  # (M, B, attn_heads, dim // attn_heads)
+        # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
+        context = dot(prob.unsqueeze(-1), value, 1)  # (M, B, attn_heads, dim // attn_heads)
+        # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+        mixed = F.linear(context.flatten(-2), U, d)  # (M, B, dim)
+        # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]
+        # token: (M, B, dim)
+        token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
+        # count = sum[m](among[m])
+        count = among.sum(0)  # (B,)
+        # out[i] = mean[t](token[t,i])
+        # out: (B, dim)
+        out = torch.where(present.unsqueeze(-1), token, 0).sum(0) / count.unsqueeze(-1)
+        if not return_extras:
+            return (out,)
+        # w[t,u] = mean[a](prob[t,u,a])
+        w = torch.where(present.unsqueeze(1), prob.mean(-1), 0)  # (M, M, B)
+        return out, w.permute(2, 0, 1)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import attention as kernels
 
@@ -166,4 +212,4 @@ class AttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_weights)
+        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_extras)

@@ -24,8 +24,9 @@ class ConcatFusion(FusionModule):
     fusion_type = "concat"
     least_modalities = 1
     most_modalities = None
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -40,11 +41,15 @@ class ConcatFusion(FusionModule):
             return
         self.out_dim = dim * n_modalities
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         return (torch.cat(h, -1),)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        return (torch.cat(h, -1),)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import concat as kernels
 
-        return kernels.fuse(h, return_weights)
+        return kernels.fuse(h, return_extras)

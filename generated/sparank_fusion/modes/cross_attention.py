@@ -29,6 +29,8 @@ class CrossAttentionFusion(FusionModule):
         \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i} \\
         w_{u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{u,a}
 
+    No modality can be missing: the formula names them by number, in ``query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]``.
+
     Parameters, by their names in the state dict:
         attn.in_proj_weight: ``(3 * dim, dim)``, ``W[(p a k), j]`` in the formula.
         attn.in_proj_bias: ``(3 * dim,)``, ``c[(p a k)]`` in the formula.
@@ -53,8 +55,9 @@ class CrossAttentionFusion(FusionModule):
     fusion_type = "cross_attention"
     least_modalities = 2
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = True
+    numbered = "query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]"
     batch_dims = (0, 0)
 
     def __init__(
@@ -75,7 +78,7 @@ class CrossAttentionFusion(FusionModule):
         self.norm = nn.LayerNorm(dim)
         self._block(4 * attn_heads * n_modalities + 8 * dim + 6 * dim * n_modalities + n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
         U = self.attn.out_proj.weight
@@ -107,13 +110,13 @@ class CrossAttentionFusion(FusionModule):
         mixed = F.linear(context.flatten(-2), U, d)  # (B, dim)
         # out[i] = layernorm[i](mixed[i] + h[0,i], eps=1e-5) * scale[i] + shift[i]
         out = F.layer_norm(mixed + h[0], (self.dim,), scale, shift, eps=1e-05)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # w[u] = mean[a](prob[u,a])
         w = prob.mean(-1)  # (M, B)
         return out, w.transpose(0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -151,7 +154,7 @@ class CrossAttentionFusion(FusionModule):
         mixed = F.linear(context.flatten(-2), U, d)  # (B, dim)
         # out[i] = layernorm[i](mixed[i] + h[0,i], eps=1e-5) * scale[i] + shift[i]
         out = F.layer_norm(mixed + h[0], (self.dim,), scale, shift, eps=1e-05)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
         prob = torch.stack((prob_0, 1 - prob_0))  # (M, B, attn_heads)
@@ -159,7 +162,7 @@ class CrossAttentionFusion(FusionModule):
         w = prob.mean(-1)  # (M, B)
         return out, w.transpose(0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import cross_attention as kernels
 
@@ -169,4 +172,4 @@ class CrossAttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_weights)
+        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_extras)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,8 +51,9 @@ class DeepSetsFusion(FusionModule):
     fusion_type = "deep_sets"
     least_modalities = 2
     most_modalities = None
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -71,7 +73,7 @@ class DeepSetsFusion(FusionModule):
         self.rho = nn.Sequential(nn.Linear(hidden, hidden), nn.Linear(hidden, dim))
         self._block(2 * dim + 4 * hidden + 7 * hidden * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         module = cast(nn.Linear, self.phi[0])
         A = module.weight
         a = module.bias
@@ -96,7 +98,38 @@ class DeepSetsFusion(FusionModule):
         out = F.linear(outer, E, e)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        module = cast(nn.Linear, self.phi[0])
+        A = module.weight
+        a = module.bias
+        module = cast(nn.Linear, self.phi[1])
+        C = module.weight
+        c = module.bias
+        module = cast(nn.Linear, self.rho[0])
+        D = module.weight
+        d = module.bias
+        module = cast(nn.Linear, self.rho[1])
+        E = module.weight
+        e = module.bias
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
+        inner = [F.relu(F.linear(h_m, A, a)) for h_m in h]  # M × (B, hidden)
+        # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
+        phi = [F.relu(F.linear(inner_m, C, c)) for inner_m in inner]  # M × (B, hidden)
+        # pooled[l] = sum[m](phi[m,l])
+        # pooled: (B, hidden)
+        pooled = sum_all(
+            torch.where(present_m.unsqueeze(-1), phi_m, 0) for present_m, phi_m in zip(present, phi)
+        )
+        # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
+        outer = F.relu(F.linear(pooled, D, d))  # (B, hidden)
+        # out[i] = sum[r](E[i,r] * outer[r]) + e[i]
+        out = torch.where(some.unsqueeze(-1), F.linear(outer, E, e), 0)  # (B, dim)
+        return (out,)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import deep_sets as kernels
 
@@ -112,4 +145,4 @@ class DeepSetsFusion(FusionModule):
         module = cast(nn.Linear, self.rho[1])
         E = module.weight
         e = module.bias
-        return kernels.fuse(h, A, a, C, c, D, d, E, e, self.hidden, return_weights)
+        return kernels.fuse(h, A, a, C, c, D, d, E, e, self.hidden, return_extras)

@@ -24,6 +24,8 @@ class FactorizedBilinearFusion(FusionModule):
         s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}} \\
         \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
 
+    No modality can be missing: the formula names them by number, in ``x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]``.
+
     Parameters, by their names in the state dict:
         left.weight: ``(dim * factors, dim)``, ``U[(o k), i]`` in the formula.
         left.bias: ``(dim * factors,)``, ``u[(o k)]`` in the formula.
@@ -46,8 +48,9 @@ class FactorizedBilinearFusion(FusionModule):
     fusion_type = "factorized_bilinear"
     least_modalities = 2
     most_modalities = 2
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = "x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]"
     batch_dims = (0,)
 
     def __init__(
@@ -67,7 +70,7 @@ class FactorizedBilinearFusion(FusionModule):
         self.right = nn.Linear(dim, dim * factors)
         self._block(7 * dim + 4 * dim * factors + 3)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         U = self.left.weight
         u = self.left.bias
         V = self.right.weight
@@ -84,7 +87,7 @@ class FactorizedBilinearFusion(FusionModule):
         out = s / torch.sqrt(torch.clamp((s**2).sum(-1), min=1e-07)).unsqueeze(-1)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import factorized_bilinear as kernels
 
@@ -92,4 +95,4 @@ class FactorizedBilinearFusion(FusionModule):
         u = self.left.bias
         V = self.right.weight
         v = self.right.bias
-        return kernels.fuse(h, U, u, V, v, self.factors, return_weights)
+        return kernels.fuse(h, U, u, V, v, self.factors, return_extras)

@@ -21,6 +21,8 @@ class FilmFusion(FusionModule):
         \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i} \\
         \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
 
+    No modality can be missing: the formula names them by number, in ``gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]``.
+
     Parameters, by their names in the state dict:
         film.weight: ``(2 * dim, dim)``, ``W[(p i), j]`` in the formula.
         film.bias: ``(2 * dim,)``, ``c[(p i)]`` in the formula.
@@ -40,8 +42,9 @@ class FilmFusion(FusionModule):
     fusion_type = "film"
     least_modalities = 2
     most_modalities = 2
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = False
+    numbered = "gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]"
     batch_dims = (0, 0)
 
     def __init__(
@@ -57,7 +60,7 @@ class FilmFusion(FusionModule):
         self.film = nn.Linear(dim, 2 * dim)
         self._block(6 * dim)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.film.weight
         c = self.film.bias
         projected = F.linear(h[1], W, c).unflatten(-1, (2, self.dim))  # (B, 2, dim)
@@ -67,14 +70,14 @@ class FilmFusion(FusionModule):
         beta = projected[:, 1]  # (B, dim)
         # out[i] = gamma[i] * h[0,i] + beta[i]
         out = gamma * h[0] + beta  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         return out, gamma
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import film as kernels
 
         W = self.film.weight
         c = self.film.bias
-        return kernels.fuse(h, W, c, return_weights)
+        return kernels.fuse(h, W, c, return_extras)

@@ -3,6 +3,7 @@ r"""Per-dimension softmax gating across modalities."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -44,8 +45,9 @@ class GateFusion(FusionModule):
     fusion_type = "gate"
     least_modalities = 2
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = True
+    numbered = None
     batch_dims = (0, 1)
 
     def __init__(
@@ -61,7 +63,7 @@ class GateFusion(FusionModule):
         self.gate_projs = nn.ModuleList([nn.Linear(dim, dim) for _ in range(n_modalities)])
         self._block(dim + 4 * dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
@@ -71,11 +73,11 @@ class GateFusion(FusionModule):
         g = torch.stack(logit).softmax(0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = sum_of_products(g, h)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         return out, g
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
@@ -84,17 +86,38 @@ class GateFusion(FusionModule):
         g_0 = torch.sigmoid(F.linear(h[0], W[0], c[0]) - F.linear(h[1], W[1], c[1]))  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = lerp(h[1], h[0], g_0)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.stack((g_0, 1 - g_0))  # (M, B, dim)
         return out, g
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        modules = cast("Iterable[nn.Linear]", self.gate_projs)
+        W = [module.weight for module in modules]
+        c = [module.bias for module in modules]
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # among[m] = present[m] >= some
+        among = present >= some  # (M, B)
+        # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+        logit = [F.linear(h_m, W_m, c_m) for h_m, W_m, c_m in zip(h, W, c)]  # M × (B, dim)
+        # softmax: (M, B, dim)
+        softmax = torch.where(among.unsqueeze(-1), torch.stack(logit), -math.inf).softmax(0)
+        # g[m,i] = softmax[m](logit[m,i])
+        g = torch.where(some.unsqueeze(-1), softmax, 0)  # (M, B, dim)
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = sum_of_products(g, h)  # (B, dim)
+        if not return_extras:
+            return (out,)
+        return out, g
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        return kernels.fuse(h, W, c, return_weights)
+        return kernels.fuse(h, W, c, return_extras)

@@ -22,6 +22,8 @@ class LowRankBilinearFusion(FusionModule):
         y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right) \\
         \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
 
+    No modality can be missing: the formula names them by number, in ``x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])``.
+
     Parameters, by their names in the state dict:
         left.weight: ``(rank, dim)``, ``U[r, i]`` in the formula.
         left.bias: ``(rank,)``, ``u[r]`` in the formula.
@@ -46,8 +48,9 @@ class LowRankBilinearFusion(FusionModule):
     fusion_type = "low_rank_bilinear"
     least_modalities = 2
     most_modalities = 2
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = "x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])"
     batch_dims = (0,)
 
     def __init__(
@@ -68,7 +71,7 @@ class LowRankBilinearFusion(FusionModule):
         self.output = nn.Linear(rank, dim)
         self._block(2 * dim + 6 * rank)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         U = self.left.weight
         u = self.left.bias
         V = self.right.weight
@@ -83,7 +86,7 @@ class LowRankBilinearFusion(FusionModule):
         out = F.linear(x * y, P, c)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import low_rank_bilinear as kernels
 
@@ -93,4 +96,4 @@ class LowRankBilinearFusion(FusionModule):
         v = self.right.bias
         P = self.output.weight
         c = self.output.bias
-        return kernels.fuse(h, U, u, V, v, P, c, self.rank, return_weights)
+        return kernels.fuse(h, U, u, V, v, P, c, self.rank, return_extras)

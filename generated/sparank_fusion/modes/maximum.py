@@ -3,6 +3,8 @@ r"""The largest of the modalities in each dimension."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,8 +35,9 @@ class MaximumFusion(FusionModule):
     fusion_type = "maximum"
     least_modalities = 1
     most_modalities = None
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -49,14 +52,26 @@ class MaximumFusion(FusionModule):
             return
         self._block(dim)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         tokens = torch.stack(h)  # (M, B, dim)
         # out[i] = max[m](h[m,i])
         out = tokens.amax(0)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        tokens = torch.stack(h)  # (M, B, dim)
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # among[m] = present[m] >= some
+        among = present >= some  # (M, B)
+        # out[i] = max[m](h[m,i])
+        # out: (B, dim)
+        out = torch.where(some.unsqueeze(-1), torch.where(among.unsqueeze(-1), tokens, -math.inf).amax(0), 0)
+        return (out,)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import maximum as kernels
 
-        return kernels.fuse(h, return_weights)
+        return kernels.fuse(h, return_extras)

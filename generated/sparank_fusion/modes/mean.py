@@ -30,8 +30,9 @@ class MeanFusion(FusionModule):
     fusion_type = "mean"
     least_modalities = 1
     most_modalities = None
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -46,13 +47,25 @@ class MeanFusion(FusionModule):
             return
         self._block(dim + dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # out[i] = mean[m](h[m,i])
         out = sum_all(h) / self.n_modalities  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # among[m] = present[m] >= some
+        among = present >= some  # (M, B)
+        # count = sum[m](among[m])
+        count = among.sum(0)  # (B,)
+        # out[i] = mean[m](h[m,i])
+        out = sum_all(h) / count.unsqueeze(-1)  # (B, dim)
+        return (out,)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import mean as kernels
 
-        return kernels.fuse(h, return_weights)
+        return kernels.fuse(h, return_extras)

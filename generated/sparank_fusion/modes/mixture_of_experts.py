@@ -44,8 +44,9 @@ class MixtureOfExpertsFusion(FusionModule):
     fusion_type = "mixture_of_experts"
     least_modalities = 2
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = False
+    numbered = None
     batch_dims = (0, 0)
 
     def __init__(
@@ -65,7 +66,7 @@ class MixtureOfExpertsFusion(FusionModule):
         self.expert = nn.Linear(dim * n_modalities, dim * experts)
         self._block(dim + 2 * dim * experts + 3 * experts)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         R = self.router.weight
         r = self.router.bias
         W = self.expert.weight
@@ -78,11 +79,32 @@ class MixtureOfExpertsFusion(FusionModule):
         expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dim))
         # out[i] = sum[e](p[e] * expert[e,i])
         out = dot(p.unsqueeze(-1), expert, 1)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         return out, p
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        R = self.router.weight
+        r = self.router.bias
+        W = self.expert.weight
+        c = self.expert.bias
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        joined = torch.cat(h, -1)  # (B, dim * M)
+        # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
+        # p: (B, experts)
+        p = torch.where(some.unsqueeze(-1), F.linear(joined, R, r).softmax(-1), 0)
+        # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
+        # expert: (B, experts, dim)
+        expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dim))
+        # out[i] = sum[e](p[e] * expert[e,i])
+        out = dot(p.unsqueeze(-1), expert, 1)  # (B, dim)
+        if not return_extras:
+            return (out,)
+        return out, p
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import mixture_of_experts as kernels
 
@@ -90,4 +112,4 @@ class MixtureOfExpertsFusion(FusionModule):
         r = self.router.bias
         W = self.expert.weight
         c = self.expert.bias
-        return kernels.fuse(h, R, r, W, c, self.experts, return_weights)
+        return kernels.fuse(h, R, r, W, c, self.experts, return_extras)

@@ -18,6 +18,8 @@ class MultiplicativeInteractionFusion(FusionModule):
 
         \mathrm{out}_{o} = \sum_{i,j} W_{o,i,j}\,h_{0,i}\,h_{1,j} + \sum_{i} U_{o,i}\,h_{0,i} + \sum_{j} V_{o,j}\,h_{1,j} + c_{o}
 
+    No modality can be missing: the formula names them by number, in ``out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]``.
+
     Parameters, by their names in the state dict:
         bilinear.weight: ``(dim, dim, dim)``, ``W[o, i, j]`` in the formula.
         bilinear.bias: ``(dim,)``, ``c[o]`` in the formula.
@@ -39,8 +41,9 @@ class MultiplicativeInteractionFusion(FusionModule):
     fusion_type = "multiplicative_interaction"
     least_modalities = 2
     most_modalities = 2
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = "out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]"
     batch_dims = (0,)
 
     def __init__(
@@ -58,7 +61,7 @@ class MultiplicativeInteractionFusion(FusionModule):
         self.right = nn.Linear(dim, dim, bias=False)
         self._block(6 * dim + dim * dim)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.bilinear.weight
         c = self.bilinear.bias
         U = self.left.weight
@@ -72,7 +75,7 @@ class MultiplicativeInteractionFusion(FusionModule):
         )
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import multiplicative_interaction as kernels
 
@@ -80,4 +83,4 @@ class MultiplicativeInteractionFusion(FusionModule):
         c = self.bilinear.bias
         U = self.left.weight
         V = self.right.weight
-        return kernels.fuse(h, W, c, U, V, return_weights)
+        return kernels.fuse(h, W, c, U, V, return_extras)

@@ -3,6 +3,7 @@ r"""The product of the modalities in each dimension."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparank_fusion.runtime import FusionModule, Tensors, multiply_all
@@ -30,8 +31,9 @@ class ProductFusion(FusionModule):
     fusion_type = "product"
     least_modalities = 1
     most_modalities = None
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -46,13 +48,24 @@ class ProductFusion(FusionModule):
             return
         self._block(dim)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # out[i] = prod[m](h[m,i])
         out = multiply_all(h)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # among[m] = present[m] >= some
+        among = present >= some  # (M, B)
+        # out[i] = prod[m](h[m,i])
+        # out: (B, dim)
+        out = torch.where(some.unsqueeze(-1), torch.where(among.unsqueeze(-1), torch.stack(h), 1).prod(0), 0)
+        return (out,)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import product as kernels
 
-        return kernels.fuse(h, return_weights)
+        return kernels.fuse(h, return_extras)

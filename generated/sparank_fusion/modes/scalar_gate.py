@@ -3,6 +3,7 @@ r"""One softmax weight for each modality, from a score of its own features."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -43,8 +44,9 @@ class ScalarGateFusion(FusionModule):
     fusion_type = "scalar_gate"
     least_modalities = 2
     most_modalities = None
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = True
+    numbered = None
     batch_dims = (0, 0)
 
     def __init__(
@@ -60,7 +62,7 @@ class ScalarGateFusion(FusionModule):
         self.scores = nn.ModuleList([nn.Linear(dim, 1) for _ in range(n_modalities)])
         self._block(dim + dim * n_modalities + 3 * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
@@ -70,11 +72,11 @@ class ScalarGateFusion(FusionModule):
         g = torch.stack(score).softmax(0)  # (M, B)
         # out[i] = sum[m](g[m] * h[m,i])
         out = sum_all(g_m.unsqueeze(-1) * h_m for g_m, h_m in zip(g, h))  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         return out, g.transpose(0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
@@ -83,17 +85,37 @@ class ScalarGateFusion(FusionModule):
         g_0 = torch.sigmoid(h[0] @ W[0][0] + c[0][0] - (h[1] @ W[1][0] + c[1][0]))  # (B,)
         # out[i] = sum[m](g[m] * h[m,i])
         out = lerp(h[1], h[0], g_0.unsqueeze(-1))  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # g[m] = softmax[m](score[m])
         g = torch.stack((g_0, 1 - g_0))  # (M, B)
         return out, g.transpose(0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        modules = cast("Iterable[nn.Linear]", self.scores)
+        W = [module.weight for module in modules]
+        c = [module.bias for module in modules]
+        # some = max[m](present[m])
+        some = present.amax(0)  # (B,)
+        # among[m] = present[m] >= some
+        among = present >= some  # (M, B)
+        # score[m] = sum[j](W[m,0,j] * h[m,j]) + c[m,0]
+        score = [h_m @ W_m[0] + c_m[0] for h_m, W_m, c_m in zip(h, W, c)]  # M × (B,)
+        # g[m] = softmax[m](score[m])
+        # g: (M, B)
+        g = torch.where(some, torch.where(among, torch.stack(score), -math.inf).softmax(0), 0)
+        # out[i] = sum[m](g[m] * h[m,i])
+        out = sum_all(g_m.unsqueeze(-1) * h_m for g_m, h_m in zip(g, h))  # (B, dim)
+        if not return_extras:
+            return (out,)
+        return out, g.transpose(0, 1)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import scalar_gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        return kernels.fuse(h, W, c, return_weights)
+        return kernels.fuse(h, W, c, return_extras)

@@ -21,6 +21,8 @@ class SigmoidGateFusion(FusionModule):
         g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i} \\
         \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
 
+    No modality can be missing: the formula names them by number, in ``g[0,i] = z[i]``.
+
     Parameters, by their names in the state dict:
         gate_net.0.weight: ``(dim, dim * n_modalities)``, ``W[i, (m j)]`` in the formula.
         gate_net.0.bias: ``(dim,)``, ``c[i]`` in the formula.
@@ -40,8 +42,9 @@ class SigmoidGateFusion(FusionModule):
     fusion_type = "sigmoid_gate"
     least_modalities = 2
     most_modalities = 2
-    has_weights = True
+    extras = ("weights",)
     has_pair_form = False
+    numbered = "g[0,i] = z[i]"
     batch_dims = (0, 1)
 
     def __init__(
@@ -57,7 +60,7 @@ class SigmoidGateFusion(FusionModule):
         self.gate_net = nn.Sequential(nn.Linear(dim * n_modalities, dim))
         self._block(5 * dim + dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
@@ -65,18 +68,18 @@ class SigmoidGateFusion(FusionModule):
         z = torch.sigmoid(F.linear(torch.cat(h, -1), W, c))  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = lerp(h[1], h[0], z)  # (B, dim)
-        if not return_weights:
+        if not return_extras:
             return (out,)
         # g[0,i] = z[i]
         # g[1,i] = 1 - z[i]
         g = torch.stack((z, 1 - z))  # (M, B, dim)
         return out, g
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import sigmoid_gate as kernels
 
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
-        return kernels.fuse(h, W, c, return_weights)
+        return kernels.fuse(h, W, c, return_extras)

@@ -30,8 +30,9 @@ class SumFusion(FusionModule):
     fusion_type = "sum"
     least_modalities = 1
     most_modalities = None
-    has_weights = False
+    extras = ()
     has_pair_form = False
+    numbered = None
     batch_dims = (0,)
 
     def __init__(
@@ -46,13 +47,19 @@ class SumFusion(FusionModule):
             return
         self._block(dim + dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # out[i] = sum[m](h[m,i])
         out = sum_all(h)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_weights: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same among the modalities that each sample has, of features that are zero where they are absent."""
+        # out[i] = sum[m](h[m,i])
+        out = sum_all(h)  # (B, dim)
+        return (out,)
+
+    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels import sum as kernels
 
-        return kernels.fuse(h, return_weights)
+        return kernels.fuse(h, return_extras)

@@ -24,6 +24,7 @@ class Page:
     axes: tuple[tuple[str, str], ...]
     out: str
     weights: str | None
+    diagnostics: tuple[tuple[str, str], ...]
 
 
 def mode_page(mode: Mode) -> Page:
@@ -36,6 +37,7 @@ def mode_page(mode: Mode) -> Page:
         axes=tuple((axis, str(extent)) for axis, extent in forward.extents.items() if axis != BATCH),
         out=str(mode.out),
         weights=str(mode.weights) if mode.weights else None,
+        diagnostics=tuple((diagnostic.key, str(diagnostic.layout)) for diagnostic in mode.diagnostics),
     )
 
 

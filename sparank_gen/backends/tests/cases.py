@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.parameters import state_key
 
 Array = NDArray[np.float64]
 
@@ -97,6 +98,12 @@ def rule(key: str, shape: tuple[int, ...]) -> Array:
     return (numbers / PRIME * 2 - 1).reshape(shape)
 
 
+def present_rule(n_modalities: int) -> NDArray[np.bool_]:
+    """Which modalities each of ``BATCH`` samples has: all but the first, none, and the first alone."""
+    later = np.arange(n_modalities) > 0
+    return np.stack([later, np.zeros_like(later), ~later])
+
+
 def stored_tensors(mode: Mode, case: Case) -> Iterator[tuple[str, str, int | None, tuple[int, ...]]]:
     """Every parameter tensor as it is stored: state-dict key, name in the math, modality, shape."""
     sizes = case.sizes(BATCH)
@@ -108,10 +115,10 @@ def stored_tensors(mode: Mode, case: Case) -> Iterator[tuple[str, str, int | Non
             )
             name = parameter.layout.name
             if module.per is None:
-                yield f"{module.path}.{parameter.path}", name, None, shape
+                yield state_key(module, parameter), name, None, shape
             else:
                 for m in range(case.n_modalities):
-                    yield f"{module.path}.{m}.{parameter.path}", name, m, shape
+                    yield state_key(module, parameter, str(m)), name, m, shape
 
 
 def tensors(mode: Mode, case: Case, batch: int = BATCH) -> Mapping[str, Array]:

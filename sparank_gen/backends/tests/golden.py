@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparank_gen.backends.tests.cases import BATCH, Case, cases, tensors
+from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.restrict import numbered, restrict, select_features
 from sparank_gen.lang.layouts import Layout
 
 DIGITS = 12
@@ -21,29 +23,39 @@ TOLERANCE = 1e-10
 
 def golden_text(mode: Mode) -> str:
     """The golden file of a mode."""
-    entries = [golden_case(mode, case) for case in cases(mode)]
-    return "{\n" + f'  "mode": "{mode.name}",\n  "cases": [\n' + ",\n".join(map(_case_text, entries)) + "\n  ]\n}\n"
+    lists = {"cases": [golden_case(mode, case) for case in cases(mode)]}
+    if numbered(mode.program) is None:
+        last = cases(mode)[-1]
+        lists["missing"] = [golden_case(mode, last, present_rule(last.n_modalities))]
+    parts = [f'  "{key}": [\n' + ",\n".join(map(_case_text, entries)) + "\n  ]" for key, entries in lists.items()]
+    return "{\n" + ",\n".join([f'  "mode": "{mode.name}"', *parts]) + "\n}\n"
 
 
-def golden_case(mode: Mode, case: Case) -> dict[str, Any]:
-    """Sizes, output and weights of one case."""
+def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+    """Sizes, output, weights and diagnostics of one case; where modalities are missing, which samples have which."""
     entry: dict[str, Any] = {"dim": case.dim, "n_modalities": case.n_modalities, "batch": BATCH, "options": dict(case.options)}
-    found = tensors(mode, case)
-    for key, layout in (("out", mode.out), ("weights", mode.weights)):
-        if layout is not None:
-            entry[key] = laid_out(mode, layout, found, case.sizes(BATCH))
-    return entry
+    found = dict(tensors(mode, case))
+    if present is not None:
+        entry["present"] = present.tolist()
+        found[PRESENT] = present.T
+    sizes = case.sizes(BATCH)
+    values = {result.key: laid_out(mode, result.layout, found, sizes, present is not None) for result in mode.results}
+    diagnostics = {result.key: values.pop(result.key) for result in mode.diagnostics}
+    return entry | values | ({"diagnostics": diagnostics} if diagnostics else {})
 
 
-def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | float]) -> NDArray[np.float64]:
-    """A result of a mode as its layout says, from the evaluator."""
-    program = mode.program
+def laid_out(
+    mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | float], among_present: bool = False
+) -> NDArray[np.float64]:
+    """A result of a mode as its layout says, from the evaluator; ``among_present``, of the restricted program."""
+    program = restrict(mode.program) if among_present else mode.program
     definition = next((d for d in program.definitions if d.name == layout.name), None)
     if definition is not None:
         node = definition.node
     else:
         modality = next(axis for axis in layout.axes if axis in program.modality_axes)
         node = ir.leaf(layout.name, ("b", modality, next(a for a in layout.axes if a not in (modality, "b"))))
+        node = select_features(node) if among_present else node
     array = evaluate_at(node, layout.axes, evaluate([node], found, program.extents, sizes), program.extents, sizes)
     position, shape = 0, []
     for dimension in layout.dimensions:
@@ -53,11 +65,19 @@ def laid_out(mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | floa
 
 
 def _case_text(entry: dict[str, Any]) -> str:
+    return "    " + _mapping_text(entry, 4)
+
+
+def _mapping_text(entry: dict[str, Any], indent: int) -> str:
+    """A mapping with each key on a line of its own, down to arrays and plain values."""
     lines = []
     for key, value in entry.items():
-        text = _array_text(value, 8) if isinstance(value, np.ndarray) else json.dumps(value)
-        lines.append(f'      "{key}": {text}')
-    return "    {\n" + ",\n".join(lines) + "\n    }"
+        if isinstance(value, np.ndarray):
+            text = _array_text(value, indent + 4)
+        else:
+            text = _mapping_text(value, indent + 2) if key == "diagnostics" else json.dumps(value)
+        lines.append(f'{" " * (indent + 2)}"{key}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
 
 
 def _array_text(array: NDArray[np.float64], indent: int) -> str:

@@ -12,9 +12,8 @@ from sparank_gen.backends.torch.module import runtime_functions
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import FEATURES
-from sparank_gen.ir.mode import Mode, Property
+from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH
-from sparank_gen.lang.layouts import Layout
 
 ASSERTIONS = {
     "==": "assert_equal({0}, {1})",
@@ -40,12 +39,10 @@ class TestFile:
     Attributes:
         cases: the sizes.
         ragged_cases: sizes that leave lanes of kernels empty.
-        bindings: statements that give results their names in the math, dimensions ``(b, …)``.
+        bindings: statements that compute results under their names in the math, dimensions ``(b, …)``.
         properties: the property tests.
         assertions: the names of the assertions that they use.
         runtime: the functions of the package's runtime that they use.
-        reads_out: whether they read the output.
-        reads_weights: whether they read the weights.
         wrong_modalities: a number of modalities that the mode refuses, or None.
     """
 
@@ -55,8 +52,6 @@ class TestFile:
     properties: tuple[PropertyTest, ...]
     assertions: tuple[str, ...]
     runtime: tuple[str, ...]
-    reads_out: bool
-    reads_weights: bool
     wrong_modalities: int | None
 
 
@@ -66,18 +61,14 @@ def test_file(mode: Mode) -> TestFile:
     wrong = count.maximum + 1 if count.maximum is not None else count.minimum - 1 if count.minimum > 2 else None
     properties = tuple(_property(mode, each) for each in mode.properties)
     read = _tensors_read(mode.properties)
-    results = [(mode.out, "out")] if mode.out.name in read else []
-    if mode.weights is not None and mode.weights.name in read and mode.weights.name != mode.out.name:
-        results.append((mode.weights, "weights"))
+    results = {result.layout.name: result for result in reversed(mode.results) if result.layout.name in read}
     return TestFile(
         cases=cases(mode),
         ragged_cases=ragged_cases(mode),
-        bindings=tuple(filter(None, (_binding(mode, layout, key) for layout, key in results))),
+        bindings=tuple(_binding(mode, result) for result in reversed(results.values())),
         properties=properties,
         assertions=tuple(sorted({line.partition("(")[0] for each in properties for line in each.lines[-1:]})),
         runtime=runtime_functions("\n".join(line for each in properties for line in each.lines)),
-        reads_out=any(key == "out" for _, key in results),
-        reads_weights=any(key == "weights" for _, key in results),
         wrong_modalities=wrong,
     )
 
@@ -88,20 +79,19 @@ def _tensors_read(properties: Iterable[Property]) -> set[str]:
     return {node.data[0] for node in nodes if node.op == "leaf"} - {FEATURES}
 
 
-def _binding(mode: Mode, layout: Layout, key: str) -> str:
+def _binding(mode: Mode, result: Result) -> str:
     """A result as the math names it: composed dimensions taken apart, the batch first."""
-    code, symbols = key, {"dim": "layer.dim", "modalities": "layer.n_modalities"}
+    layout = result.layout
+    code = "layer(h)" if result.key == "out" else f'layer(h, return_gates=True)[1]["{result.key}"]'
+    symbols = {"dim": "layer.dim", "modalities": "layer.n_modalities"}
     symbols |= {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
     for position in reversed(range(len(layout.dimensions))):
         axes = layout.dimensions[position]
         if len(axes) > 1:
             sizes = ", ".join(mode.program.extents[axis].code(symbols) for axis in axes)
             code = f"{code}.unflatten({position}, ({sizes}))"
-    if layout.name == FEATURES:
-        return ""
     wanted = (BATCH, *mode.program[layout.name].axes)
-    value = Dense(code, layout.axes).ordered(wanted)
-    return "" if value.code == layout.name else f"{layout.name} = {value.code}"
+    return f"{layout.name} = {Dense(code, layout.axes).ordered(wanted).code}"
 
 
 def _property(mode: Mode, each: Property) -> PropertyTest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,14 @@ class Gemm:
         operand: what it is applied to.
         outer: the axes of the result that come from the weight, in its order.
         inner: the contracted axes, in the weight's order.
+        listed: the modality axis along which there is one weight for each index, or None.
     """
 
     weight: Node
     operand: Node
     outer: tuple[str, ...]
     inner: tuple[str, ...]
+    listed: str | None
 
 
 def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
@@ -43,7 +45,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         rest = [*factors[:position], *factors[position + 1 :]]
         operand_axes = frozenset().union(*(factor.axes for factor in rest))
         layout_axes = [index for index in weight.data[1] if isinstance(index, str)]
-        listed = _listed_axis(lowering, weight)
+        listed = _listed_axis(lowering, weight, (operand_axes - set(node.over)) & lowering.program.modality_axes)
         shared = (weight.axes & operand_axes) - set(node.over) - {listed}
         is_wide = len(rest) > 1 and not any(factor.axes == operand_axes for factor in rest)
         if is_wide and _is_form(lowering, node, weight, operand_axes):
@@ -54,7 +56,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
             continue
         inner = tuple(axis for axis in layout_axes if axis in node.over)
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
-        return Gemm(weight, product_of(rest), outer, inner)
+        return Gemm(weight, product_of(rest), outer, inner, listed)
     return None
 
 
@@ -69,12 +71,13 @@ def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozens
     return operand_axes - {BATCH} == set(node.over) and bool(lengths & {extents[axis] for axis in node.over})
 
 
-def _listed_axis(lowering: Lowering, weight: Node) -> str | None:
+def _listed_axis(lowering: Lowering, weight: Node, others: Collection[str] = ()) -> str | None:
+    """The axis along which a parameter is a list, or reads as one: that of its first dimension, where ``others`` have it."""
     layout, per = lowering.parameters[weight.data[0]]
-    if per is None:
+    if not layout.axes or per is None and len(layout.dimensions[0]) > 1:
         return None
-    index = weight.data[1][layout.axes.index(per)]
-    return index if isinstance(index, str) else None
+    index = weight.data[1][layout.axes.index(per) if per is not None else 0]
+    return index if isinstance(index, str) and (per is not None or index in others) else None
 
 
 def affine(lowering: Lowering, node: Node) -> Value | None:
@@ -114,9 +117,8 @@ def _terms(lowering: Lowering, node: Node) -> list[tuple[int, Node]]:
 def _is_bias(lowering: Lowering, bias: Node, gemm: Gemm) -> bool:
     if bias.op != "leaf" or bias.data[0] not in lowering.parameters or not gemm.outer:
         return False
-    return bias.axes - {_listed_axis(lowering, bias)} == set(gemm.outer) and _listed_axis(lowering, bias) == _listed_axis(
-        lowering, gemm.weight
-    )
+    listed = _listed_axis(lowering, bias, [gemm.listed] if gemm.listed else ())
+    return bias.axes - {listed} == set(gemm.outer) and listed == gemm.listed
 
 
 def _added(lowering: Lowering, value: Value, rest: Sequence[tuple[int, Node]]) -> Value:
@@ -161,8 +163,8 @@ def _code(value: Value) -> str:
 
 def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     """``F.linear`` with the stored weight, taking composed axes together and apart again."""
-    matrix = _matrix(lowering, gemm.weight, gemm.outer, gemm.inner)
-    offset = _matrix(lowering, bias, gemm.outer, ()) if bias is not None else None
+    matrix = _matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
+    offset = _matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else None
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
     joined = _joined_list(operand, gemm.inner)
     if joined is not None:
@@ -228,12 +230,14 @@ def _kept_join(lowering: Lowering, operand: Node, joined: Dense) -> Dense:
     return lowering.joins[key]
 
 
-def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...]) -> Value:
-    """A parameter as a matrix ``(outer, inner)``, or as a vector where one of the two is empty."""
+def _matrix(
+    lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...], axis: str | None
+) -> Value:
+    """A parameter as a matrix ``(outer, inner)``, or as a vector where one of the two is empty; a list along ``axis``."""
     name, indices = leaf.data
     layout, per = lowering.parameters[name]
     name = lowering.variables[name]
-    axis = _listed_axis(lowering, leaf)
+    per = layout.axes[0] if per is None and axis is not None else per
     stored = layout.without(per)
     groups = tuple(group for group in (outer, inner) if group)
     plain = [index for k, index in enumerate(indices) if layout.axes[k] != per]
@@ -249,10 +253,7 @@ def _matrix(lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple
     elif kept == groups[::-1]:
         value = Dense(f"{code}.t()", tuple(outer + inner))
     else:
-        whole = lowering.leaf(leaf)
-        dense = whole.element if isinstance(whole, Listed) else whole
-        assert isinstance(dense, Dense)
-        code = dense.ordered(outer + inner).atom
+        code = lowering.stored(element, layout, per, plain).ordered(outer + inner).atom
         if len(inner) > 1:
             code = f"{code}.flatten({len(outer)})"
         if len(outer) > 1:

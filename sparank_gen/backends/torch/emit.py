@@ -12,7 +12,7 @@ from sparank_gen.lang.extents import Extent
 
 RESERVED = frozenset(
     """
-    self torch F math nn Tensor len zip h return_weights sum_all sum_of_products multiply_all lerp map list tuple float int
+    self torch F math nn Tensor len zip h present return_extras sum_all sum_of_products multiply_all lerp map list tuple float int
     features range min max abs sum dim l O I module modules cast Iterable dot
     place others
     """.split()
@@ -30,7 +30,10 @@ NOUNS = {
     "min": "low",
     "mean": "average",
     "leaf": "view",
+    "rename": "view",
+    "lerp": "blend",
     "select": "part",
+    "where": "selected",
 }
 
 

@@ -6,6 +6,7 @@ one modality axis: features and per-modality parameters stay lists as long as no
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.modules import Module
 from sparank_gen.lang.ops import OPERATORS
 
 LONGEST_OPERAND = 60
@@ -33,7 +34,7 @@ class Lowering:
         stacked: whether the features are stacked into one tensor first.
     """
 
-    def __init__(self, program: Program, modules: Sequence[Module], emitter: Emitter, stacked: bool) -> None:
+    def __init__(self, program: Program, modules: Sequence[Holder], emitter: Emitter, stacked: bool) -> None:
         self.program = program
         self.emitter = emitter
         self.parameters: dict[str, tuple[Layout, str | None]] = {
@@ -124,15 +125,18 @@ class Lowering:
         layout, per = self.parameters[name]
         name = self.variables[name]
         if per is None:
-            return index_dense(self.unpacked(name, layout.dimensions, layout.axes), indices)
+            return self.stored(name, layout, None, indices)
         slot = layout.axes.index(per)
-        inner = tuple(axis for axis in layout.axes if axis != per)
         rest = [index for k, index in enumerate(indices) if k != slot]
         if isinstance(indices[slot], int):
-            return index_dense(self.unpacked(f"{name}[{indices[slot]}]", layout.without(per), inner), rest)
+            return self.stored(f"{name}[{indices[slot]}]", layout, per, rest)
         element = f"{name}_{indices[slot]}"
-        value = index_dense(self.unpacked(element, layout.without(per), inner), rest)
-        return Listed(indices[slot], value, ((element, name),))
+        return Listed(indices[slot], self.stored(element, layout, per, rest), ((element, name),))
+
+    def stored(self, code: str, layout: Layout, per: str | None, indices: Sequence[str | int]) -> Dense:
+        """One stored tensor of a parameter, without the axis ``per``, at ``indices``."""
+        axes = tuple(axis for axis in layout.axes if axis != per)
+        return index_dense(self.unpacked(code, layout.without(per), axes), indices)
 
     def feature(self, indices: Sequence[str | int]) -> Value:
         batch, modality, axis = indices
@@ -253,9 +257,11 @@ class Lowering:
 
     # Pointwise work and reductions
 
-    def pointwise(self, node: Node) -> Value:
+    def pointwise(self, node: Node, joined: Sequence[str] = ()) -> Value:
+        """Pointwise work; lists along axes of ``joined`` are stacked before it."""
         operator = OPERATORS[node.op]
         values = [self.shortened(arg, self.lower(arg)) for arg in node.args]
+        values = [self.dense(x) if isinstance(x, Listed) and x.axis in joined else x for x in values]
         if all(isinstance(value, Scalar) for value in values):
             operands = self.operands(operator.scalar, operator.precedence, values, bool(operator.symbol))
             precedence = operator.precedence if operator.symbol else 2 if " if " in operator.scalar else 5
@@ -296,7 +302,9 @@ class Lowering:
 
     def over_axes(self, node: Node) -> Value:
         """A reduction other than a sum, or a normalisation."""
-        value = self.lower(node.args[0])
+        operand = node.args[0]
+        is_selection = operand.op == "where" and self.uses[operand] == 1 and operand not in self.definitions
+        value = self.pointwise(operand, node.over) if is_selection else self.lower(operand)
         if node.op == "mean" and isinstance(value, Listed) and node.over == (value.axis,):
             return Dense(f"sum_all({value.generator}) / {self.emitter.extent_code(value.axis)}", value.element.axes, 7)
         if node.op == "prod" and isinstance(value, Listed) and node.over == (value.axis,):
@@ -393,6 +401,8 @@ def index_dense(value: Dense, indices: Sequence[str | int]) -> Dense:
 
 def number_code(value: float) -> str:
     """A number as Python writes it; whole ones without a fraction."""
+    if math.isinf(value):
+        return "math.inf" if value > 0 else "-math.inf"
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
+from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
-from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.modules import Module
 from sparank_gen.plan.schedule import stacks_features, working_set
 
+WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("dot", "lerp", "multiply_all", "sum_all", "sum_of_products")
+RUNTIME = ("container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,27 @@ class Function:
 
     Attributes:
         name: the method's name.
+        arguments: what it takes before ``return_extras``.
         summary: when it applies.
         bindings: statements that read the parameters from the modules.
         body: statements up to the output.
         out: the expression of the output.
-        weights_body: further statements that the weights need.
-        weights: the expression of the weights; None where the mode has none.
+        extras_body: further statements that what else is returned needs.
+        extras: the expressions of that.
     """
 
     name: str
+    arguments: str
     summary: str
     bindings: tuple[str, ...]
     body: tuple[str, ...]
     out: str
-    weights_body: tuple[str, ...]
-    weights: str | None
+    extras_body: tuple[str, ...]
+    extras: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        return "\n".join((*self.bindings, *self.body, self.out, *self.weights_body, self.weights or ""))
+        return "\n".join((*self.bindings, *self.body, self.out, *self.extras_body, *self.extras))
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """Everything the template of a mode's file needs."""
+    """Everything the template of a mode's file needs; ``numbered`` is the statement that rules out missing modalities."""
 
     mode: Mode
     class_name: str
@@ -72,10 +74,19 @@ class ModuleFile:
     block: str | None
     batch_dims: tuple[int, ...]
     functions: tuple[Function, ...]
+    numbered: str | None
     bindings: tuple[str, ...]
     kernel_arguments: str
     formulas: tuple[str, ...]
-    parameters: tuple[tuple[str, str, str], ...]
+    parameters: tuple[ParameterRow, ...]
+
+    @property
+    def has_pair_form(self) -> bool:
+        return any(function.name == "_fuse_pair" for function in self.functions)
+
+    @property
+    def numbered_code(self) -> str:
+        return repr(self.numbered)
 
     @property
     def imports(self) -> list[str]:
@@ -92,7 +103,7 @@ class ModuleFile:
 
     @property
     def text(self) -> str:
-        return "\n".join((*(function.text for function in self.functions), *self.bindings))
+        return "\n".join((*(value for _, value in self.assignments), *(f.text for f in self.functions), *self.bindings))
 
 
 def runtime_functions(code: str) -> tuple[str, ...]:
@@ -110,15 +121,16 @@ def module_file(mode: Mode) -> ModuleFile:
         class_name=class_name(mode.name),
         arguments=arguments(mode),
         checks=tuple((d.whole.code(names), d.part.code(names), str(d.part)) for d in mode.divisions),
-        assignments=_assignments(mode.modules, names),
+        assignments=assignments(mode, names),
         out_dim=mode.out_extent.code(names),
         block=_block(mode, names),
-        batch_dims=tuple(layout.dimensions.index(("b",)) for layout in (mode.out, mode.weights) if layout),
+        batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=functions(mode),
-        bindings=tuple(_bindings(mode.modules, variables)),
+        numbered=numbered(mode.program),
+        bindings=tuple(bindings(mode.modules, variables)),
         kernel_arguments="".join(f"{name}, " for name in passed),
         formulas=formulas(mode.program),
-        parameters=tuple(_parameter_rows(mode)),
+        parameters=parameter_rows(mode),
     )
 
 
@@ -137,18 +149,30 @@ def arguments(mode: Mode) -> tuple[Argument, ...]:
 
 def parameter_variables(mode: Mode) -> dict[str, str]:
     """The variable that holds each parameter in a function that has no other names to avoid but its own."""
-    emitter = Emitter(mode.program.extents, {}, taken=set(RESERVED | {"kernels", "return_weights"}))
+    emitter = Emitter(mode.program.extents, {}, taken=set(RESERVED | {"kernels", "return_extras"}))
     return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
 
 
 def prepared(mode: Mode) -> Program:
     """The program that torch code is made from."""
+    return _prepared(mode, mode.program)
+
+
+def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(mode.program, layouts))
+    return simplify(merge_contractions(program, layouts))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:
-    """The general way to compute a mode and, where two modalities allow a shorter one, that one too."""
+    """The general way to compute a mode, and those where two modalities allow a shorter one or some may be missing."""
+    made = _for_all_modalities(mode)
+    if numbered(mode.program) is not None:
+        return made
+    restricted = _prepared(mode, restrict(mode.program, selects=False))
+    return (*made, lower_function(mode, restricted, "_fuse_present", WITH_PRESENT, "h: Tensors, present: Tensor"))
+
+
+def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
     parameters = frozenset(parameter.layout.name for module in mode.modules for parameter in module.parameters)
     general = prepared(mode)
     counts = mode.spec.modalities
@@ -162,30 +186,29 @@ def functions(mode: Mode) -> tuple[Function, ...]:
     return tuple(made)
 
 
-def lower_function(mode: Mode, program: Program, name: str, summary: str) -> Function:
+def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:
     """Lower a program into the statements of one method."""
     emitter = Emitter(program.extents, _symbols(mode, "self."))
     per_modality = {p.layout.name: m.per is not None for m in mode.modules for p in m.parameters}
     lowering = Lowering(program, mode.modules, emitter, stacks_features(program, per_modality))
-    results = [(layout, lowering.result_node(layout)) for layout in (mode.out, mode.weights) if layout is not None]
+    results = [(result.layout, lowering.result_node(result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
-    codes, ends = [], []
+    codes, end = [], 0
     for layout, node in results:
         for inner in ir.reachable([node]):
             if inner in lowering.definitions:
                 lowering.lower(inner)
         codes.append(lowering.realise(lowering.lower(node), layout))
-        ends.append(len(emitter.lines))
-    body, weights_body = emitter.lines[: ends[0]], emitter.lines[ends[0] :]
-    bindings = tuple(_bindings(mode.modules, lowering.variables))
+        end = end if len(codes) > 1 else len(emitter.lines)
     return Function(
         name=name,
+        arguments=arguments,
         summary=summary,
-        bindings=bindings,
-        body=tuple(body),
+        bindings=tuple(bindings(mode.modules, lowering.variables)),
+        body=tuple(emitter.lines[:end]),
         out=codes[0],
-        weights_body=tuple(weights_body),
-        weights=codes[1] if len(codes) > 1 else None,
+        extras_body=tuple(emitter.lines[end:]),
+        extras=tuple(codes[1:]),
     )
 
 
@@ -195,66 +218,6 @@ def _symbols(mode: Mode, prefix: str) -> dict[str, str]:
     return names | {h.name.value: f"{prefix}{h.name.value}" for h in mode.spec.hyperparameters}
 
 
-def _bindings(modules: Sequence[Module], variables: Mapping[str, str]) -> list[str]:
-    """Statements that give the parameters their names in the math."""
-    lines = []
-    for module in modules:
-        holder = f"self.{_attribute(module.path)}"
-        # Containers are typed as holding any module; the cast says which.
-        if module.per is not None:
-            lines.append(f'modules = cast("Iterable[nn.{module.kind}]", {holder})')
-        elif "." in module.path:
-            lines.append(f"module = cast(nn.{module.kind}, {holder})")
-            holder = "module"
-        for parameter in module.parameters:
-            name = variables[parameter.layout.name]
-            if module.per is None:
-                lines.append(f"{name} = {holder}.{parameter.path}")
-            else:
-                lines.append(f"{name} = [module.{parameter.path} for module in modules]")
-    return lines
-
-
-def _attribute(path: str) -> str:
-    """A dotted path as Python reads it: whole numbers are positions in a container."""
-    first, *rest = path.split(".")
-    return first + "".join(f"[{piece}]" if piece.isdigit() else f".{piece}" for piece in rest)
-
-
-def _assignments(modules: Sequence[Module], names: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The attribute and the constructor call of each module; those under one path share a container."""
-    made: dict[str, list[str]] = {}
-    for module in modules:
-        pieces = [*(extent.code(names) for extent in module.arguments), *(f"{key}={value}" for key, value in module.options)]
-        call = f"nn.{module.kind}({', '.join(pieces)})"
-        if module.per is not None:
-            call = f"nn.ModuleList([{call} for _ in range(n_modalities)])"
-        made.setdefault(module.path.split(".")[0], []).append(call)
-    return tuple(
-        (path, f"nn.Sequential({', '.join(calls)})" if f"{path}.0" in {module.path for module in modules} else calls[0])
-        for path, calls in made.items()
-    )
-
-
 def _block(mode: Mode, names: dict[str, str]) -> str | None:
     total = working_set(prepared(mode))
     return total.code(names) if total is not None else None
-
-
-def _parameter_rows(mode: Mode) -> list[tuple[str, str, str]]:
-    """For each parameter tensor: its state-dict key, its shape, and its name in the math."""
-    rows = []
-    for module in mode.modules:
-        for parameter in module.parameters:
-            sizes = []
-            for dimension in parameter.layout.without(module.per):
-                size = Extent.number(1)
-                for axis in dimension:
-                    size = size * mode.program.extents[axis]
-                sizes.append(str(size.substitute("modalities", Extent.symbol("n_modalities"))))
-            index = f".{{{module.per}}}" if module.per else ""
-            shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-            rows.append((f"{module.path}{index}.{parameter.path}", shape, str(parameter.layout)))
-    return rows
-
-

@@ -20,6 +20,7 @@ from sparank_gen.backends.triton.schedules import (
     buffer_store,
     host_emitter,
     parameter_variables,
+    result_variables,
     schedules,
 )
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
@@ -27,7 +28,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import BATCH, Definition, Program
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
@@ -36,7 +37,7 @@ from sparank_gen.plan.schedule import FEATURES, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
-HAS_WEIGHTS = "HAS_WEIGHTS"
+HAS_EXTRAS = "HAS_EXTRAS"
 TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
 
 
@@ -50,6 +51,21 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What torch computes after the kernels of a backward pass.
+
+    Attributes:
+        lines: the statements.
+        gradients: the expression of each parameter's gradient.
+        names: what each statement gives, and whether it is a matrix product over the batch.
+    """
+
+    lines: tuple[str, ...]
+    gradients: Mapping[str, str]
+    names: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
 class KernelFile:
     """Everything the template of a mode's kernels needs."""
 
@@ -60,9 +76,8 @@ class KernelFile:
     constants: tuple[tuple[str, str], ...]
     forward: Schedules
     backward: Schedules
-    out_shape: str
-    weights_shape: str | None
-    rest: tuple[str, ...]
+    results: tuple[tuple[str, str], ...]
+    rest: Rest
     numbers_per_row: str
     widest_weight: str
 
@@ -72,7 +87,7 @@ class KernelFile:
         lines = [line for kernel in self.kernels for line in kernel.body]
         lines += [value for _, value in self.constants]
         steps = [line for step in (*self.forward.steps, *self.backward.steps) for line in step.lines]
-        return "\n".join((*self.rest, *(p.gradient or "" for p in self.parameters), *lines, *steps))
+        return "\n".join((*self.rest.lines, *(p.gradient or "" for p in self.parameters), *lines, *steps))
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -107,14 +122,13 @@ def kernel_file(mode: Mode) -> KernelFile:
     """The kernels of one mode."""
     symbols = SYMBOLS | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
     program, results = with_results(mode)
-    out_layout, weights_layout = mode.out, mode.weights
-    storages = _storages(mode, program, results)
+    storages = _storages(mode, results)
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
     forward = _forward(mode, program, results, storages, symbols, numbers)
-    backward, rest, gradients = _backward(mode, program, results, storages, symbols, numbers)
+    backward, rest = _backward(mode, program, results, storages, symbols, numbers)
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
-        Parameter(variables[p.layout.name], module.per is not None, gradients.get(p.layout.name))
+        Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules
         for p in module.parameters
     )
@@ -123,11 +137,10 @@ def kernel_file(mode: Mode) -> KernelFile:
         formulas=formulas(mode.program),
         arguments=arguments(mode),
         parameters=params,
-        constants=_constants(mode, program, symbols, numbers, weights_layout is not None),
+        constants=_constants(mode, program, symbols, numbers),
         forward=forward,
         backward=backward,
-        out_shape=_shape(out_layout, program, symbols),
-        weights_shape=_shape(weights_layout, program, symbols) if weights_layout else None,
+        results=tuple((result.variable, _shape(result.layout, program, symbols)) for result in results),
         rest=rest,
         numbers_per_row=set_size.code(symbols | {"dim": "lanes"}),
         widest_weight=_widest_weight(expand(program), symbols),
@@ -149,38 +162,69 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
 
 
 def _constants(
-    mode: Mode, program: Program, symbols: Mapping[str, str], numbers: Mapping[str, str], has_weights: bool
+    mode: Mode, program: Program, symbols: Mapping[str, str], numbers: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
     """The compile-time arguments that all kernels of a mode take, and how a launch computes each."""
     lanes = KernelPrinter(program, {}, symbols).lanes
     found = [("M", "len(h)"), ("dim", "dim"), *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
     found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
-    found += [(HAS_WEIGHTS, "return_weights")] if has_weights else []
+    found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
     return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision()"))
 
 
-def with_results(mode: Mode) -> tuple[Program, tuple[tuple[Definition, Layout], ...]]:
-    """The program with a definition for everything that it returns, the features themselves included."""
-    program, results = prepared(mode), []
-    for layout in (mode.out, mode.weights):
-        if layout is None:
-            continue
-        if layout.name == FEATURES:
-            modality = next(axis for axis in layout.axes if axis in program.modality_axes)
-            feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
-            definition = Definition("out", (modality, feature), ir.leaf(FEATURES, (BATCH, modality, feature)))
-            program = replace(program, definitions=(*program.definitions, definition), outputs=("out", *program.outputs))
+@dataclass(frozen=True)
+class Result:
+    """A result as kernels compute it.
+
+    Attributes:
+        variable: the variable that holds it where kernels are launched.
+        definition: what it is; no other result has the same.
+        layout: how it lies in memory.
+        condition: the constant that says whether it is asked for; empty for the output.
+    """
+
+    variable: str
+    definition: Definition
+    layout: Layout
+    condition: str
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return (BATCH, *self.definition.axes)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return tuple(self.slots.index(axis) for axis in self.layout.axes)
+
+
+def with_results(mode: Mode) -> tuple[Program, tuple[Result, ...]]:
+    """The program with a definition of its own for everything that it returns, the features themselves included."""
+    program = prepared(mode)
+    results: list[Result] = []
+    taken = {*program.tensors, *(definition.name for definition in program.definitions)}
+    for variable, result in zip(result_variables(mode), mode.results, strict=True):
+        layout, known = result.layout, {earlier.definition.name for earlier in results}
+        if layout.name == FEATURES or layout.name in known:
+            name = variable if variable not in taken else f"{variable}_result"
+            definition = replace(_laid_out(program, layout), name=name)
+            program = replace(program, definitions=(*program.definitions, definition))
         else:
             definition = program[layout.name]
-        results.append((definition, layout))
-    names = tuple(dict.fromkeys(definition.name for definition, _ in results))
-    return replace(program, outputs=names), tuple(results)
+        results.append(Result(variable, definition, layout, HAS_EXTRAS if results else ""))
+    return replace(program, outputs=tuple(result.definition.name for result in results)), tuple(results)
 
 
-def _storages(
-    mode: Mode, program: Program, results: Sequence[tuple[Definition, Layout]]
-) -> dict[str, Storage]:
+def _laid_out(program: Program, layout: Layout) -> Definition:
+    """What a layout lays out."""
+    if layout.name != FEATURES:
+        return program[layout.name]
+    modality = next(axis for axis in layout.axes if axis in program.modality_axes)
+    feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
+    return Definition(FEATURES, (modality, feature), ir.leaf(FEATURES, (BATCH, modality, feature)))
+
+
+def _storages(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
     """How the features, the parameters, and the results and their cotangents lie in memory."""
     feature = slots_of(mode)[FEATURES]
     found = {FEATURES: Storage(FEATURES, feature, (0, 2), listed=1, strided=True)}
@@ -190,61 +234,58 @@ def _storages(
             listed = axes.index(module.per) if module.per is not None else None
             order = tuple(position for position in range(len(axes)) if position != listed)
             found[parameter.layout.name] = Storage(parameter.layout.name, axes, order, listed)
-    for definition, layout in results:
-        slots = (BATCH, *definition.axes)
-        order = tuple(slots.index(axis) for axis in layout.axes)
-        cotangent = definition.name + ADJOINT
-        found[cotangent] = Storage(cotangent, slots, order)
+    for result in results:
+        cotangent = result.definition.name + ADJOINT
+        found[cotangent] = Storage(cotangent, result.slots, result.order)
     return found
 
 
 def _forward(
     mode: Mode,
     program: Program,
-    results: Sequence[tuple[Definition, Layout]],
+    results: Sequence[Result],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
 ) -> Schedules:
     expanded = expand(program)
-    stores = []
-    for position, (definition, layout) in enumerate(results):
-        slots = (BATCH, *definition.axes)
-        target = "weights" if position else "out"
-        storage = Storage(target, slots, tuple(slots.index(axis) for axis in layout.axes))
-        stores.append(Store(storage, expanded[definition.name].node, slots, condition=HAS_WEIGHTS if position else ""))
-    passed = {"out": "out", "weights": "weights"}
+    stores = [
+        Store(
+            Storage(result.variable, result.slots, result.order),
+            expanded[result.definition.name].node,
+            result.slots,
+            condition=result.condition,
+        )
+        for result in results
+    ]
+    passed = {result.variable: result.variable for result in results}
     return schedules(Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers), stores, ())
 
 
 def _backward(
     mode: Mode,
     program: Program,
-    results: Sequence[tuple[Definition, Layout]],
+    results: Sequence[Result],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
-) -> tuple[Schedules, tuple[str, ...], dict[str, str]]:
+) -> tuple[Schedules, Rest]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
-    is_optional = len(results) > 1 and results[1][0].name != results[0][0].name
-    optional = {results[1][0].name + ADJOINT: HAS_WEIGHTS} if is_optional else {}
+    cotangents = {result.definition.name + ADJOINT: result for result in results}
+    optional = {name: result.condition for name, result in cotangents.items() if result.condition}
     expanded = expand(replace(derived, definitions=(*program.definitions, *derived.definitions)))
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
     stores = [Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature) for definition in cut.rows]
     stores += [buffer_store(buffer) for buffer in cut.buffers]
-    passed = {"h_bar": "h_bar"} | {
-        f"{definition.name}{ADJOINT}": f"{'weights' if position else 'out'}_bar"
-        for position, (definition, _) in reversed(list(enumerate(results)))
-    }
+    passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
-    rest, gradients = _rest(mode, cut.rest, symbols)
-    return schedules(made, stores, cut.buffers), rest, gradients
+    return schedules(made, stores, cut.buffers), _rest(mode, cut.rest, symbols)
 
 
-def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The statements that compute the gradients of the parameters, and the expression of each."""
+def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
+    """The statements that compute the gradients of the parameters."""
     emitter = host_emitter(mode, symbols)
     lowering = Lowering(program, mode.modules, emitter, False)
     lowering.count_uses([definition.node for definition in program.definitions])
@@ -267,7 +308,12 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> tuple[tup
             assert not isinstance(value, Scalar)
             full = (module.per, *wanted) if module.per is not None else wanted
             gradients[name] = _whole(lowering, value, full).code
-    return tuple(emitter.lines), gradients
+    names = tuple((d.name, any(_is_product_over_batch(n) for n in ir.reachable([d.node]))) for d in program.definitions)
+    return Rest(tuple(emitter.lines), gradients, names)
+
+
+def _is_product_over_batch(node: Node) -> bool:
+    return BATCH in node.over and node.args[0].op == "mul"
 
 
 def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...]) -> Dense:

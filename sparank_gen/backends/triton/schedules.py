@@ -12,6 +12,7 @@ from sparank_gen.backends.torch.values import Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.scope import Storage, is_unrolled
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.lang.extents import Extent
@@ -24,9 +25,12 @@ HOST_NAMES = frozenset(
     """
     Any Tensor acc launch precision tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
-    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_weights forward backward fuse options chosen
+    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
+    results cotangents
     """.split()
 )
+# How the buffers between kernels are called.
+_BUFFER = re.compile(r"^(rows|partial|operand|product)_(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,13 @@ class Step:
         buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
         kernel: the kernel, or None.
         lines: torch statements.
+        products: the names of the matrix products that these compute.
     """
 
     buffers: tuple[tuple[str, str, bool], ...]
     kernel: Kernel | None
     lines: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,11 +220,16 @@ def _steps(
         kernel = _printed(made, suffix, own, columns) if own else None
         start = len(emitter.lines)
         following = tiled[number + 1] if number + 1 < len(tiled) else None
-        if following is None:
-            storages = {d.name: _product(lowering, d) for d in stage.products}
-            passed = {name: _in_order(name, emitter.lines) for name in storages}
-            made = replace(made, storages={**made.storages, **storages}, passed={**made.passed, **passed})
-        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]))
+        by_library = stage.products if following is None else ()
+        if by_library:
+            found = [_product(lowering, definition) for definition in by_library]
+            made = replace(
+                made,
+                storages={**made.storages, **{storage.name: storage for storage, _ in found}},
+                passed={**made.passed, **{storage.name: code for storage, code in found}},
+            )
+        names = tuple(definition.name for definition in by_library)
+        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]), names)
 
 
 def _told_apart(steps: Iterable[Step], others: Iterable[Step]) -> Iterable[Step]:
@@ -257,22 +268,18 @@ def _numbers(axes: Iterable[str], program: Program) -> Extent:
     return total
 
 
-def _product(lowering: Lowering, definition: Definition) -> Storage:
-    """The statement that computes a matrix product, and how its result lies in memory."""
+def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
+    """The statement that computes a matrix product; how its result lies in memory, and how a launch passes it."""
     value = lowering.lower(definition.node)
     assert not isinstance(value, Scalar)
-    slots = definition.axes
+    name, slots = definition.name, definition.axes
+    element = value.element if isinstance(value, Listed) else value
+    order = tuple(slots.index(axis) for axis in element.axes)
+    # What einsum returns, or what has more dimensions than a matrix, may be a view in another order than it stands.
+    is_plain = len(order) <= 2 and "torch.einsum(" not in "".join(lowering.emitter.lines[-1:])
     if isinstance(value, Listed):
-        return Storage(
-            definition.name, slots, tuple(slots.index(axis) for axis in value.element.axes), listed=slots.index(value.axis)
-        )
-    return Storage(definition.name, slots, tuple(slots.index(axis) for axis in value.axes))
-
-
-def _in_order(name: str, lines: Sequence[str]) -> str:
-    """A product as a kernel reads it: einsum alone may leave its result in another order of memory."""
-    statement = next(line for line in lines if line.startswith(f"{name} = "))
-    return f"{name}.contiguous()" if "= torch.einsum(" in statement else name
+        return Storage(name, slots, order, listed=slots.index(value.axis)), name if is_plain else f"x.contiguous() for x in {name}"
+    return Storage(name, slots, order), name if is_plain else f"{name}.contiguous()"
 
 
 def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None) -> Kernel:
@@ -321,28 +328,29 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
 
 def _prologue(printer: KernelPrinter) -> list[str]:
     """The statements that say which rows, and which positions along each extent, a program owns."""
-    text = "\n".join([*printer.lines, *printer.mask_lines])
+    lines = [line for line in printer.lines if not line.lstrip().startswith("#")]
+    text = "\n".join([*lines, *printer.mask_lines])
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
-    lines = []
+    prologue = []
     if printer.columns is not None:
         width = f"{printer.lanes[printer.columns].upper()}_LANES"
-        lines.append(f"columns = tl.cdiv({printer.columns.code(printer.symbols)}, {width})")
+        prologue.append(f"columns = tl.cdiv({printer.columns.code(printer.symbols)}, {width})")
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
-    lines += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
+    prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
-        lines.append("batch = tl.zeros((), tl.int64) + B")
+        prologue.append("batch = tl.zeros((), tl.int64) + B")
     if re.search(r"\bprogram\b", text):
-        lines.append(f"program = {own}.to(tl.int64)")
+        prologue.append(f"program = {own}.to(tl.int64)")
     if "programs" in text:
-        lines.append(f"programs = {count}.to(tl.int64)")
+        prologue.append(f"programs = {count}.to(tl.int64)")
     for extent, variable in printer.lanes.items():
         if re.search(rf"\b(in_)?{variable}\b", text):
             width = f"{variable.upper()}_LANES"
             first = f"tl.program_id(0) % columns * {width} + " if extent == printer.columns else ""
-            lines.append(f"{variable} = {first}tl.arange(0, {width})")
+            prologue.append(f"{variable} = {first}tl.arange(0, {width})")
         if re.search(rf"\bin_{variable}\b", text):
-            lines.append(f"in_{variable} = {variable} < {extent.code(printer.symbols)}")
-    return lines + printer.mask_lines
+            prologue.append(f"in_{variable} = {variable} < {extent.code(printer.symbols)}")
+    return prologue + printer.mask_lines
 
 
 def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
@@ -353,4 +361,13 @@ def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str
 
 def host_emitter(mode: Mode, symbols: Mapping[str, str]) -> Emitter:
     """An emitter for the functions that launch kernels."""
-    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *symbols.values()})
+    results = [name + suffix for name in result_variables(mode) for suffix in ("", ADJOINT)]
+    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *results, *symbols.values()})
+
+
+def result_variables(mode: Mode) -> tuple[str, ...]:
+    """The variable of each result, in the functions that launch kernels and as the label of its pointer in them."""
+    parameters = {p.layout.name for module in mode.modules for p in module.parameters}
+    taken = parameters | {*RESERVED, *HOST_NAMES, *(h.name.value for h in mode.spec.hyperparameters)} - {"out", "weights"}
+    emitter = Emitter(mode.program.extents, {}, taken=taken)
+    return tuple(emitter.unique(_BUFFER.sub(r"\1_of_\2", result.key)) for result in mode.results)

@@ -1,0 +1,84 @@
+"""The plan of a mode's kernels in words: which schedules there are, which one a call takes, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparank_gen.backends.triton.file import KernelFile
+from sparank_gen.backends.triton.schedules import Schedules, Step
+
+
+@dataclass(frozen=True)
+class Way:
+    """One schedule of a pass.
+
+    Attributes:
+        name: forward or backward.
+        schedule: the schedule.
+        kernels: the kernels that it launches, in order.
+        products: who computes the matrix products.
+    """
+
+    name: str
+    schedule: str
+    kernels: tuple[str, ...]
+    products: str
+
+
+def ways(file: KernelFile) -> tuple[Way, ...]:
+    """Every schedule of the forward and the backward pass."""
+    return tuple(
+        Way(name, schedule, tuple(step.kernel.name for step in steps if step.kernel is not None), _products(found, steps))
+        for name, found in (("forward", file.forward), ("backward", file.backward))
+        for schedule, steps in (("resident", (found.resident,)), ("columns", found.columns), ("split", found.split))
+        if steps
+    )
+
+
+def _products(found: Schedules, steps: Sequence[Step]) -> str:
+    if not found.split:
+        return "none"
+    library = sum(len(step.products) for step in steps)
+    inside = sum(len(step.products) for step in found.split) - library
+    return " and ".join(
+        f"{count} {where}" for count, where in ((inside, "in kernels"), (library, "by the library")) if count
+    )
+
+
+def rest(file: KernelFile) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """What torch computes after the backward pass's kernels, and why it is no kernel's work."""
+    reasons = {
+        True: "products over the batch of two tensors in memory, which the library's matrix product does best",
+        False: "sums of what tiles of rows leave, added in one order so that results do not vary",
+    }
+    groups = {why: tuple(name for name, is_product in file.rest.names if is_product is kind) for kind, why in reasons.items()}
+    return tuple((names, why) for why, names in groups.items() if names)
+
+
+def choices(file: KernelFile, made: Sequence[Any], limits: Any) -> Iterator[str]:
+    """A sentence for each pass: how it runs, and what that was decided by.
+
+    Args:
+        file: the mode's kernels.
+        made: the package's ``Choice`` of each pass that has several schedules, in order.
+        limits: the package's common part of kernels, which holds the limits that choices are made by.
+    """
+    remaining = iter(made)
+    for name, found in (("forward", file.forward), ("backward", file.backward)):
+        why = _why(next(remaining), bool(found.columns), limits) if found.split else "resident: it has no matrix products"
+        yield f"{file.mode.name} {name}: {why}"
+
+
+def _why(choice: Any, has_columns: bool, limits: Any) -> str:
+    rows = f"16 rows touch {choice.numbers:,} numbers, of {limits.NUMBERS:,} that registers hold"
+    weight = f"the widest weight has {choice.widest_weight:,} bytes, of {limits.SHARED_BYTES:,} of shared memory"
+    if choice.schedule == "resident":
+        return f"resident: {rows}; {weight}"
+    fits = choice.numbers <= limits.NUMBERS and choice.widest_weight <= limits.SHARED_BYTES
+    why = "matrix units do not serve this type at this precision" if fits else f"{rows}; {weight}"
+    if not has_columns:
+        return f"{choice.schedule}: {why}; what follows its products is not elementwise along columns"
+    sides = f"tiles of columns spare {choice.spared:,} bytes a row, and lose the time of {choice.lost:,.0f}"
+    return f"{choice.schedule}: {why}; {sides}"

@@ -1,0 +1,126 @@
+"""YAML nodes to values that keep their places, and the errors of what is not YAML, or of another kind."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import yaml
+
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Span, Text
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns YAML nodes into values while keeping their places."""
+
+    path: str
+    lines: tuple[str, ...]
+
+    def span(self, node: yaml.Node) -> Span:
+        mark = node.start_mark
+        text = self.lines[mark.line] if mark.line < len(self.lines) else ""
+        length = node.end_mark.column - mark.column if node.end_mark.line == mark.line else 1
+        return Span(self.path, mark.line + 1, mark.column + 1, max(length, 1), text)
+
+    def text(self, node: yaml.Node, what: str) -> Text:
+        if not isinstance(node, yaml.ScalarNode) or node.tag.endswith(":null"):
+            raise errors.BadValue(f"{what} must be text, found {kind_of(node)}", self.span(node), f"write {what} as a string")
+        count = node.value.count("\n") + 1
+        row, column = node.start_mark.line + 1, node.start_mark.column + 1
+        if node.style in ("|", ">"):
+            body = self.lines[row : row + count]
+            indent = next((len(line) - len(line.lstrip()) for line in body if line.strip()), 0)
+            starts = tuple((row + 1 + k, indent + 1) for k in range(count))
+        else:
+            if node.style is None and node.end_mark.line == node.start_mark.line:
+                # An anchor belongs to the node, and is not part of its text.
+                column = node.end_mark.column - len(node.value) + 1
+            starts = tuple((row, column + (1 if node.style else 0)) for _ in range(count))
+        return Text(node.value, self.path, starts, self.lines)
+
+    def number(self, node: yaml.Node, what: str) -> int | float:
+        text = self.text(node, what).value
+        try:
+            number = int(text) if re.fullmatch(r"[-+]?\d{1,18}", text) else float(text)
+        except ValueError:
+            raise errors.BadValue(f"{what} must be a number, found {text!r}", self.span(node), "write a number") from None
+        if not math.isfinite(number):
+            raise errors.BadValue(f"{what} must be a number that is finite, found {text!r}", self.span(node), "write a finite number")
+        return number
+
+    def mapping(self, node: yaml.Node, what: str) -> list[tuple[Text, yaml.Node]]:
+        if not isinstance(node, yaml.MappingNode):
+            raise errors.NotAMapping(
+                f"{what} must be a mapping of keys to values, found {kind_of(node)}", self.span(node), "write 'key: value' lines"
+            )
+        seen: dict[str, Text] = {}
+        pairs = []
+        for key_node, value_node in node.value:
+            key = self.text(key_node, f"a key of {what}")
+            if key.value in seen:
+                first = seen[key.value].span()
+                raise errors.DuplicateKey(
+                    f"{key.value!r} stands twice in {what}; first at line {first.line}", key.span(), "remove one of the two"
+                )
+            seen[key.value] = key
+            pairs.append((key, value_node))
+        return pairs
+
+    def sequence(self, node: yaml.Node, what: str, item: Callable[[yaml.Node, str], T]) -> tuple[T, ...]:
+        if not isinstance(node, yaml.SequenceNode):
+            raise errors.BadValue(f"{what} must be a list, found {kind_of(node)}", self.span(node), "write '- item' lines")
+        return tuple(item(child, f"an entry of {what}") for child in node.value)
+
+
+def compose(source: str, path: str, lines: tuple[str, ...]) -> yaml.Node:
+    try:
+        root = yaml.compose(source, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        row, column = (mark.line, mark.column) if mark else (0, 0)
+        text = lines[row] if row < len(lines) else ""
+        place = Span(path, row + 1, column + 1, 1, text)
+        raise errors.NotYaml(f"this is not YAML: {error.problem}", place, "see the line above the caret too") from None
+    except RecursionError:
+        raise errors.NotYaml("the file is nested too deeply", Span(path, 1, 1, 1, ""), "write fewer levels") from None
+    except yaml.YAMLError as error:
+        raise errors.NotYaml(f"this is not YAML: {error}", Span(path, 1, 1, 1, ""), "save the file as plain text") from None
+    if root is None:
+        raise errors.NotAMapping("the file is empty", Span(path, 1, 1, 1, ""), "start with 'version: 1'")
+    return root
+
+
+def known_keys(reader: Reader, node: yaml.Node, known: dict[str, str], what: str) -> dict[str, yaml.Node]:
+    values = {}
+    for key, value in reader.mapping(node, what):
+        if key.value not in known:
+            hint = errors.did_you_mean(key.value, known)
+            raise errors.UnknownKey(
+                f"{what} has no key {key.value!r}{hint}", key.span(), "the keys are " + ", ".join(known)
+            )
+        values[key.value] = value
+    return values
+
+
+def identifier(text: Text, what: str) -> Text:
+    if not text.value.isidentifier() or keyword.iskeyword(text.value) or not text.value.isascii():
+        raise errors.BadValue(
+            f"{text.value!r} cannot be {what}", text.span(), "use letters, digits and underscores, and no Python keyword"
+        )
+    return text
+
+
+def kind_of(node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return repr(node.value) if node.value else "nothing"
