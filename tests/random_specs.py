@@ -21,6 +21,9 @@ EXTENTS = {
     "r": "hidden",
     "e": "1",
     "q": "dim * hidden",
+    "f": "dim + 1",
+    "g": "modalities * dim",
+    "n": "2 * hidden",
 }
 SIZES = {"m": "modalities", **EXTENTS}
 MODALITY = frozenset("mtu")
@@ -188,6 +191,9 @@ PARAMETERS = {
     "norm": ("{module: LayerNorm, weight: 'cg[i]', bias: 'ch[i]'}", {"cg": "i", "ch": "i"}),
     "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'cn[e]'}", {"Wk": "ej", "cn": "e"}),
     "wide": ("{module: Linear, weight: 'Wl[q,j]'}", {"Wl": "qj"}),
+    "plus": ("{module: Linear, weight: 'Wp[f,j]', bias: 'co[f]'}", {"Wp": "fj", "co": "f"}),
+    "joint": ("{module: Linear, weight: 'Wq[g,j]'}", {"Wq": "gj"}),
+    "twice": ("{tensor: 'Wr[n,k]', init: xavier_uniform, fan: {in: k, out: n}}", {"Wr": "nk"}),
     "alphas": ("{tensor: 'Wm[m]', init: ones}", {"Wm": "m"}),
     "stacked": ("{tensor: 'Wn[m,k,j]', init: xavier_uniform, fan: {in: j, out: k}}", {"Wn": "mkj"}),
     "listed": ("{tensor: 'Wo[m,j,k]', per: m, init: kaiming_uniform, fan: {in: k}}", {"Wo": "mjk"}),

@@ -45,7 +45,7 @@ def make(
 
 def results(returned: Any) -> tuple[Tensor, ...]:
     """The tensors of what a call with ``return_gates`` returns."""
-    return (returned[0],)
+    return returned[0], *(returned[1][key] for key in LowRankBilinearFusion.extras)
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
@@ -69,9 +69,6 @@ def test_golden(
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
-    def results(returned: Any) -> tuple[Tensor, ...]:
-        return returned[0], *(returned[1][key] for key in layer.extras)
-
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
     with scheduled("low_rank_bilinear", device, schedule):
@@ -121,7 +118,7 @@ def test_kernels_agree_on_large_numbers(
 def test_kernels_are_operators(
     backend: str, device: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparank_fusion.kernels import low_rank_bilinear as kernels
+    from sparank_fusion.kernels.modes import low_rank_bilinear as kernels
 
     calls: list[tuple[Any, ...]] = []
     forward = kernels.forward

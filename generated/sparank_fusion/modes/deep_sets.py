@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, require_at_least, sum_all
+from sparank_fusion.runtime import FusionModule, Tensors, require_number, sum_all
 
 
 class DeepSetsFusion(FusionModule):
@@ -65,7 +65,7 @@ class DeepSetsFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("hidden", hidden, 1)
+        require_number("hidden", hidden, least=1)
         self.hidden = hidden
         if n_modalities == 1:
             return
@@ -129,9 +129,11 @@ class DeepSetsFusion(FusionModule):
         out = torch.where(some.unsqueeze(-1), F.linear(outer, E, e), 0)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import deep_sets as kernels
+        from sparank_fusion.kernels.modes import deep_sets as kernels
 
         module = cast(nn.Linear, self.phi[0])
         A = module.weight
@@ -145,4 +147,6 @@ class DeepSetsFusion(FusionModule):
         module = cast(nn.Linear, self.rho[1])
         E = module.weight
         e = module.bias
-        return kernels.fuse(h, A, a, C, c, D, d, E, e, self.hidden, return_extras)
+        return kernels.fuse(
+            h, A, a, C, c, D, d, E, e, self.hidden, return_extras, product_dtype, result_dtype
+        )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, require_at_least
+from sparank_fusion.runtime import FusionModule, Tensors, dot, require_number
 
 
 class FactorizedBilinearFusion(FusionModule):
@@ -62,7 +62,7 @@ class FactorizedBilinearFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("factors", factors, 1)
+        require_number("factors", factors, least=1)
         self.factors = factors
         if n_modalities == 1:
             return
@@ -87,12 +87,14 @@ class FactorizedBilinearFusion(FusionModule):
         out = s / torch.sqrt(torch.clamp((s**2).sum(-1), min=1e-07)).unsqueeze(-1)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import factorized_bilinear as kernels
+        from sparank_fusion.kernels.modes import factorized_bilinear as kernels
 
         U = self.left.weight
         u = self.left.bias
         V = self.right.weight
         v = self.right.bias
-        return kernels.fuse(h, U, u, V, v, self.factors, return_extras)
+        return kernels.fuse(h, U, u, V, v, self.factors, return_extras, product_dtype, result_dtype)

@@ -3,6 +3,7 @@ r"""The first modality, scaled and shifted in each dimension as the second one s
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,10 +75,12 @@ class FilmFusion(FusionModule):
             return (out,)
         return out, gamma
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import film as kernels
+        from sparank_fusion.kernels.modes import film as kernels
 
         W = self.film.weight
         c = self.film.bias
-        return kernels.fuse(h, W, c, return_extras)
+        return kernels.fuse(h, W, c, return_extras, product_dtype, result_dtype)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, require_at_least
+from sparank_fusion.runtime import FusionModule, Tensors, require_number
 
 
 class LowRankBilinearFusion(FusionModule):
@@ -62,7 +62,7 @@ class LowRankBilinearFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("rank", rank, 1)
+        require_number("rank", rank, least=1)
         self.rank = rank
         if n_modalities == 1:
             return
@@ -86,9 +86,11 @@ class LowRankBilinearFusion(FusionModule):
         out = F.linear(x * y, P, c)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import low_rank_bilinear as kernels
+        from sparank_fusion.kernels.modes import low_rank_bilinear as kernels
 
         U = self.left.weight
         u = self.left.bias
@@ -96,4 +98,4 @@ class LowRankBilinearFusion(FusionModule):
         v = self.right.bias
         P = self.output.weight
         c = self.output.bias
-        return kernels.fuse(h, U, u, V, v, P, c, self.rank, return_extras)
+        return kernels.fuse(h, U, u, V, v, P, c, self.rank, return_extras, product_dtype, result_dtype)

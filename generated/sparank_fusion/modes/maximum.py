@@ -50,7 +50,7 @@ class MaximumFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self._block(dim)
+        self._block(dim + dim * n_modalities)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         tokens = torch.stack(h)  # (M, B, dim)
@@ -70,8 +70,10 @@ class MaximumFusion(FusionModule):
         out = torch.where(some.unsqueeze(-1), torch.where(among.unsqueeze(-1), tokens, -math.inf).amax(0), 0)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import maximum as kernels
+        from sparank_fusion.kernels.modes import maximum as kernels
 
-        return kernels.fuse(h, return_extras)
+        return kernels.fuse(h, return_extras, product_dtype, result_dtype)

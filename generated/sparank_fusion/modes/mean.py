@@ -3,6 +3,7 @@ r"""The mean of the modalities."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparank_fusion.runtime import FusionModule, Tensors, sum_all
@@ -64,8 +65,10 @@ class MeanFusion(FusionModule):
         out = sum_all(h) / count.unsqueeze(-1)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import mean as kernels
+        from sparank_fusion.kernels.modes import mean as kernels
 
-        return kernels.fuse(h, return_extras)
+        return kernels.fuse(h, return_extras, product_dtype, result_dtype)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, require_at_least
+from sparank_fusion.runtime import FusionModule, Tensors, dot, require_number
 
 
 class MixtureOfExpertsFusion(FusionModule):
@@ -58,7 +58,7 @@ class MixtureOfExpertsFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("experts", experts, 1)
+        require_number("experts", experts, least=1)
         self.experts = experts
         if n_modalities == 1:
             return
@@ -104,12 +104,14 @@ class MixtureOfExpertsFusion(FusionModule):
             return (out,)
         return out, p
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import mixture_of_experts as kernels
+        from sparank_fusion.kernels.modes import mixture_of_experts as kernels
 
         R = self.router.weight
         r = self.router.bias
         W = self.expert.weight
         c = self.expert.bias
-        return kernels.fuse(h, R, r, W, c, self.experts, return_extras)
+        return kernels.fuse(h, R, r, W, c, self.experts, return_extras, product_dtype, result_dtype)

@@ -3,6 +3,7 @@ r"""A full bilinear form of two modalities, with its linear terms and bias."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,12 +76,14 @@ class MultiplicativeInteractionFusion(FusionModule):
         )
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import multiplicative_interaction as kernels
+        from sparank_fusion.kernels.modes import multiplicative_interaction as kernels
 
         W = self.bilinear.weight
         c = self.bilinear.bias
         U = self.left.weight
         V = self.right.weight
-        return kernels.fuse(h, W, c, U, V, return_extras)
+        return kernels.fuse(h, W, c, U, V, return_extras, product_dtype, result_dtype)

@@ -46,7 +46,7 @@ class ProductFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self._block(dim)
+        self._block(dim + dim * n_modalities)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # out[i] = prod[m](h[m,i])
@@ -64,8 +64,10 @@ class ProductFusion(FusionModule):
         out = torch.where(some.unsqueeze(-1), torch.where(among.unsqueeze(-1), torch.stack(h), 1).prod(0), 0)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import product as kernels
+        from sparank_fusion.kernels.modes import product as kernels
 
-        return kernels.fuse(h, return_extras)
+        return kernels.fuse(h, return_extras, product_dtype, result_dtype)

@@ -111,11 +111,13 @@ class ScalarGateFusion(FusionModule):
             return (out,)
         return out, g.transpose(0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import scalar_gate as kernels
+        from sparank_fusion.kernels.modes import scalar_gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        return kernels.fuse(h, W, c, return_extras)
+        return kernels.fuse(h, W, c, return_extras, product_dtype, result_dtype)

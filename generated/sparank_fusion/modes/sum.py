@@ -3,6 +3,7 @@ r"""The sum of the modalities."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparank_fusion.runtime import FusionModule, Tensors, sum_all
@@ -58,8 +59,10 @@ class SumFusion(FusionModule):
         out = sum_all(h)  # (B, dim)
         return (out,)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import sum as kernels
+        from sparank_fusion.kernels.modes import sum as kernels
 
-        return kernels.fuse(h, return_extras)
+        return kernels.fuse(h, return_extras, product_dtype, result_dtype)

@@ -14,6 +14,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -191,6 +192,8 @@ def _constants(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -200,7 +203,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -209,12 +212,14 @@ def _results(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((batch, M) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, M) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -224,12 +229,14 @@ def forward(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, return_extras)
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + lanes * M + 3 * M
     rows, warps = tile_for(numbers, least=1, most=128)
@@ -256,10 +263,12 @@ def backward(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + lanes * M + 3 * M)
@@ -286,8 +295,9 @@ def backward(
         constants,
     )
 
-    W_bar = place(partial_2.sum(1), 0, 0, 1)  # (1, M, dim)
-    c_bar = place(partial_1.sum(-1), 0, 0, 1)  # (1, M)
+    with multiplied_in(product_dtype, h[0]):
+        W_bar = place(partial_2.sum(1), 0, 0, 1)  # (1, M, dim)
+        c_bar = place(partial_1.sum(-1), 0, 0, 1)  # (1, M)
     return [
         *h_bar,
         *shaped(W_bar.transpose(0, 1), W),
@@ -303,6 +313,8 @@ def _gradients(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
@@ -327,6 +339,8 @@ def fuse(
     W: Sequence[Tensor],
     c: Sequence[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -334,8 +348,8 @@ def fuse(
         *(x.contiguous() for x in W),
         *(x.contiguous() for x in c),
     ]
-    options = (return_extras,)
-    if torch.is_grad_enabled():
+    options = (return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

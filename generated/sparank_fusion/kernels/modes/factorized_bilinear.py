@@ -16,6 +16,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -517,6 +518,8 @@ def _constants(
     v: Tensor,
     factors: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -527,7 +530,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "K_LANES": triton.next_power_of_2(factors),
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -539,11 +542,13 @@ def _results(
     v: Tensor,
     factors: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, dim = h[0].shape
     return [
-        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
     ]
 
 
@@ -556,15 +561,17 @@ def forward(
     v: Tensor,
     factors: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, U, u, V, v, factors, return_extras)
+    results = _results(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     (out,) = results
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, factors, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 7 * lanes + 4 * lanes * factors + 3
-    chosen = schedule(h[0], numbers, dim * dim * factors)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -577,8 +584,9 @@ def forward(
         )
 
     else:
-        product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
-        product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
+            product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             factorized_bilinear_forward_epilogue,
@@ -605,14 +613,16 @@ def backward(
     v: Tensor,
     factors: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, factors, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (7 * lanes + 4 * lanes * factors + 3)
-    chosen = schedule(h[0], numbers, dim * dim * factors)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
@@ -643,8 +653,9 @@ def backward(
         )
 
     else:
-        product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
-        product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
+            product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
         rows_2 = h[0].new_empty((batch, dim, factors))
@@ -670,8 +681,9 @@ def backward(
             constants,
         )
 
-        product_3 = F.linear(rows_2.flatten(-2), V.t())  # (B, dim)
-        product_4 = F.linear(rows_4.flatten(-2), U.t())  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_3 = F.linear(rows_2.flatten(-2), V.t())  # (B, dim)
+            product_4 = F.linear(rows_4.flatten(-2), U.t())  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             factorized_bilinear_backward_epilogue,
@@ -682,10 +694,11 @@ def backward(
             constants,
         )
 
-    U_bar = torch.einsum("bok,bi->iok", rows_4, h[0])  # (dim, dim, factors)
-    u_bar = partial_3.sum(0)  # (dim, factors)
-    V_bar = torch.einsum("bok,bj->jok", rows_2, h[1])  # (dim, dim, factors)
-    v_bar = partial_1.sum(0)  # (dim, factors)
+    with multiplied_in(product_dtype, h[0]):
+        U_bar = torch.einsum("bok,bi->iok", rows_4, h[0])  # (dim, dim, factors)
+        u_bar = partial_3.sum(0)  # (dim, factors)
+        V_bar = torch.einsum("bok,bj->jok", rows_2, h[1])  # (dim, dim, factors)
+        v_bar = partial_1.sum(0)  # (dim, factors)
     return [
         *h_bar,
         *shaped([U_bar.permute(1, 2, 0)], [U]),
@@ -705,6 +718,8 @@ def _gradients(
     v: Tensor,
     factors: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v]]
 
@@ -732,6 +747,8 @@ def fuse(
     v: Tensor,
     factors: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -741,11 +758,8 @@ def fuse(
         V.contiguous(),
         v.contiguous(),
     ]
-    options = (
-        factors,
-        return_extras,
-    )
-    if torch.is_grad_enabled():
+    options = (factors, return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

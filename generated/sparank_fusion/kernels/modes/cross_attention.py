@@ -17,6 +17,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -1385,6 +1386,8 @@ def _constants(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -1398,7 +1401,7 @@ def _constants(
         "NUMBER": math.sqrt(dim // attn_heads),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -1412,12 +1415,14 @@ def _results(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((batch, M) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, M) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -1432,15 +1437,19 @@ def forward(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    constants = _constants(
+        h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
+    )
     lanes = triton.next_power_of_2(dim)
     numbers = 4 * attn_heads * M + 8 * lanes + 6 * lanes * M + M
-    chosen = schedule(h[0], numbers, dim * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -1453,14 +1462,17 @@ def forward(
         )
 
     else:
-        # product_1: (B, attn_heads, dim // attn_heads)
-        product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(-1, (attn_heads, dim // attn_heads))
-        W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
-        # product_2: M × (B, attn_heads, dim // attn_heads)
-        product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-        W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
-        # product_3: M × (B, attn_heads, dim // attn_heads)
-        product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
+        with multiplied_in(product_dtype, h[0]):
+            # product_1: (B, attn_heads, dim // attn_heads)
+            product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(
+                -1, (attn_heads, dim // attn_heads)
+            )
+            W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
+            # product_2: M × (B, attn_heads, dim // attn_heads)
+            product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
+            W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
+            # product_3: M × (B, attn_heads, dim // attn_heads)
+            product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
         launch(
@@ -1480,7 +1492,8 @@ def forward(
             constants,
         )
 
-        product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             cross_attention_forward_epilogue,
@@ -1510,14 +1523,18 @@ def backward(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    constants = _constants(
+        h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
+    )
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (4 * attn_heads * M + 8 * lanes + 6 * lanes * M + M)
-    chosen = schedule(h[0], numbers, dim * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1570,14 +1587,17 @@ def backward(
             cross_attention_backward_operands_1, batch, rows, warps, (out_bar, partial_1, batch), constants
         )
 
-        # product_1: (B, attn_heads, dim // attn_heads)
-        product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(-1, (attn_heads, dim // attn_heads))
-        W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
-        # product_2: M × (B, attn_heads, dim // attn_heads)
-        product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-        W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
-        # product_3: M × (B, attn_heads, dim // attn_heads)
-        product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
+        with multiplied_in(product_dtype, h[0]):
+            # product_1: (B, attn_heads, dim // attn_heads)
+            product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(
+                -1, (attn_heads, dim // attn_heads)
+            )
+            W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
+            # product_2: M × (B, attn_heads, dim // attn_heads)
+            product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
+            W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
+            # product_3: M × (B, attn_heads, dim // attn_heads)
+            product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
         rows, warps = tile_for(numbers, least=1, most=32)
         operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
         launch(
@@ -1596,7 +1616,8 @@ def backward(
             constants,
         )
 
-        product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1627,8 +1648,9 @@ def backward(
             constants,
         )
 
-        # product_5: (B, attn_heads, dim // attn_heads)
-        product_5 = F.linear(rows_11, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
+        with multiplied_in(product_dtype, h[0]):
+            # product_5: (B, attn_heads, dim // attn_heads)
+            product_5 = F.linear(rows_11, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
         rows, warps = tile_for(numbers, least=1, most=32)
         operand_2 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
@@ -1665,10 +1687,11 @@ def backward(
             constants,
         )
 
-        # product_6: (M, B, dim)
-        product_6 = F.linear(operand_2.flatten(-2), W.unflatten(0, (3, dim))[2].t())
-        product_7 = F.linear(rows_8.flatten(-2), W.unflatten(0, (3, dim))[1].t())  # (M, B, dim)
-        product_8 = F.linear(rows_9.flatten(-2), W.unflatten(0, (3, dim))[0].t())  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            # product_6: (M, B, dim)
+            product_6 = F.linear(operand_2.flatten(-2), W.unflatten(0, (3, dim))[2].t())
+            product_7 = F.linear(rows_8.flatten(-2), W.unflatten(0, (3, dim))[1].t())  # (M, B, dim)
+            product_8 = F.linear(rows_9.flatten(-2), W.unflatten(0, (3, dim))[0].t())  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             cross_attention_backward_epilogue,
@@ -1691,24 +1714,25 @@ def backward(
             constants,
         )
 
-    # place_: (3, attn_heads, dim // attn_heads, dim)
-    place_ = place(
-        sum_all(torch.einsum("bak,bj->akj", rows_7_u, h_u) for rows_7_u, h_u in zip(rows_7, h)), 0, 2, 3
-    )
-    # place_2: (3, attn_heads, dim // attn_heads, dim)
-    place_2 = place(
-        sum_all(torch.einsum("bak,bj->akj", rows_8_u, h_u) for rows_8_u, h_u in zip(rows_8, h)), 0, 1, 3
-    )
-    # W_bar: (3, attn_heads, dim // attn_heads, dim)
-    W_bar = place_ + place_2 + place(torch.einsum("bj,bak->akj", h[0], rows_9), 0, 0, 3)
-    # total: (3, attn_heads, dim // attn_heads)
-    total = place(partial_4.sum(0), 0, 2, 3) + place(partial_5.sum(0), 0, 1, 3)
-    c_bar = total + place(partial_6.sum(0), 0, 0, 3)  # (3, attn_heads, dim // attn_heads)
-    # U_bar: (attn_heads, dim // attn_heads, dim)
-    U_bar = torch.einsum("bak,bi->aki", rows_10, rows_11)
-    d_bar = partial_3.sum(0)  # (dim,)
-    scale_bar = partial_2.sum(0)  # (dim,)
-    shift_bar = partial_1.sum(0)  # (dim,)
+    with multiplied_in(product_dtype, h[0]):
+        # place_: (3, attn_heads, dim // attn_heads, dim)
+        place_ = place(
+            sum_all(torch.einsum("bak,bj->akj", rows_7_u, h_u) for rows_7_u, h_u in zip(rows_7, h)), 0, 2, 3
+        )
+        # place_2: (3, attn_heads, dim // attn_heads, dim)
+        place_2 = place(
+            sum_all(torch.einsum("bak,bj->akj", rows_8_u, h_u) for rows_8_u, h_u in zip(rows_8, h)), 0, 1, 3
+        )
+        # W_bar: (3, attn_heads, dim // attn_heads, dim)
+        W_bar = place_ + place_2 + place(torch.einsum("bj,bak->akj", h[0], rows_9), 0, 0, 3)
+        # total: (3, attn_heads, dim // attn_heads)
+        total = place(partial_4.sum(0), 0, 2, 3) + place(partial_5.sum(0), 0, 1, 3)
+        c_bar = total + place(partial_6.sum(0), 0, 0, 3)  # (3, attn_heads, dim // attn_heads)
+        # U_bar: (attn_heads, dim // attn_heads, dim)
+        U_bar = torch.einsum("bak,bi->aki", rows_10, rows_11)
+        d_bar = partial_3.sum(0)  # (dim,)
+        scale_bar = partial_2.sum(0)  # (dim,)
+        shift_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
         *shaped([W_bar], [W]),
@@ -1733,6 +1757,8 @@ def _gradients(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c, U, d, scale, shift]
@@ -1764,6 +1790,8 @@ def fuse(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -1775,11 +1803,8 @@ def fuse(
         scale.contiguous(),
         shift.contiguous(),
     ]
-    options = (
-        attn_heads,
-        return_extras,
-    )
-    if torch.is_grad_enabled():
+    options = (attn_heads, return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

@@ -17,6 +17,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -1376,6 +1377,8 @@ def _constants(
     e: Tensor,
     hidden: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -1386,7 +1389,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "K_LANES": triton.next_power_of_2(hidden),
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -1402,11 +1405,13 @@ def _results(
     e: Tensor,
     hidden: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, dim = h[0].shape
     return [
-        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
     ]
 
 
@@ -1423,16 +1428,19 @@ def forward(
     e: Tensor,
     hidden: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, A, a, C, c, D, d, E, e, hidden, return_extras)
+    results = _results(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     (out,) = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras)
+    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 4 * hidden + 7 * hidden * M
     chosen = schedule(
         h[0],
+        constants["PRECISION"],
         numbers,
         max(dim * hidden, hidden * hidden),
         2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
@@ -1502,7 +1510,8 @@ def forward(
         )
 
     else:
-        product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_1 = h[0].new_empty((M, batch, hidden))
         launch(
@@ -1514,7 +1523,8 @@ def forward(
             constants,
         )
 
-        product_2 = F.linear(operand_1, C)  # (M, B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_2 = F.linear(operand_1, C)  # (M, B, hidden)
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_2 = h[0].new_empty((batch, hidden))
         launch(
@@ -1526,12 +1536,14 @@ def forward(
             constants,
         )
 
-        product_3 = F.linear(operand_2, D)  # (B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_3 = F.linear(operand_2, D)  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_3 = h[0].new_empty((batch, hidden))
         launch(deep_sets_forward_operands_4, batch, rows, warps, (d, product_3, operand_3, batch), constants)
 
-        product_4 = F.linear(operand_3, E)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(operand_3, E)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(deep_sets_forward_epilogue, batch, rows, warps, (e, out, product_4, batch), constants)
 
@@ -1555,15 +1567,18 @@ def backward(
     e: Tensor,
     hidden: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras)
+    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 4 * hidden + 7 * hidden * M)
     chosen = schedule(
         h[0],
+        constants["PRECISION"],
         numbers,
         max(dim * hidden, hidden * hidden),
         2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
@@ -1715,15 +1730,17 @@ def backward(
             deep_sets_backward_operands_1, batch, rows, warps, (out_bar, partial_1, rows_11, batch), constants
         )
 
-        product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-        product_4 = F.linear(rows_11, E.t())  # (B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
+            product_4 = F.linear(rows_11, E.t())  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
         rows_6 = h[0].new_empty((M, batch, hidden))
         launch(
             deep_sets_backward_operands_2, batch, rows, warps, (a, rows_6, tuple(product_1), batch), constants
         )
 
-        product_2 = F.linear(rows_6, C)  # (M, B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_2 = F.linear(rows_6, C)  # (M, B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
         rows_8 = h[0].new_empty((batch, hidden))
         launch(
@@ -1735,7 +1752,8 @@ def backward(
             constants,
         )
 
-        product_3 = F.linear(rows_8, D)  # (B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_3 = F.linear(rows_8, D)  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
         rows_9 = h[0].new_empty((batch, hidden))
@@ -1749,7 +1767,8 @@ def backward(
             constants,
         )
 
-        product_5 = F.linear(rows_9, D.t())  # (B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_5 = F.linear(rows_9, D.t())  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
         rows_7 = h[0].new_empty((M, batch, hidden))
@@ -1762,7 +1781,8 @@ def backward(
             constants,
         )
 
-        product_6 = F.linear(rows_7, C.t())  # (M, B, hidden)
+        with multiplied_in(product_dtype, h[0]):
+            product_6 = F.linear(rows_7, C.t())  # (M, B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
         rows_5 = h[0].new_empty((M, batch, hidden))
@@ -1775,7 +1795,8 @@ def backward(
             constants,
         )
 
-        product_7 = F.linear(rows_5, A.t())  # (M, B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_7 = F.linear(rows_5, A.t())  # (M, B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             deep_sets_backward_epilogue,
@@ -1786,15 +1807,16 @@ def backward(
             constants,
         )
 
-    # A_bar: (dim, hidden)
-    A_bar = sum_all(torch.einsum("bj,bk->jk", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
-    a_bar = partial_4.sum(0)  # (hidden,)
-    C_bar = torch.einsum("mbk,mbl->kl", rows_6, rows_7)  # (hidden, hidden)
-    c_bar = partial_3.sum(0)  # (hidden,)
-    D_bar = torch.einsum("bl,br->lr", rows_8, rows_9)  # (hidden, hidden)
-    d_bar = partial_2.sum(0)  # (hidden,)
-    E_bar = torch.einsum("br,bi->ir", rows_10, rows_11)  # (dim, hidden)
-    e_bar = partial_1.sum(0)  # (dim,)
+    with multiplied_in(product_dtype, h[0]):
+        # A_bar: (dim, hidden)
+        A_bar = sum_all(torch.einsum("bj,bk->jk", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
+        a_bar = partial_4.sum(0)  # (hidden,)
+        C_bar = torch.einsum("mbk,mbl->kl", rows_6, rows_7)  # (hidden, hidden)
+        c_bar = partial_3.sum(0)  # (hidden,)
+        D_bar = torch.einsum("bl,br->lr", rows_8, rows_9)  # (hidden, hidden)
+        d_bar = partial_2.sum(0)  # (hidden,)
+        E_bar = torch.einsum("br,bi->ir", rows_10, rows_11)  # (dim, hidden)
+        e_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
         *shaped([A_bar.transpose(0, 1)], [A]),
@@ -1822,6 +1844,8 @@ def _gradients(
     e: Tensor,
     hidden: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, A, a, C, c, D, d, E, e]]
 
@@ -1853,6 +1877,8 @@ def fuse(
     e: Tensor,
     hidden: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -1866,11 +1892,8 @@ def fuse(
         E.contiguous(),
         e.contiguous(),
     ]
-    options = (
-        hidden,
-        return_extras,
-    )
-    if torch.is_grad_enabled():
+    options = (hidden, return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

@@ -16,6 +16,7 @@ from sparank_fusion.kernels import (
     contract,
     grouped,
     launch,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -649,6 +650,8 @@ def _constants(
     c: Tensor,
     rank: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -659,7 +662,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "R_LANES": triton.next_power_of_2(rank),
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -673,11 +676,13 @@ def _results(
     c: Tensor,
     rank: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, dim = h[0].shape
     return [
-        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
     ]
 
 
@@ -692,15 +697,17 @@ def forward(
     c: Tensor,
     rank: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, U, u, V, v, P, c, rank, return_extras)
+    results = _results(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     (out,) = results
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, P, c, rank, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 6 * rank
-    chosen = schedule(h[0], numbers, dim * rank, 6 * dim * rank, 2 * dim + 4 * rank)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * rank, 6 * dim * rank, 2 * dim + 4 * rank)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -739,8 +746,9 @@ def forward(
         )
 
     else:
-        product_1 = F.linear(h[0], U)  # (B, rank)
-        product_2 = F.linear(h[1], V)  # (B, rank)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(h[0], U)  # (B, rank)
+            product_2 = F.linear(h[1], V)  # (B, rank)
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_1 = h[0].new_empty((batch, rank))
         launch(
@@ -752,7 +760,8 @@ def forward(
             constants,
         )
 
-        product_3 = F.linear(operand_1, P)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_3 = F.linear(operand_1, P)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
 
@@ -774,14 +783,16 @@ def backward(
     c: Tensor,
     rank: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, U, u, V, v, P, c, rank, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 6 * rank)
-    chosen = schedule(h[0], numbers, dim * rank, 10 * dim * rank, 4 * dim + 6 * rank)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * rank, 10 * dim * rank, 4 * dim + 6 * rank)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -888,9 +899,10 @@ def backward(
             constants,
         )
 
-        product_1 = F.linear(h[0], U)  # (B, rank)
-        product_2 = F.linear(rows_7, P.t())  # (B, rank)
-        product_3 = F.linear(h[1], V)  # (B, rank)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(h[0], U)  # (B, rank)
+            product_2 = F.linear(rows_7, P.t())  # (B, rank)
+            product_3 = F.linear(h[1], V)  # (B, rank)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_3 = h[0].new_empty((batch, rank))
@@ -906,8 +918,9 @@ def backward(
             constants,
         )
 
-        product_4 = F.linear(rows_3, V.t())  # (B, dim)
-        product_5 = F.linear(rows_5, U.t())  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(rows_3, V.t())  # (B, dim)
+            product_5 = F.linear(rows_5, U.t())  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             low_rank_bilinear_backward_epilogue,
@@ -918,12 +931,13 @@ def backward(
             constants,
         )
 
-    U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim, rank)
-    u_bar = partial_4.sum(0)  # (rank,)
-    V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim, rank)
-    v_bar = partial_2.sum(0)  # (rank,)
-    P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim)
-    c_bar = partial_1.sum(0)  # (dim,)
+    with multiplied_in(product_dtype, h[0]):
+        U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim, rank)
+        u_bar = partial_4.sum(0)  # (rank,)
+        V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim, rank)
+        v_bar = partial_2.sum(0)  # (rank,)
+        P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim)
+        c_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
         *shaped([U_bar.transpose(0, 1)], [U]),
@@ -947,6 +961,8 @@ def _gradients(
     c: Tensor,
     rank: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v, P, c]]
 
@@ -976,6 +992,8 @@ def fuse(
     c: Tensor,
     rank: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -987,11 +1005,8 @@ def fuse(
         P.contiguous(),
         c.contiguous(),
     ]
-    options = (
-        rank,
-        return_extras,
-    )
-    if torch.is_grad_enabled():
+    options = (rank, return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

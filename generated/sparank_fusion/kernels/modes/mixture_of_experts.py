@@ -16,6 +16,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -487,6 +488,8 @@ def _constants(
     c: Tensor,
     experts: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -498,7 +501,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -510,12 +513,14 @@ def _results(
     c: Tensor,
     experts: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, dim = h[0].shape
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((batch, experts) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, experts) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -528,15 +533,17 @@ def forward(
     c: Tensor,
     experts: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, R, r, W, c, experts, return_extras)
+    results = _results(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     out, weights = results
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, R, r, W, c, experts, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + 2 * lanes * experts + 3 * experts
-    chosen = schedule(h[0], numbers, max(dim * experts, dim * dim * experts))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -549,9 +556,10 @@ def forward(
         )
 
     else:
-        joined = torch.cat(h, -1)  # (B, dim * M)
-        product_1 = F.linear(joined, R)  # (B, experts)
-        product_2 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
+        with multiplied_in(product_dtype, h[0]):
+            joined = torch.cat(h, -1)  # (B, dim * M)
+            product_1 = F.linear(joined, R)  # (B, experts)
+            product_2 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             mixture_of_experts_forward_epilogue,
@@ -579,14 +587,16 @@ def backward(
     c: Tensor,
     experts: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, R, r, W, c, experts, return_extras)
+    constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + 2 * lanes * experts + 3 * experts)
-    chosen = schedule(h[0], numbers, max(dim * experts, dim * dim * experts))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         rows_1 = h[0].new_empty((batch, experts))
@@ -626,9 +636,10 @@ def backward(
             mixture_of_experts_backward_operands_1, batch, rows, warps, (out_bar, rows_2, batch), constants
         )
 
-        joined = torch.cat(h, -1)  # (B, dim * M)
-        product_1 = F.linear(joined, R)  # (B, experts)
-        product_3 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
+        with multiplied_in(product_dtype, h[0]):
+            joined = torch.cat(h, -1)  # (B, dim * M)
+            product_1 = F.linear(joined, R)  # (B, experts)
+            product_3 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         operand_1 = h[0].new_empty((batch, experts, dim))
         rows_1 = h[0].new_empty((batch, experts))
@@ -659,9 +670,10 @@ def backward(
             constants,
         )
 
-        # product_2: (B, M, dim)
-        product_2 = F.linear(operand_1.flatten(-2), W.t()).unflatten(-1, (M, dim))
-        product_4 = F.linear(rows_5, R.t()).unflatten(-1, (M, dim))  # (B, M, dim)
+        with multiplied_in(product_dtype, h[0]):
+            # product_2: (B, M, dim)
+            product_2 = F.linear(operand_1.flatten(-2), W.t()).unflatten(-1, (M, dim))
+            product_4 = F.linear(rows_5, R.t()).unflatten(-1, (M, dim))  # (B, M, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             mixture_of_experts_backward_epilogue,
@@ -672,10 +684,11 @@ def backward(
             constants,
         )
 
-    R_bar = [torch.einsum("be,bj->ej", rows_5, h_m) for h_m in h]  # M × (experts, dim)
-    r_bar = partial_4.sum(0)  # (experts,)
-    W_bar = torch.einsum("mbej,bi->meij", rows_3, rows_2)  # (M, experts, dim, dim)
-    c_bar = torch.einsum("be,bi->ei", rows_1, rows_2)  # (experts, dim)
+    with multiplied_in(product_dtype, h[0]):
+        R_bar = [torch.einsum("be,bj->ej", rows_5, h_m) for h_m in h]  # M × (experts, dim)
+        r_bar = partial_4.sum(0)  # (experts,)
+        W_bar = torch.einsum("mbej,bi->meij", rows_3, rows_2)  # (M, experts, dim, dim)
+        c_bar = torch.einsum("be,bi->ei", rows_1, rows_2)  # (experts, dim)
     return [
         *h_bar,
         *shaped([torch.stack(R_bar).transpose(0, 1)], [R]),
@@ -696,6 +709,8 @@ def _gradients(
     c: Tensor,
     experts: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, R, r, W, c]]
 
@@ -723,6 +738,8 @@ def fuse(
     c: Tensor,
     experts: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -732,11 +749,8 @@ def fuse(
         W.contiguous(),
         c.contiguous(),
     ]
-    options = (
-        experts,
-        return_extras,
-    )
-    if torch.is_grad_enabled():
+    options = (experts, return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

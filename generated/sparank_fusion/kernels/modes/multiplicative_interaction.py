@@ -15,6 +15,7 @@ from sparank_fusion.kernels import (
     contract,
     grouped,
     launch,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -386,6 +387,8 @@ def _constants(
     U: Tensor,
     V: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -394,7 +397,7 @@ def _constants(
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -405,11 +408,13 @@ def _results(
     U: Tensor,
     V: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, dim = h[0].shape
     return [
-        h[0].new_empty((batch, dim)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
     ]
 
 
@@ -421,15 +426,17 @@ def forward(
     U: Tensor,
     V: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, U, V, return_extras)
+    results = _results(h, W, c, U, V, return_extras, product_dtype, result_dtype)
     (out,) = results
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, V, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, W, c, U, V, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 6 * lanes + lanes * lanes
-    chosen = schedule(h[0], numbers, max(dim * dim * dim, dim * dim))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * dim * dim, dim * dim))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -453,9 +460,10 @@ def forward(
             constants,
         )
 
-        product_1 = F.linear(operand_1.flatten(-2), W.flatten(1))  # (B, dim)
-        product_2 = F.linear(h[0], U)  # (B, dim)
-        product_3 = F.linear(h[1], V)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(operand_1.flatten(-2), W.flatten(1))  # (B, dim)
+            product_2 = F.linear(h[0], U)  # (B, dim)
+            product_3 = F.linear(h[1], V)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             multiplicative_interaction_forward_epilogue,
@@ -481,14 +489,16 @@ def backward(
     U: Tensor,
     V: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, V, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, W, c, U, V, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (6 * lanes + lanes * lanes)
-    chosen = schedule(h[0], numbers, max(dim * dim * dim, dim * dim))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * dim * dim, dim * dim))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -519,12 +529,13 @@ def backward(
             constants,
         )
 
-        product_1 = F.linear(rows_2, V.t())  # (B, dim)
-        # product_2: (B, dim)
-        product_2 = F.linear(operand_1.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
-        product_3 = F.linear(rows_2, U.t())  # (B, dim)
-        # product_4: (B, dim)
-        product_4 = F.linear(operand_2.transpose(1, 2).flatten(-2), W.transpose(0, 1).flatten(1))
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(rows_2, V.t())  # (B, dim)
+            # product_2: (B, dim)
+            product_2 = F.linear(operand_1.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
+            product_3 = F.linear(rows_2, U.t())  # (B, dim)
+            # product_4: (B, dim)
+            product_4 = F.linear(operand_2.transpose(1, 2).flatten(-2), W.transpose(0, 1).flatten(1))
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             multiplicative_interaction_backward_epilogue,
@@ -535,10 +546,11 @@ def backward(
             constants,
         )
 
-    W_bar = torch.einsum("bij,bo->ijo", rows_3, rows_2)  # (dim, dim, dim)
-    c_bar = partial_1.sum(0)  # (dim,)
-    U_bar = torch.einsum("bi,bo->io", h[0], rows_2)  # (dim, dim)
-    V_bar = torch.einsum("bj,bo->jo", h[1], rows_2)  # (dim, dim)
+    with multiplied_in(product_dtype, h[0]):
+        W_bar = torch.einsum("bij,bo->ijo", rows_3, rows_2)  # (dim, dim, dim)
+        c_bar = partial_1.sum(0)  # (dim,)
+        U_bar = torch.einsum("bi,bo->io", h[0], rows_2)  # (dim, dim)
+        V_bar = torch.einsum("bj,bo->jo", h[1], rows_2)  # (dim, dim)
     return [
         *h_bar,
         *shaped([W_bar.permute(2, 0, 1)], [W]),
@@ -557,6 +569,8 @@ def _gradients(
     U: Tensor,
     V: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c, U, V]]
 
@@ -583,6 +597,8 @@ def fuse(
     U: Tensor,
     V: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -592,8 +608,8 @@ def fuse(
         U.contiguous(),
         V.contiguous(),
     ]
-    options = (return_extras,)
-    if torch.is_grad_enabled():
+    options = (return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

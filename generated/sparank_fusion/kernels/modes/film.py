@@ -16,6 +16,7 @@ from sparank_fusion.kernels import (
     contract,
     grouped,
     launch,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -472,6 +473,8 @@ def _constants(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -481,7 +484,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -490,12 +493,14 @@ def _results(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, dim = h[0].shape
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((batch, dim) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dim) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -505,15 +510,17 @@ def forward(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, return_extras)
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 6 * lanes
-    chosen = schedule(h[0], numbers, dim * dim, 4 * dim * dim, 4 * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim, 4 * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -539,7 +546,8 @@ def forward(
         )
 
     else:
-        product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             film_forward_epilogue,
@@ -564,14 +572,16 @@ def backward(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    batch, dim = h[0].shape
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (6 * lanes)
-    chosen = schedule(h[0], numbers, dim * dim, 8 * dim * dim, 6 * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 8 * dim * dim, 6 * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
@@ -623,8 +633,9 @@ def backward(
             constants,
         )
 
-        product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
-        product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
+            product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             film_backward_epilogue,
@@ -635,8 +646,9 @@ def backward(
             constants,
         )
 
-    W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim, dim)
-    c_bar = partial_1.sum(1)  # (2, dim)
+    with multiplied_in(product_dtype, h[0]):
+        W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim, dim)
+        c_bar = partial_1.sum(1)  # (2, dim)
     return [
         *h_bar,
         *shaped([W_bar], [W]),
@@ -652,6 +664,8 @@ def _gradients(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c]]
 
@@ -676,6 +690,8 @@ def fuse(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -683,8 +699,8 @@ def fuse(
         W.contiguous(),
         c.contiguous(),
     ]
-    options = (return_extras,)
-    if torch.is_grad_enabled():
+    options = (return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)
