@@ -65,13 +65,14 @@ def working_set(program: Program) -> Extent | None:
         if node.op in VIEWS or BATCH not in node.axes:
             continue
         total = total + _elements(node.axes, program)
-        is_reduction = node.op in OPERATORS and OPERATORS[node.op].kind == "reduction"
-        if is_reduction and set(node.over) & program.modality_axes | (node.axes & program.modality_axes):
-            total = total + _elements(node.args[0].axes, program) if not _is_gemm(node) else total
-        if node.op == "sum" and _is_gemm(node):
-            rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
-            products = frozenset().union(*rows)
-            total = total if products in rows else total + _elements(products, program)
+        if node.op not in OPERATORS or OPERATORS[node.op].kind != "reduction":
+            continue
+        if not _is_gemm(node):
+            total = total + _elements(node.args[0].axes, program)
+            continue
+        rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
+        products = frozenset().union(*rows)
+        total = total if products in rows else total + _elements(products, program)
     return total if total.terms else None
 
 

@@ -68,7 +68,7 @@ class FactorizedBilinearFusion(FusionModule):
             return
         self.left = nn.Linear(dim, dim * factors)
         self.right = nn.Linear(dim, dim * factors)
-        self._block(7 * dim + 4 * dim * factors + 3)
+        self._block(8 * dim + 5 * dim * factors + 3)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         U = self.left.weight

@@ -64,7 +64,7 @@ class MixtureOfExpertsFusion(FusionModule):
             return
         self.router = nn.Linear(dim * n_modalities, experts)
         self.expert = nn.Linear(dim * n_modalities, dim * experts)
-        self._block(dim + 2 * dim * experts + 3 * experts)
+        self._block(dim + 3 * dim * experts + 3 * experts)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         R = self.router.weight

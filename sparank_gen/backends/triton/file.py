@@ -144,7 +144,7 @@ def kernel_file(mode: Mode) -> KernelFile:
         backward=backward,
         results=tuple((result.variable, _shape(result.layout, program, symbols)) for result in results),
         rest=rest,
-        numbers_per_row=set_size.code(symbols | {"dim": "lanes"}),
+        numbers_per_row=set_size.code(symbols | _padded(program, symbols) | {"dim": "lanes"}),
         widest_weight=_widest_weight(expand(program), symbols),
     )
 
@@ -161,6 +161,13 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
             sizes.append(size.code(symbols))
     distinct = list(dict.fromkeys(sizes))
     return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
+
+
+def _padded(program: Program, symbols: Mapping[str, str]) -> dict[str, str]:
+    """For each name that is the extent of an axis, how many lanes the axis takes."""
+    lanes = KernelPrinter(program, {}, symbols).lanes
+    names = {extent.code({}): variable for extent, variable in lanes.items() if extent.code({}) in symbols}
+    return {name: f'constants["{variable.upper()}_LANES"]' for name, variable in names.items()}
 
 
 def _constants(

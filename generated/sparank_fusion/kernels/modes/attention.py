@@ -1445,7 +1445,7 @@ def forward(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
     lanes = triton.next_power_of_2(dim)
-    numbers = 4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
+    numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -1514,7 +1514,7 @@ def backward(
     )
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
+    numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)

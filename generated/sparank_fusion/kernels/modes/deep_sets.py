@@ -1437,7 +1437,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * lanes + 4 * hidden + 7 * hidden * M
+    numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -1575,7 +1575,7 @@ def backward(
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (2 * lanes + 4 * hidden + 7 * hidden * M)
+    numbers = 2 * (2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M)
     chosen = schedule(
         h[0],
         constants["PRECISION"],

@@ -570,7 +570,7 @@ def forward(
     batch, dim = h[0].shape
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = 7 * lanes + 4 * lanes * factors + 3
+    numbers = 8 * lanes + 5 * lanes * constants["K_LANES"] + 3
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -621,7 +621,7 @@ def backward(
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (7 * lanes + 4 * lanes * factors + 3)
+    numbers = 2 * (8 * lanes + 5 * lanes * constants["K_LANES"] + 3)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)

@@ -706,7 +706,7 @@ def forward(
     batch, dim = h[0].shape
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * lanes + 6 * rank
+    numbers = 2 * lanes + 6 * constants["R_LANES"]
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * rank, 6 * dim * rank, 2 * dim + 4 * rank)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -791,7 +791,7 @@ def backward(
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (2 * lanes + 6 * rank)
+    numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * rank, 10 * dim * rank, 4 * dim + 6 * rank)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)

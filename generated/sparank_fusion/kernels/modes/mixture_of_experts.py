@@ -542,7 +542,7 @@ def forward(
     batch, dim = h[0].shape
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = lanes + 2 * lanes * experts + 3 * experts
+    numbers = lanes + 3 * lanes * constants["E_LANES"] + 3 * constants["E_LANES"]
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -595,7 +595,7 @@ def backward(
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (lanes + 2 * lanes * experts + 3 * experts)
+    numbers = 2 * (lanes + 3 * lanes * constants["E_LANES"] + 3 * constants["E_LANES"])
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
