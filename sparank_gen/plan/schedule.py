@@ -64,15 +64,15 @@ def working_set(program: Program) -> Extent | None:
     for node in ir.reachable(program[name].node for name in program.outputs):
         if node.op in VIEWS or BATCH not in node.axes:
             continue
-        total = total + _elements(node.axes, program)
+        total = total + elements(node.axes, program)
         if node.op not in OPERATORS or OPERATORS[node.op].kind != "reduction":
             continue
         if not _is_gemm(node):
-            total = total + _elements(node.args[0].axes, program)
+            total = total + elements(node.args[0].axes, program)
             continue
         rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
         products = frozenset().union(*rows)
-        total = total if products in rows else total + _elements(products, program)
+        total = total if products in rows else total + elements(products, program)
     return total if total.terms else None
 
 
@@ -80,7 +80,8 @@ def _is_gemm(node: Node) -> bool:
     return any(factor.op == "leaf" and BATCH not in factor.axes for factor in factors_of(node.args[0]))
 
 
-def _elements(axes: frozenset[str], program: Program) -> Extent:
+def elements(axes: frozenset[str], program: Program) -> Extent:
+    """How many numbers a tensor with these axes has for one row of the batch."""
     total = Extent.number(1)
     for axis in sorted(axes - {BATCH}):
         total = total * program.extents[axis]

@@ -573,7 +573,7 @@ def forward(
     numbers = 8 * lanes + 5 * lanes * constants["K_LANES"] + 3
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
+        rows, warps = tile_for(numbers + 2 * lanes * constants["K_LANES"], most=128)
         launch(
             factorized_bilinear_forward_kernel,
             batch,
@@ -624,7 +624,7 @@ def backward(
     numbers = 2 * (8 * lanes + 5 * lanes * constants["K_LANES"] + 3)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(numbers + 2 * (2 * lanes * constants["K_LANES"]), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
         rows_2 = h[0].new_empty((batch, dim, factors))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))

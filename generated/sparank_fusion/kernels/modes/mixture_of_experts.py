@@ -545,7 +545,7 @@ def forward(
     numbers = lanes + 3 * lanes * constants["E_LANES"] + 3 * constants["E_LANES"]
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
+        rows, warps = tile_for(numbers + lanes * constants["E_LANES"], most=128)
         launch(
             mixture_of_experts_forward_kernel,
             batch,
@@ -598,7 +598,7 @@ def backward(
     numbers = 2 * (lanes + 3 * lanes * constants["E_LANES"] + 3 * constants["E_LANES"])
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(numbers + 2 * (lanes * constants["E_LANES"]), most=32)
         rows_1 = h[0].new_empty((batch, experts))
         rows_2 = h[0].new_empty((batch, dim))
         rows_3 = h[0].new_empty((M, batch, experts, dim))
