@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.multiplicative_interaction import MultiplicativeInteractionFusion
     from sparank_fusion.modes.product import ProductFusion
     from sparank_fusion.modes.scalar_gate import ScalarGateFusion
+    from sparank_fusion.modes.scalar_mix import ScalarMixFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
 
@@ -45,6 +46,7 @@ __all__ = [
     "MultiplicativeInteractionFusion",
     "ProductFusion",
     "ScalarGateFusion",
+    "ScalarMixFusion",
     "SigmoidGateFusion",
     "SumFusion",
     "list_modes",

@@ -26,6 +26,7 @@ FusionMode = Literal[
     "multiplicative_interaction",
     "product",
     "scalar_gate",
+    "scalar_mix",
     "sigmoid_gate",
     "sum",
 ]
@@ -44,6 +45,7 @@ MODES: dict[FusionMode, str] = {
     "multiplicative_interaction": "MultiplicativeInteractionFusion",
     "product": "ProductFusion",
     "scalar_gate": "ScalarGateFusion",
+    "scalar_mix": "ScalarMixFusion",
     "sigmoid_gate": "SigmoidGateFusion",
     "sum": "SumFusion",
 }
@@ -105,6 +107,7 @@ class FusionLayer(FusionModule):
         bias.
         ``"product"``: The product of the modalities in each dimension.
         ``"scalar_gate"``: One softmax weight for each modality, from a score of its own features.
+        ``"scalar_mix"``: A sum of the modalities with learned softmax weights, times a learned scale.
         ``"sigmoid_gate"``: Per-dimension sigmoid blending of exactly two modalities.
         ``"sum"``: The sum of the modalities.
 
