@@ -19,6 +19,7 @@ FusionMode = Literal[
     "factorized_bilinear",
     "film",
     "gate",
+    "gated_multimodal_unit",
     "low_rank_bilinear",
     "maximum",
     "mean",
@@ -38,6 +39,7 @@ MODES: dict[FusionMode, str] = {
     "factorized_bilinear": "FactorizedBilinearFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
+    "gated_multimodal_unit": "GatedMultimodalUnitFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
@@ -98,6 +100,8 @@ class FusionLayer(FusionModule):
         ``"factorized_bilinear"``: Multimodal factorised bilinear pooling of two modalities.
         ``"film"``: The first modality, scaled and shifted in each dimension as the second one says.
         ``"gate"``: Per-dimension softmax gating across modalities.
+        ``"gated_multimodal_unit"``: Gated sum of a nonlinear projection of each modality, each gate seeing
+        all modalities.
         ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
         ``"maximum"``: The largest of the modalities in each dimension.
         ``"mean"``: The mean of the modalities.
