@@ -169,12 +169,12 @@ def parameter_variables(mode: Mode) -> dict[str, str]:
 
 def prepared(mode: Mode) -> Program:
     """The program that torch code is made from."""
-    return _prepared(mode, mode.program)
+    return _prepared(mode, guard(mode.program))
 
 
 def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(guard(program), layouts))
+    return simplify(merge_contractions(program, layouts))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:
@@ -182,7 +182,7 @@ def functions(mode: Mode) -> tuple[Function, ...]:
     made = _for_all_modalities(mode)
     if numbered(mode.program) is not None:
         return made
-    restricted = _prepared(mode, restrict(mode.program, selects=False))
+    restricted = _prepared(mode, restrict(guard(mode.program), selects=False))
     return (*made, lower_function(mode, restricted, "_fuse_present", WITH_PRESENT, "h: Tensors, present: Tensor"))
 
 
