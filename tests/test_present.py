@@ -77,7 +77,7 @@ PARAMETERS = {
 def mode_of(math: str, params: str = "", modalities: str = ">=2", tail: str = "") -> Mode:
     """The checked mode of a formula; axes that it does not name are left out."""
     words = set("".join(c if c.isalnum() else " " for c in math + params).split())
-    declared = {"t": "modalities", "i": "dim", "j": "dim", "e": "1", "p": "2", "s": "modalities + 1", "o": "modalities - 1"}
+    declared = {"t": "modalities", "i": "dim", "j": "dim", "e": "1", "p": "2", "q": "modalities + 1", "n": "modalities - 1"}
     axes = ", ".join(f"{axis}: {extent}" for axis, extent in declared.items() if axis in words)
     head = f"version: 1\nmode: test\nsummary: A test.\nmodalities: '{modalities}'\naxes: {{{axes}}}\n"
     weights = "weights: 'g[m,b,i]'\n" if math.startswith("g[m,i] =") else ""
@@ -151,8 +151,8 @@ def test_names_of_masks_may_be_taken() -> None:
         ("g[0,i] = h[0,i]\n  g[1,i] = tanh(h[0,i])\n  out[i] = sum[m](g[m,i])", "2", "g[0,i] = h[0,i]"),
         ("out[i] = sum[p](h[p,i])", "2", "out[i] = sum[p](h[p,i])"),
         ("x[m,i] = tanh(h[m,i])\n  out[i] = sum[p](x[p,i])", "2", "out[i] = sum[p](x[p,i])"),
-        ("x[s,i] = concat[s: m, 1](h[m,i], 1)\n  out[i] = prod[s](x[s,i])", ">=2", "x[s,i] = concat[s: m, 1](h[m,i], 1)"),
-        ("x[m,i] = h[m,i] ** 2\n  out[i] = sum[o](x[o+1,i])", ">=2", "out[i] = sum[o](x[o+1,i])"),
+        ("x[q,i] = concat[q: m, 1](h[m,i], 1)\n  out[i] = prod[q](x[q,i])", ">=2", "x[q,i] = concat[q: m, 1](h[m,i], 1)"),
+        ("x[m,i] = h[m,i] ** 2\n  out[i] = sum[n](x[n+1,i])", ">=2", "out[i] = sum[n](x[n+1,i])"),
     ],
 )
 def test_numbered_modalities(math: str, modalities: str, statement: str) -> None:
