@@ -25,12 +25,12 @@ EXTENTS = {
     "a": "dim + 1",
     "s": "2 * dim",
     "n": "modalities + 1",
-    "d": "4",
+    "z": "4",
 }
 SIZES = {"m": "modalities", **EXTENTS}
 MODALITY = frozenset("mtu")
 # What joined axes are made of, and the offsets from which an axis of one extent may read another.
-JOINED = {"a": (("i", "1"), ("1", "j")), "s": (("i", "j"), ("j", "j")), "n": (("m", "1"), ("1", "t")), "d": (("p", "1", "1"), ("p", "p"))}
+JOINED = {"a": (("i", "1"), ("1", "j")), "s": (("i", "j"), ("j", "j")), "n": (("m", "1"), ("1", "t")), "z": (("p", "1", "1"), ("p", "p"))}
 WINDOWS = {
     ("dim", "dim + 1"): ("0", "1"),
     ("dim", "2 * dim"): ("0", "dim"),
@@ -255,7 +255,7 @@ def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
     exact = draw(st.booleans())
     numbered = may_number and draw(st.booleans())
     features = draw(st.sampled_from([("dim",), ("dim",), ("2", "dim // 2")]))
-    joined = draw(st.sampled_from(["", "", "a", "s", "d", *(["n", "an"] if numbered else [])]))
+    joined = draw(st.sampled_from(["", "", "a", "s", "z", *(["n", "an"] if numbered else [])]))
     draft = Draft(draw, exact, numbered, features)
     modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
     for module in modules:

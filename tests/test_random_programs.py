@@ -58,7 +58,8 @@ def feature(modality: int, batch: int, dim: int) -> Array:
 def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
     """What the evaluator reads."""
     features = [feature(m, batch, case.dim) for m in range(case.n_modalities)]
-    return {**tensors(mode, case, batch), FEATURES: np.stack(features, axis=1)}
+    found = tensors(mode, case, batch)
+    return {**found, FEATURES: np.stack(features, axis=1).reshape(found[FEATURES].shape)}
 
 
 def gradient_arrays(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import CUTS, Index, Node, Program, Window, axis_of
+from sparank_gen.ir.node import CUTS, FIXED, Index, Node, Program, Window, axis_of
+from sparank_gen.ir.simplify import factors_of, product_of, sum_of
+from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -65,10 +67,48 @@ class _Sinking:
     def settled(self, root: Node) -> Node:
         """``root`` without cuts and joins."""
         for node in ir.reachable([root]):
-            if node not in self.done:
-                args = [self.done[arg] for arg in node.args]
-                self.done[node] = self.without(node, args) if node.op in CUTS else ir.rebuild(node, args)
+            if node in self.done:
+                continue
+            apart = self.sum_of_parts(node) if node.op == "sum" else None
+            if apart is not None:
+                self.done[node] = self.settled(apart)
+                continue
+            args = [self.done[arg] for arg in node.args]
+            self.done[node] = self.without(node, args) if node.op in CUTS else _picked(ir.rebuild(node, args))
         return self.done[root]
+
+    def sum_of_parts(self, node: Node) -> Node | None:
+        """A sum along a joined axis as one along each part; None where the other factors are no tensors to cut."""
+        factors = factors_of(node.args[0])
+        for whole in factors:
+            if whole.op not in ("concat", "pad") or whole.over[0] not in node.over:
+                continue
+            (axis,) = whole.over
+            others = [factor for factor in factors if factor is not whole]
+            if any(axis in other.axes and other.op != "leaf" for other in others):
+                continue
+            places = (whole.data,) if whole.op == "pad" else ir.windows_of(whole, self.extents)
+            return sum_of([self.part_of_sum(node, whole, k, place) for k, place in enumerate(places)])
+        return None
+
+    def part_of_sum(self, node: Node, whole: Node, position: int, place: Window | Extent) -> Node:
+        """The terms of a sum along a joined axis that belong to one piece."""
+        (axis,), piece = whole.over, whole.args[position]
+        over = [other for other in node.over if other != axis]
+        if isinstance(place, Window):
+            own = self.twin(place.axis)
+            piece, place = ir.rename(piece, {place.axis: own}), Window(own, place.shift)
+            over.append(own)
+        product: list[Node] = []
+        for factor in factors_of(node.args[0]):
+            if factor is whole:
+                product.append(piece)
+            elif axis not in factor.axes:
+                product.append(factor)
+            else:
+                cut = ir.slice_of(factor, axis, place) if isinstance(place, Window) else ir.select(factor, axis, place)
+                product.append(cut)
+        return broadcast_reduce("sum", product_of(product), over, self.extents)
 
     def without(self, node: Node, args: Sequence[Node]) -> Node:
         """A cut or a join, of operands that have none."""
@@ -218,6 +258,16 @@ class _Sinking:
         return ir.make(node.op, [self.read(arg, inner) for arg in node.args], _ordered(node, over), node.data)
 
 
+def _picked(node: Node) -> Node:
+    """A tensor at one position, read there."""
+    if node.op != "select" or node.args[0].op != "leaf":
+        return node
+    name, indices = node.args[0].data
+    if any(isinstance(index, Window) and index.axis in node.over for index in indices):
+        return node
+    return ir.leaf(name, [node.data if index in node.over else index for index in indices])
+
+
 def _ordered(node: Node, over: Iterable[str]) -> list[str]:
     """The axes of an operator, in the order in which it is made."""
     return sorted(over) if node.op in OPERATORS else list(over)
@@ -231,7 +281,7 @@ def _moved(index: Index, moves: Moves) -> Index:
     """An index of a leaf after its axis has moved."""
     if isinstance(index, Window):
         return _composed(index, moves)
-    return index if isinstance(index, int) else moves.get(index, index)
+    return index if isinstance(index, FIXED) else moves.get(index, index)
 
 
 def _composed(window: Window, moves: Moves) -> Window:
