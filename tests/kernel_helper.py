@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import tempfile
@@ -28,11 +29,11 @@ def compiled_kernels(mode: Mode) -> tuple[Any, str]:
     path.write_text(source)
     if currently_in_test_context():
         note(source)
-    name = f"sparank_fusion.kernels.{mode.name}"
+    name = f"sparank_fusion.kernels.modes.{mode.name}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    setattr(sys.modules["sparank_fusion.kernels"], mode.name, module)
+    setattr(importlib.import_module("sparank_fusion.kernels.modes"), mode.name, module)
     return made, source

@@ -46,7 +46,7 @@ def test_build_writes_only_what_changed(project: Project) -> None:
     lines = project.run("build").stdout.splitlines()
     after = project.snapshot()
     touched = {path for path in after if after[path][:2] != before[path][:2]} - {"manifest.json"}
-    assert touched == {"docs/README.md", "docs/gate.md", "sparank_fusion/kernels/gate.py", "sparank_fusion/modes/gate.py"}
+    assert touched == {"docs/README.md", "docs/gate.md", "sparank_fusion/kernels/modes/gate.py", "sparank_fusion/modes/gate.py"}
     assert {f"updated {path}" for path in touched} == set(lines)
     project.run("check")
 
@@ -105,7 +105,7 @@ def test_build_removes_only_its_own_stale_files(project: Project) -> None:
     shutil.copy(project.output / "docs/gate.md", project.output / "docs/old.md")
     (project.specs / "gate.yaml").unlink()
     lines = project.run("build").stdout.splitlines()
-    package = {"sparank_fusion/kernels/gate.py", "sparank_fusion/modes/gate.py"}
+    package = {"sparank_fusion/kernels/modes/gate.py", "sparank_fusion/modes/gate.py"}
     stale = {*package, "docs/gate.md", "tests/golden/gate.json", "tests/test_gate.py"}
     assert {line.removeprefix("removed ") for line in lines if line.startswith("removed ")} == stale
     left = project.snapshot()

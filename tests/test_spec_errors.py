@@ -13,10 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparank_fusion import list_modes
+from sparank_fusion.layer import mode_class
 from sparank_gen.ir.check import check_spec
 from sparank_gen.project.config import Config
-from sparank_gen.project.generate import SpecErrors, load_modes
+from sparank_gen.project.generate import SpecErrors, generate, load_modes
 from sparank_gen.spec import errors
+from sparank_gen.spec.entries import ATTRIBUTES
 from sparank_gen.spec.load import load_spec, parse_spec
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
@@ -118,6 +121,13 @@ VALUES = (
     Bad("hyper default", hyper("{default: many}"), "bad-value", "many", "write a number"),
     Bad("hyper fraction", hyper("{type: int, default: 0.5}"), "bad-value", "0.5", "whole number"),
     Bad("hyper too small", hyper("{default: 1, minimum: 2}"), "bad-value", "1", "below the minimum 2"),
+    Bad("hyper too large", hyper("{default: 3, maximum: 2}"), "bad-value", "3", "above the maximum 2"),
+    Bad("bounds that cross", hyper("{default: 3, minimum: 3, maximum: 2}"), "bad-value", "2", "below the minimum 3"),
+    Bad("maximum below 1", hyper("{default: 1, maximum: 0}"), "bad-value", "0", "below the minimum 1"),
+    Bad("maximum of a fraction", hyper("{default: 1, maximum: 2.5}"), "bad-value", "2.5", "whole number"),
+    Bad("maximum that is no number", hyper("{default: 1, maximum: many}"), "bad-value", "many", "write a number"),
+    Bad("soft keyword mode", HEAD.replace("mode: bad", "mode: match"), "bad-value", "match", "keyword"),
+    Bad("mode of an attribute", HEAD.replace("mode: bad", "mode: forward"), "reused-name", "forward", "attribute of every layer"),
     Bad("huge default", hyper("{default: " + "9" * 5000 + "}"), "bad-value", "9" * 5000, "a number"),
     Bad("property", spec(extra="properties:\n  - out[i] + 1\n"), "bad-value", "out[i] + 1", "'x == y'"),
     Bad("module path", spec(extra="params:\n  a-b: {module: Linear}\n"), "bad-value", "a-b", "'net.0'"),
@@ -208,6 +218,12 @@ NAMES = (
     Bad("axis b", spec(axes="{b: dim, i: dim}"), "reused-name", "b", "the batch axis"),
     Bad("hyper-parameter dim", spec(extra="hyperparameters: {dim: {default: 1}}\n"), "reused-name", "dim", "in every spec"),
     Bad("piece twice", spec("x[0,i] = h[0,i]\nx[0,i] = h[1,i]\nout[i] = x[0,i]"), "reused-name", "0", "piece 0"),
+    Bad("hyper-parameter of a torch module", spec(extra="hyperparameters: {training: {default: 1}}\n"),
+        "reused-name", "training", "in every spec"),
+    Bad("hyper-parameter that a constructor calls", spec(extra="hyperparameters: {torch: {default: 1}}\n"),
+        "reused-name", "torch", "in every spec"),
+    Bad("path that is an argument", linear("W[i,j]").replace("f:", "rank:").replace(
+        "params:", "hyperparameters: {rank: {default: 1}}\nparams:"), "reused-name", "rank", "an argument"),
     Bad("cycle", spec("x[i] = y[i]\ny[i] = out[i]\nout[i] = x[i]"), "cyclic-reference", "x[i]", "x → y → out → x"),
     Bad("itself", spec("out[i] = out[i] + h[0,i]"), "cyclic-reference", "out[i]", "out → out"),
     Bad("unknown name", spec("gates[i] = h[0,i]\nout[i] = gate[i]"), "unknown-name", "gate[i]", "did you mean 'gates'?"),
@@ -467,6 +483,33 @@ def test_two_files_of_one_mode(tmp_path: Path) -> None:
         load_modes(Config(specs=tmp_path, output=tmp_path))
     (error,) = caught.value.found
     assert isinstance(error, errors.DuplicateMode) and error.span.path.endswith("two.yaml") and "one.yaml" in error.message
+
+
+@pytest.mark.parametrize("first, second", [("default: 2", "default: 3"), ("default: 2", "default: 2.0"), ("default: 2", "type: float, default: 2")])
+def test_two_modes_that_disagree_on_a_hyper_parameter(first: str, second: str, tmp_path: Path) -> None:
+    for mode, entry in (("one", first), ("two", second)):
+        source = spec(f"out[i] = {SUM} * tau", extra=f"hyperparameters:\n  tau: {{{entry}}}\n").replace("mode: bad", f"mode: {mode}")
+        (tmp_path / f"{mode}.yaml").write_text(source, encoding="utf-8")
+    with pytest.raises(SpecErrors) as caught:
+        generate(Config(specs=tmp_path, output=tmp_path))
+    (error,) = caught.value.found
+    assert isinstance(error, errors.BadValue) and error.span.path.endswith("two.yaml") and "in mode 'one'" in error.message
+
+
+@pytest.mark.parametrize("names", [("low_rank", "low__rank"), ("film", "FILM"), ("lowRank", "lowrank")])
+def test_two_modes_of_one_class(names: tuple[str, str], tmp_path: Path) -> None:
+    for position, name in enumerate(names):
+        (tmp_path / f"{position}.yaml").write_text(spec().replace("mode: bad", f"mode: {name}"), encoding="utf-8")
+    with pytest.raises(SpecErrors) as caught:
+        load_modes(Config(specs=tmp_path, output=tmp_path))
+    (error,) = caught.value.found
+    assert isinstance(error, errors.ReusedName) and error.span.path.endswith("1.yaml") and names[0] in error.message
+
+
+def test_every_attribute_of_a_layer_is_reserved() -> None:
+    found = {name for mode in list_modes() for name in dir(mode_class(mode)(8, 1)) if not name.startswith("_")}
+    options = {argument for mode in SHIPPED for argument in check_spec(parse_spec(SHIPPED[mode], FILE)).spec.hyperparameters}
+    assert found - {option.name.value for option in options} <= ATTRIBUTES
 
 
 def test_aliases_stand_for_what_they_name() -> None:

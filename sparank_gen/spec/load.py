@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sparank_gen.spec import errors
-from sparank_gen.spec.entries import diagnostic, hyperparameter, parameter
+from sparank_gen.spec.entries import diagnostic, hyperparameter, mode_name, parameter
 from sparank_gen.spec.model import FusionSpec, ModalityCount
 from sparank_gen.spec.reader import Reader, compose, identifier, known_keys
 from sparank_gen.spec.source import Span, Text
@@ -77,7 +77,7 @@ def parse_spec(source: str, path: str) -> FusionSpec:
     return FusionSpec(
         path=path,
         place=place,
-        mode=identifier(reader.text(values["mode"], "mode"), "the mode's name"),
+        mode=mode_name(reader.text(values["mode"], "mode")),
         summary=reader.text(values["summary"], "summary"),
         description=description.value.strip() if description else "",
         references=tuple(text.value for text in references),

@@ -35,6 +35,7 @@ class Hyperparameter:
     type: str
     default: int | float
     minimum: int | float | None
+    maximum: int | float | None
     help: str
 
 

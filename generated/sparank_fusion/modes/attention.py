@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_at_least, require_multiple
+from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_multiple, require_number
 
 
 class AttentionFusion(FusionModule):
@@ -66,7 +66,7 @@ class AttentionFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("attn_heads", attn_heads, 1)
+        require_number("attn_heads", attn_heads, least=1)
         self.attn_heads = attn_heads
         if n_modalities == 1:
             return
@@ -200,9 +200,11 @@ class AttentionFusion(FusionModule):
         w = torch.where(present.unsqueeze(1), prob.mean(-1), 0)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import attention as kernels
+        from sparank_fusion.kernels.modes import attention as kernels
 
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -210,4 +212,6 @@ class AttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_extras)
+        return kernels.fuse(
+            h, W, c, U, d, scale, shift, self.attn_heads, return_extras, product_dtype, result_dtype
+        )

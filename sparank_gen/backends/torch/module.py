@@ -59,7 +59,16 @@ class Argument:
     type: str
     default: str
     minimum: str | None
+    maximum: str | None
     help: str
+
+    @property
+    def check(self) -> str:
+        """The statement that refuses other values."""
+        pieces = [f'"{self.name}"', self.name, *(["float"] if self.type == "float" else [])]
+        pieces += [f"least={self.minimum}"] if self.minimum is not None else []
+        pieces += [f"most={self.maximum}"] if self.maximum is not None else []
+        return f"require_number({', '.join(pieces)})"
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ class ModuleFile:
         """What the file imports from the runtime."""
         text = self.text
         names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
-        names += ["require_at_least"] if any(argument.minimum is not None for argument in self.arguments) else []
+        names += ["require_number"] if self.arguments else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
 
@@ -138,9 +147,13 @@ def class_name(mode: str) -> str:
 def arguments(mode: Mode) -> tuple[Argument, ...]:
     """The keyword arguments of a mode's constructor beside ``dim`` and ``n_modalities``."""
     return tuple(
-        Argument(h.name.value, h.type, repr(h.default), None if h.minimum is None else repr(h.minimum), h.help)
+        Argument(h.name.value, h.type, repr(h.default), _literal(h.minimum), _literal(h.maximum), h.help)
         for h in mode.spec.hyperparameters
     )
+
+
+def _literal(bound: float | None) -> str | None:
+    return None if bound is None else repr(bound)
 
 
 def parameter_variables(mode: Mode) -> dict[str, str]:
