@@ -45,6 +45,45 @@ def sink(program: Program, roots: Sequence[Node], is_unrolled: Callable[[str], b
     return replace(program, extents=sinking.extents, definitions=definitions), found
 
 
+def pieces_last(node: Node, extents: Mapping[str, Extent]) -> Node:
+    """A sum of a concatenation, along other axes than the joined one, as the concatenation of sums."""
+    if node.op != "sum" or node.args[0].op != "concat" or node.args[0].over[0] in node.over:
+        return node
+    joined = node.args[0]
+    pieces = [broadcast_reduce("sum", piece, node.over, extents) for piece in joined.args]
+    return ir.concat(pieces, joined.over[0], joined.data)
+
+
+def read_whole(roots: Iterable[Node]) -> set[Node]:
+    """The concatenations below ``roots`` that are read as a whole, and not piece by piece in sums along them."""
+    found: set[Node] = set()
+    seen: set[Node] = set()
+    pending = list(roots)
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        below = list(node.args)
+        whole = _joined_factor(node) if node.op == "sum" else None
+        if whole is not None:
+            below = [*whole.args, *(factor for factor in factors_of(node.args[0]) if factor is not whole)]
+        found.update(arg for arg in below if arg.op == "concat")
+        pending += below
+    return found
+
+
+def _joined_factor(node: Node) -> Node | None:
+    """The factor of a sum that is joined along its axis, where all others that have the axis are tensors to cut."""
+    factors = factors_of(node.args[0])
+    for whole in factors:
+        if whole.op in ("concat", "pad") and whole.over[0] in node.over:
+            others = [factor for factor in factors if factor is not whole and whole.over[0] in factor.axes]
+            if all(other.op == "leaf" for other in others):
+                return whole
+    return None
+
+
 class _Sinking:
     """The state of one pass.
 
@@ -79,17 +118,11 @@ class _Sinking:
 
     def sum_of_parts(self, node: Node) -> Node | None:
         """A sum along a joined axis as one along each part; None where the other factors are no tensors to cut."""
-        factors = factors_of(node.args[0])
-        for whole in factors:
-            if whole.op not in ("concat", "pad") or whole.over[0] not in node.over:
-                continue
-            (axis,) = whole.over
-            others = [factor for factor in factors if factor is not whole]
-            if any(axis in other.axes and other.op != "leaf" for other in others):
-                continue
-            places = (whole.data,) if whole.op == "pad" else ir.windows_of(whole, self.extents)
-            return sum_of([self.part_of_sum(node, whole, k, place) for k, place in enumerate(places)])
-        return None
+        whole = _joined_factor(node)
+        if whole is None:
+            return None
+        places = (whole.data,) if whole.op == "pad" else ir.windows_of(whole, self.extents)
+        return sum_of([self.part_of_sum(node, whole, k, place) for k, place in enumerate(places)])
 
     def part_of_sum(self, node: Node, whole: Node, position: int, place: Window | Extent) -> Node:
         """The terms of a sum along a joined axis that belong to one piece."""

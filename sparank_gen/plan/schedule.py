@@ -59,7 +59,16 @@ def working_set(program: Program) -> Extent | None:
         total = total + _elements(node.axes, program)
         if node.op in ("sum", "mean") and set(node.over) & program.modality_axes | (node.axes & program.modality_axes):
             total = total + _elements(node.args[0].axes, program) if not _is_gemm(node) else total
+        if node.op == "sum":
+            total = total + _outer_product(node, program)
     return total if total.terms else None
+
+
+def _outer_product(node: Node, program: Program) -> Extent:
+    """The size of the product of what has rows in a sum of products, where it has more features than any factor."""
+    rows = [factor.axes - program.modality_axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
+    union = frozenset[str]().union(*rows)
+    return Extent.number(0) if union in rows or not rows else _elements(union, program)
 
 
 def _is_gemm(node: Node) -> bool:
