@@ -42,6 +42,13 @@ PAIRS = (
 NUMBERS = ("0.5", "2", "1", "1.25", "size[i]", "(-0.75)")
 
 
+FUNCTIONS = {
+    "shift": "shift(x, by=0.25): x + by",
+    "unit": "unit[i](x[i], eps=0.5): |\n    square = sum[i](x[i] ** 2)\n    x[i] * rsqrt(square + eps)",
+    "meet": "meet[m,u](x[m]): mean[u](tanh(x[m] * x[u]))",
+}
+
+
 @dataclass(frozen=True)
 class Slot:
     """A quantity that expressions may read, and the extent of each of its indices."""
@@ -82,8 +89,10 @@ class Draft:
             return code
         if depth <= -3:
             return " * ".join(self.base(axis) for axis in sorted(axes)) if axes else "tanh(sum[m,i](h[m,i]))"
-        kinds = ["smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise"]
+        kinds = ["call", "smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise"]
         kind = self.choose(kinds if len(axes) > 3 else [*kinds, "reduce", "contract", "contract"])
+        if kind == "call":
+            return self.called(axes, depth)
         if kind == "smooth":
             return f"{self.choose(SMOOTH)}({self.expression(axes, depth - 1)})"
         if kind == "guarded":
@@ -104,6 +113,16 @@ class Draft:
         if kind == "where":
             return f"where({a} > {self.choose(NUMBERS)}, {b}, {self.choose((a, '0.25', f'tanh({a})'))})"
         return f"({self.choose(PAIRS).format(f'({a})', f'({b})')})"
+
+    def called(self, axes: frozenset[str], depth: int) -> str:
+        """A call of a function, which keeps the axes of its argument."""
+        given = self.expression(axes, depth - 1)
+        fresh = sorted(MODALITY - axes)
+        if axes & MODALITY and fresh and self.chance(40):
+            return f"meet[{self.choose(sorted(axes & MODALITY))},{self.choose(fresh)}]({given})"
+        if axes and self.chance(60):
+            return f"unit[{self.choose(sorted(axes))}]({given})"
+        return f"shift({given}{self.choose(('', ', by=0.5'))})"
 
     def base(self, axis: str) -> str:
         """A short expression whose only axis is ``axis``."""
@@ -274,5 +293,7 @@ def spec_text(exact: bool, modules: list[str], statements: list[str], layouts: l
     lines += ["hyperparameters: {hidden: {default: 3}}"] if "hidden" in axes else []
     lines.append("params:")
     lines += [f"  {module}: {PARAMETERS[module][0]}" for module in modules]
+    used = [code for name, code in FUNCTIONS.items() if any(f"{name}(" in s or f"{name}[" in s for s in statements)]
+    lines += ["functions:", *(f"  {code}" for code in used)] if used else []
     lines += ["math: |", *(f"  {statement}" for statement in statements), *layouts]
     return "\n".join(lines) + "\n"

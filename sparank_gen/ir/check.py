@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
 from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
 from sparank_gen.lang.extents import Division, Extent, parse_extent
+from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.lang.layouts import Layout, parse_layout
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
@@ -32,14 +34,14 @@ RESERVED = {
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 
-def check_spec(spec: FusionSpec) -> Mode:
-    """The checked mode of a spec.
+def check_spec(spec: FusionSpec, library: Mapping[str, Function] | None = None) -> Mode:
+    """The checked mode of a spec, which may call the functions of ``library``.
 
     Raises:
         SpecError: the first thing that does not fit, with its place.
     """
     try:
-        return _Checker(spec).mode()
+        return _Checker(spec, library or {}).mode()
     except RecursionError:
         place = spec.math.span() if spec.math else spec.place
         raise errors.BadSyntax("the definitions are nested too deeply", place, "define each before its use") from None
@@ -50,6 +52,7 @@ class _Checker:
     """The state of checking one spec: what is known of each name so far."""
 
     spec: FusionSpec
+    library: Mapping[str, Function]
     names: dict[str, Span] = field(default_factory=dict)
     extents: dict[str, Extent] = field(default_factory=dict)
     divisions: list[Division] = field(default_factory=list)
@@ -71,6 +74,7 @@ class _Checker:
         self.declare_axes()
         self.tensors[FEATURES] = Tensor(FEATURES, (self.extents["m"], self.scalars["dim"]))
         holders = self.declare_parameters()
+        functions = self.declare_functions()
         self.scope = Scope(
             extents={axis: extent for axis, extent in self.extents.items() if axis != BATCH},
             scalars=self.scalars,
@@ -78,6 +82,7 @@ class _Checker:
             names=lambda: [*self.tensors, *self.statements],
             known=self.known,
             minimum=self.least_sizes(),
+            functions=functions,
         )
         self.read_statements()
         for name in self.statements:
@@ -96,6 +101,9 @@ class _Checker:
         )
         visible = {FEATURES, *(layout.name for layout in layouts)}
         properties = tuple(self.property(text, visible) for text in self.spec.properties)
+        for name, function in functions.functions.items():
+            if name not in functions.called and name not in self.library:
+                raise errors.UnusedName(f"function {name!r} is not called", function.span, "call it, or remove it")
         return Mode(self.spec, program, holders, out, weights, diagnostics, tuple(self.divisions), self.known, properties)
 
     def claim(self, name: str, span: Span) -> None:
@@ -140,6 +148,12 @@ class _Checker:
                 self.tensors[layout.name] = Tensor(layout.name, tuple(self.extents[axis] for axis in layout.axes))
             self.divisions.extend(division for division in divisions_of(holder) if division not in self.divisions)
         return holders
+
+    def declare_functions(self) -> Inliner:
+        own = read_functions(self.spec.functions, self.library)
+        for name, function in own.items():
+            self.claim(name, function.span)
+        return Inliner({**self.library, **own})
 
     def read_statements(self) -> None:
         if self.spec.math is None:
@@ -367,7 +381,7 @@ class _Checker:
             slots = tuple(self.extents[axis] for axis in axes)
             return Quantity(slots, lambda indices: ir.leaf(name, (BATCH, *indices)))
 
-        scope = Scope(self.scope.extents, self.scalars, lookup, lambda: sorted(visible), self.known, self.scope.minimum)
+        scope = replace(self.scope, lookup=lookup, names=lambda: sorted(visible))
         left, right = (lower(argument, scope) for argument in expression.arguments)
         for side, argument in ((left, expression.arguments[0]), (right, expression.arguments[1])):
             if is_comparison(side):
@@ -418,7 +432,8 @@ def _first_free(expression: Expression, axis: str) -> Span | None:
     if isinstance(expression, Reference):
         return next((index.span for index in expression.indices if index.value == axis), None)
     if isinstance(expression, Call):
-        if axis in [index.value for index in expression.axes] and OPERATORS[expression.function].kind == "reduction":
+        operator = OPERATORS.get(expression.function)
+        if operator is not None and operator.kind == "reduction" and axis in [index.value for index in expression.axes]:
             return None
         return next(filter(None, (_first_free(argument, axis) for argument in expression.arguments)), None)
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
@@ -32,6 +33,15 @@ class Quantity:
     read: Callable[[tuple[str | int, ...]], Node]
 
 
+class Functions(Protocol):
+    """The functions that may be called by name."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def inline(self, call: Call, scope: Scope) -> Node: ...
+
+
 @dataclass(frozen=True)
 class Scope:
     """What an expression may speak of.
@@ -43,6 +53,7 @@ class Scope:
         names: all quantity names, for proposals.
         known: values of extents that are fixed, such as the number of modalities of a mode for exactly two.
         minimum: the least value of a name, where one is known; bounds whole-number indices.
+        functions: what may be called beside the operators.
     """
 
     extents: Mapping[str, Extent]
@@ -51,6 +62,7 @@ class Scope:
     names: Callable[[], list[str]]
     known: Mapping[str, int] = field(default_factory=dict)
     minimum: Mapping[str, int] = field(default_factory=dict)
+    functions: Functions | None = None
 
     def resolved(self, extent: Extent) -> Extent:
         """``extent`` with the fixed values put in."""
@@ -142,7 +154,9 @@ def _reference(expression: Reference, scope: Scope) -> Node:
 
 
 def _call(expression: Call, scope: Scope) -> Node:
-    operator = _operator(expression)
+    if scope.functions is not None and expression.function in scope.functions.names:
+        return scope.functions.inline(expression, scope)
+    operator = _operator(expression, scope)
     arguments = [lower(argument, scope) for argument in expression.arguments]
     for position, (argument, node) in enumerate(zip(expression.arguments, arguments, strict=True)):
         is_condition = operator.name == "where" and position == 0
@@ -179,13 +193,17 @@ def is_comparison(node: Node) -> bool:
     return node.op in OPERATORS and OPERATORS[node.op].kind == "comparison"
 
 
-def _operator(expression: Call) -> Operator:
+def _operator(expression: Call, scope: Scope) -> Operator:
     name = PAIRWISE.get(expression.function, expression.function) if not expression.axes else expression.function
     operator = OPERATORS.get(name)
     if operator is None or operator.internal:
-        hint = errors.did_you_mean(expression.function, CALLABLE)
+        functions = sorted(scope.functions.names) if scope.functions else []
+        hint = errors.did_you_mean(expression.function, [*CALLABLE, *functions])
+        known = f"the operators are {', '.join(CALLABLE)}"
         raise errors.UnknownOperator(
-            f"{expression.function!r} is not an operator{hint}", expression.span, f"the operators are {', '.join(CALLABLE)}"
+            f"{expression.function!r} is not an operator{hint}",
+            expression.span,
+            f"{known}; the functions are {', '.join(functions)}" if functions else known,
         )
     takes_axes = operator.kind in ("reduction", "normalisation")
     if expression.keywords and not operator.options:
