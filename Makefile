@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONPATH := tests
 N ?= 10000
+# One process for each core; a process that is done takes over tests of another.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: demo test bench fuzz build check clean gpu-test gpu-bench
 
@@ -10,12 +12,14 @@ demo: .venv/installed
 	$(BIN)/sparank-gen build
 	$(BIN)/python tests/demo/wisconsin.py
 
+# One thread for each process, or they would fight over the cores.
+test: export OMP_NUM_THREADS := 1
 test: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/sparank-gen check
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels generated/tests -k "kernels or triton or mutants"
+	$(PYTEST)
+	TRITON_INTERPRET=1 $(PYTEST) tests/kernels generated/tests -k "kernels or triton or mutants"
 
 bench: .venv/installed
 	$(BIN)/python tests/bench/layer.py
@@ -32,7 +36,7 @@ gpu-bench:
 	$(PYTHON) tests/bench/gpu.py $(ARGS)
 
 fuzz: .venv/installed
-	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py
+	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py tests/test_random_present.py
 	TRITON_INTERPRET=1 FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/kernels/test_random_kernels.py
 
 build check: .venv/installed

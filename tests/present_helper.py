@@ -47,7 +47,7 @@ class Results:
 
 
 def layouts(mode: Mode) -> dict[str, Layout]:
-    return {layout.name: layout for layout in (mode.out, mode.weights) if layout is not None}
+    return {result.layout.name: result.layout for result in reversed(mode.results)}
 
 
 def poisoned(mode: Mode, case: Case, present: Mask) -> dict[str, Array]:
@@ -121,7 +121,7 @@ def of_layer(layer: torch.nn.Module, mode: Mode, case: Case, present: Mask) -> R
         given[~torch.from_numpy(present[:, m])] = torch.nan
         given.requires_grad_()
     out, info = layer(features, return_gates=True, present=torch.from_numpy(present))
-    returned = {mode.out.name: out} | ({mode.weights.name: info["weights"]} if mode.weights else {})
+    returned = {result.layout.name: {"out": out, **info}[result.key] for result in reversed(mode.results)}
     values = {name: ordered(returned[name], mode, layout, sizes) for name, layout in layouts(mode).items()}
     arriving = cotangents(mode, case, len(present))
     total = sum((values[name] * torch.from_numpy(arriving[name])).sum() for name in values)

@@ -27,7 +27,7 @@ def launched(mode: str, dim: int, dtype: torch.dtype, n_modalities: int = 3) -> 
     layer = FusionLayer(dim, n_modalities, mode).to(dtype)
     features = [torch.empty(64, dim, dtype=dtype) for _ in range(n_modalities)]
     with kernels.recording() as found, torch.no_grad():
-        layer._fuse_triton(features, bool(layer.extras))
+        layer._fuse_kernels(features, bool(layer.extras))
     return [launch.kernel.__name__ for launch in found.launches]
 
 
@@ -52,7 +52,7 @@ def test_a_program_for_each_tile_of_rows_and_columns() -> None:
 
     layer = FusionLayer(300, 2, "gate").to(torch.bfloat16)
     with kernels.recording() as found, kernels.forced("columns", (32, 64, 16)), torch.no_grad():
-        layer._fuse_triton([torch.empty(100, 300, dtype=torch.bfloat16)] * 2, True)
+        layer._fuse_kernels([torch.empty(100, 300, dtype=torch.bfloat16)] * 2, True)
     (launch,) = found.launches
     # Four tiles of rows, five of columns.
     assert (launch.programs, launch.constants["ROWS"], launch.constants["I_LANES"], launch.constants["INNER"]) == (20, 32, 64, 16)

@@ -105,6 +105,12 @@ def test_exactly_two_modalities() -> None:
     check_present(mode_of(FORMULAS["share"], modalities="2"), Case(4, 2, ()), MASKS[2])
 
 
+def test_diagnostics() -> None:
+    math = "g[m,i] = softmax[m](3 * h[m,i])\n  s = sum[m,i](g[m,i] ** 2)\n  x[m] = sum[i](h[m,i]) + 1\n  out[i] = sum[m](g[m,i] * x[m])"
+    mode = mode_of(math, tail="diagnostics: {sharpness: 's[b]', scores: 'x[b,m]', same: 'g[b,(m i)]'}\n")
+    check_present(mode, Case(4, 3, ()), MASKS[3])
+
+
 @pytest.mark.parametrize("name", ["attention", "gate"])
 def test_modes(name: str) -> None:
     mode = spec_mode(name)

@@ -70,18 +70,22 @@ class FusionModule(nn.Module):
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""
         raise NotImplementedError
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
-        """The same by fused kernels."""
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        """The same by fused kernels; matrix products in ``product_dtype``, if it is given, and results in ``result_dtype``."""
         raise NotImplementedError
 
-    def _uses_kernels(self, first: Tensor) -> bool:
-        """Whether kernels compute what ``first`` is a feature of."""
-        autocast = runs_under_autocast(first)
-        if autocast and self.backend == "triton":
-            raise RuntimeError(
-                "backend='triton' does not run under autocast: use 'auto', or a layer in half precision"
-            )
-        return not autocast and (self.backend == "triton" or first.is_cuda)
+    def _fuse_kernels(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels; under autocast, products and results in the types that torch has there."""
+        own = h[0].dtype
+        if not runs_under_autocast(h[0]) or own is torch.float64:
+            return self._fuse_triton(h, return_extras, None, own)
+        with torch.no_grad():
+            dtypes = [x.dtype for x in self._fuse([x[:0] for x in h], return_extras)]
+        widest = functools.reduce(torch.promote_types, dtypes)
+        results = self._fuse_triton(h, return_extras, torch.get_autocast_dtype(h[0].device.type), widest)
+        return tuple(x.to(dtype) for x, dtype in zip(results, dtypes))
 
     def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
@@ -135,8 +139,8 @@ class FusionModule(nn.Module):
             if present is not None:
                 fuse: Fuse = self._fuse_rows
                 given = [*given, present]
-            elif self._may_use_kernels and self._uses_kernels(first):
-                fuse, rows = self._fuse_triton, None
+            elif self._may_use_kernels and (first.is_cuda or self.backend == "triton"):
+                fuse, rows = self._fuse_kernels, None
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:

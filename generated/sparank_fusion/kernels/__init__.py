@@ -7,7 +7,7 @@ It is imported when a kernel first runs, and needs triton.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +123,11 @@ def product_of_others(x):
 
 @triton.jit
 def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
-    """The matrix product of a tile and a weight, in the weight's type, accumulated in ``ACC``."""
+    """The matrix product of a tile and a weight, in the weight's type or the one that autocast says, summed in ``ACC``."""
+    if PRECISION == "bfloat16":
+        w = w.to(tl.bfloat16)
+    elif PRECISION == "float16":
+        w = w.to(tl.float16)
     # Triton's compiler fails on some 16 x 16 weights under the products of 64 rows that Hopper has.
     is_small: tl.constexpr = x.shape[1] * w.shape[1] <= 256 and x.shape[0] >= 64
     if x.shape[0] >= 16 and x.shape[1] >= 16 and w.shape[1] >= 16 and not is_small:
@@ -132,7 +136,7 @@ def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
             # The interpreter multiplies the bits of bfloat16 tiles, not their values.
             x = x.to(ACC)
             w = w.to(ACC)
-        y = tl.dot(x, w, input_precision=PRECISION, out_dtype=ACC)
+        y = tl.dot(x, w, input_precision="tf32" if PRECISION == "tf32" else "ieee", out_dtype=ACC)
     else:
         # In a branch: what follows a return is compiled too, and this tile of three dimensions may be too large.
         y = tl.sum(x[:, :, None] * w.to(ACC)[None, :, :], 1)
@@ -159,9 +163,19 @@ def partial_sums(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=torch.promote_types(tensor.dtype, torch.float32), device=tensor.device)
 
 
-def precision() -> str:
-    """How float32 matrix products round, as ``torch.get_float32_matmul_precision`` says."""
+def precision(product_dtype: torch.dtype | None) -> str:
+    """How kernels multiply matrices: in the type that autocast says, or in the weights' own.
+
+    In that, float32 rounds as ``torch.get_float32_matmul_precision`` says.
+    """
+    if product_dtype is not None:
+        return str(product_dtype).removeprefix("torch.")
     return PRECISIONS[torch.get_float32_matmul_precision()]
+
+
+def multiplied_in(product_dtype: torch.dtype | None, tensor: Tensor) -> AbstractContextManager[Any]:
+    """Inside the block torch's matrix products run in ``product_dtype``, if it is given."""
+    return nullcontext() if product_dtype is None else torch.autocast(tensor.device.type, product_dtype)
 
 
 def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[int, int]:
@@ -218,6 +232,7 @@ def forced(chosen: str, tile: tuple[int, int, int] | None = None) -> Iterator[No
 
 def schedule(
     tensor: Tensor,
+    precision: str,
     numbers_per_row: int,
     widest_weight: int,
     operations_per_row: int = 0,
@@ -232,6 +247,7 @@ def schedule(
 
     Args:
         tensor: a feature tensor.
+        precision: how kernels multiply matrices.
         numbers_per_row: how many numbers a row touches.
         widest_weight: how many numbers the largest weight has.
         operations_per_row: of the products that kernels of a tile of columns compute.
@@ -243,7 +259,7 @@ def schedule(
     spared = saved_per_row * size
     # float32 products at reduced precision run at half the rate of half precision.
     lost = SLOWER * operations_per_row * size / (2 * OPERATIONS_A_BYTE)
-    if not (size == 2 or (tensor.dtype is torch.float32 and precision() != "ieee")):
+    if not (size == 2 or (tensor.dtype is torch.float32 and precision != "ieee")):
         chosen = "split"
     elif 16 * numbers_per_row <= NUMBERS and widest_weight * size <= SHARED_BYTES:
         chosen = "resident"

@@ -200,7 +200,9 @@ class AttentionFusion(FusionModule):
         w = torch.where(present.unsqueeze(1), prob.mean(-1), 0)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
         from sparank_fusion.kernels.modes import attention as kernels
 
@@ -210,4 +212,6 @@ class AttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_extras)
+        return kernels.fuse(
+            h, W, c, U, d, scale, shift, self.attn_heads, return_extras, product_dtype, result_dtype
+        )

@@ -109,6 +109,8 @@ class KernelFile:
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
+        has_lines = bool(self.rest.lines) or any(step.lines for step in (*self.forward.steps, *self.backward.steps))
+        always += ["multiplied_in"] if has_lines else []
         always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
@@ -170,7 +172,7 @@ def _constants(
     found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
-    return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision()"))
+    return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sparank_gen.plan.stages import Split, Stage, column_extent, products_read, 
 
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
+    Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
     lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
     results cotangents

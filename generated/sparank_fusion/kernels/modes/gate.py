@@ -17,6 +17,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -694,6 +695,8 @@ def _constants(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -703,7 +706,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -712,12 +715,14 @@ def _results(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((M, batch, dim) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((M, batch, dim) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -727,15 +732,17 @@ def forward(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, return_extras)
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    chosen = schedule(h[0], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -761,7 +768,8 @@ def forward(
         )
 
     else:
-        product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             gate_forward_epilogue,
@@ -786,14 +794,16 @@ def backward(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
-    chosen = schedule(h[0], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
@@ -858,7 +868,8 @@ def backward(
         )
 
     else:
-        product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
@@ -881,8 +892,9 @@ def backward(
             constants,
         )
 
-        # product_2: M × (B, dim)
-        product_2 = [F.linear(rows_2_m, W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
+        with multiplied_in(product_dtype, h[0]):
+            # product_2: M × (B, dim)
+            product_2 = [F.linear(rows_2_m, W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             gate_backward_epilogue,
@@ -893,9 +905,10 @@ def backward(
             constants,
         )
 
-    # W_bar: M × (dim, dim)
-    W_bar = [torch.einsum("bi,bj->ij", rows_2_m, h_m) for rows_2_m, h_m in zip(rows_2, h)]
-    c_bar = partial_1.sum(1)  # (M, dim)
+    with multiplied_in(product_dtype, h[0]):
+        # W_bar: M × (dim, dim)
+        W_bar = [torch.einsum("bi,bj->ij", rows_2_m, h_m) for rows_2_m, h_m in zip(rows_2, h)]
+        c_bar = partial_1.sum(1)  # (M, dim)
     return [
         *h_bar,
         *shaped(W_bar, W),
@@ -911,6 +924,8 @@ def _gradients(
     W: list[Tensor],
     c: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
@@ -935,6 +950,8 @@ def fuse(
     W: Sequence[Tensor],
     c: Sequence[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -942,8 +959,8 @@ def fuse(
         *(x.contiguous() for x in W),
         *(x.contiguous() for x in c),
     ]
-    options = (return_extras,)
-    if torch.is_grad_enabled():
+    options = (return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)
