@@ -12,6 +12,7 @@ from project_helper import Project
 from sparank_gen.backends.tests.cases import BATCH, Case, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
+from sparank_gen.lang.functions import read_functions
 from sparank_gen.project.config import Config, library_files
 from sparank_gen.project.generate import load_library_functions
 from sparank_gen.spec import errors
@@ -127,6 +128,12 @@ def test_many_calls_in_few_lines_end() -> None:
     chain = [f"f{k}(x): f{k - 1}(x + {k}) + f{k - 1}(x - {k})" for k in range(1, 40)]
     with pytest.raises(errors.BadSyntax, match="the calls come to more than"):
         check_spec(parse_spec(written("f39(h[0,i])", ("f0(x): x + 1", *chain)), "a.yaml"))
+
+
+def test_calls_in_a_long_row_are_an_error() -> None:
+    chain = [f"f{k}(x): f{k - 1}(x) + 1" for k in range(1, 2000)]
+    with pytest.raises(errors.BadSyntax, match="too deeply"):
+        read_functions(parse_spec(written("f0(h[0,i])", ("f0(x): x + 1", *chain)), "a.yaml").functions, {})
 
 
 def test_an_error_inside_is_at_the_call_and_says_where() -> None:

@@ -71,7 +71,11 @@ def read_functions(specs: Sequence[FunctionSpec], known: Mapping[str, Function])
     for function in found.values():
         _Body(function, callable_).check()
     for function in found.values():
-        _check_recursion(function, callable_)
+        try:
+            _check_recursion(function, callable_)
+        except RecursionError:
+            message = f"function {function.name!r} calls others too deeply"
+            raise errors.BadSyntax(message, function.span, "call fewer functions in a row") from None
     return found
 
 
