@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
 from hypothesis import strategies as st
@@ -111,3 +112,14 @@ def test_product_over_two_axes_of_modalities() -> None:
     math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
     layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
     check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")
+
+
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+def test_results_and_parameters_may_have_names_that_kernels_use(schedule: str) -> None:
+    head = "version: 1\nmode: random\nsummary: Names that mean something elsewhere.\nmodalities: '>=2'\naxes: {i: dim, j: dim}\n"
+    params = "params:\n  gates: {module: Linear, per: m, weight: 'weights[m,i,j]', bias: 'entropy[m,i]'}\n"
+    scale = "  scale: {tensor: results, init: ones}\n"
+    math = "math: |\n  y[m,i] = sum[j](weights[m,i,j] * h[m,j]) + entropy[m,i]\n  z[i] = sum[m](tanh(y[m,i])) * results\n"
+    layouts = "  w[m] = sum[i](y[m,i])\nout: 'z[b,i]'\nweights: 'w[m,b]'\n"
+    names = ("product_1: 'y[m,b,i]'", "rows_1: 'w[b,m]'", "h: 'y[b,m,i]'", "out: 'z[i,b]'", "entropy: 'w[m,b]'", "results: 'z[b,i]'")
+    check_kernels(f"{head}{params}{scale}{math}{layouts}diagnostics: {{{', '.join(names)}}}\n", 4, 2, 2, 3, schedule)
