@@ -116,7 +116,7 @@ WIDE = {"b", "batch", "program", "programs"}
 @pytest.mark.parametrize("mode", list_modes())
 def test_offsets_that_grow_with_the_batch_are_64_bits(mode: str) -> None:
     """Of every term of an address that depends on the batch, one factor is an int64; the rest is the size of one row."""
-    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / f"{mode}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / "modes" / f"{mode}.py").read_text(encoding="utf-8"))
     for kernel in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith(f"{mode}_")):
         wide = {
             target.id

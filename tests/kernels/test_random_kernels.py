@@ -123,3 +123,14 @@ def test_results_and_parameters_may_have_names_that_kernels_use(schedule: str) -
     layouts = "  w[m] = sum[i](y[m,i])\nout: 'z[b,i]'\nweights: 'w[m,b]'\n"
     names = ("product_1: 'y[m,b,i]'", "rows_1: 'w[b,m]'", "h: 'y[b,m,i]'", "out: 'z[i,b]'", "entropy: 'w[m,b]'", "results: 'z[b,i]'")
     check_kernels(f"{head}{params}{scale}{math}{layouts}diagnostics: {{{', '.join(names)}}}\n", 4, 2, 2, 3, schedule)
+
+
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+def test_extents_that_are_sums_and_products(schedule: str) -> None:
+    head = "version: 1\nmode: random\nsummary: Axes of every kind of extent.\nmodalities: '>=2'\n"
+    axes = "axes: {i: dim, j: dim, f: dim + 1, g: modalities * dim, n: 2 * hidden}\nhyperparameters: {hidden: {default: 3}}\n"
+    params = "params:\n  plus: {module: Linear, weight: 'P[f,j]', bias: 'p[f]'}\n  joint: {module: Linear, weight: 'Q[g,f]'}\n"
+    tensor = "  twice: {tensor: 'R[n,g]', init: xavier_uniform, fan: {in: g, out: n}}\n  back: {module: Linear, weight: 'S[i,n]'}\n"
+    math = "math: |\n  x[m,f] = tanh(sum[j](P[f,j] * h[m,j]) + p[f])\n  y[g] = softmax[g](sum[m,f](Q[g,f] * x[m,f]))\n"
+    out = "  out[i] = sum[n](S[i,n] * tanh(sum[g](R[n,g] * y[g])))\n  w[m] = sum[f](x[m,f])\nweights: 'w[b,m]'\n"
+    check_kernels(head + axes + params + tensor + math + out, 3, 3, 2, 2, schedule)

@@ -168,7 +168,7 @@ def _constants(
 ) -> tuple[tuple[str, str], ...]:
     """The compile-time arguments that all kernels of a mode take, and how a launch computes each."""
     lanes = KernelPrinter(program, {}, symbols).lanes
-    found = [("M", "len(h)"), ("dim", "dim"), *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
+    found = [("M", "M"), ("dim", "dim"), *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
     found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
