@@ -176,7 +176,8 @@ class KernelScope:
                 assert storage.listed is not None
                 by = f"{storage.name}_rows[{position(indices[storage.listed])}]"
             if code != "0":
-                terms.append(code if by == "1" else f"{code} * {by if ' ' not in by or '//' not in by else f'({by})'}")
+                is_product = not {"+", "-", "//"} & set(by.split())
+                terms.append(code if by == "1" else f"{code} * {by if is_product else f'({by})'}")
             stride = stride * (Extent.symbol(storage.count) if axis == BATCH else self.program.extents[axis])
         return " + ".join([terms[0], *reversed(terms[1:])])
 
