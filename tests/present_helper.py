@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from sparank_gen.backends.tests.cases import Case, rule
 from sparank_gen.backends.tests.golden import laid_out
-from sparank_gen.ir.check import PRESENT
+from sparank_gen.ir.check import FEATURES, PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import BATCH, FEATURES
+from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.restrict import restrict
 from sparank_gen.lang.layouts import Layout
 from test_random_programs import Array, by_key, close, compiled, definition_order, feature, gradient_arrays, inputs

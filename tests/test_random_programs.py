@@ -20,11 +20,11 @@ from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.tests.cases import Case, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
-from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.check import FEATURES, check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import FEATURES, Program
+from sparank_gen.ir.node import Program
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.load import parse_spec
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
-from sparank_gen.ir.node import BATCH, FEATURES, Definition, Node, Program, Tensor
-from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of
-from sparank_gen.ir.results import check_results, check_used
+from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
+from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.lang.layouts import Layout, parse_layout
@@ -22,7 +21,9 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
 
+FEATURES = "h"
 PRESENT = "present"
+FEATURE_AXES = ("m", "dim")
 RESERVED = {
     "m": "the modality axis",
     "b": "the batch axis",
@@ -90,14 +91,14 @@ class _Checker:
         weights = self.result(self.spec.weights, "weights") if self.spec.weights else None
         diagnostics = tuple(Result(name.value, self.result(text, name.value)) for name, text in self.spec.diagnostics)
         layouts = [out, *([weights] if weights else []), *(diagnostic.layout for diagnostic in diagnostics)]
+        self.check_results(out, layouts)
+        self.check_used(layouts, holders)
         program = Program(
             extents=self.extents,
             tensors=self.tensors,
             definitions=tuple(self.definitions.values()),
             outputs=tuple(dict.fromkeys(layout.name for layout in layouts if layout.name != FEATURES)),
         )
-        check_results(program, out, layouts)
-        check_used(self.spec, program, self.statements, holders, layouts)
         visible = {FEATURES, *(layout.name for layout in layouts)}
         properties = tuple(self.property(text, visible) for text in self.spec.properties)
         for name, function in functions.functions.items():
@@ -282,6 +283,88 @@ class _Checker:
             raise errors.UnknownName(f"{layout.name!r} is not defined{hint}", span, f"define it, or name another quantity as '{key}'")
         return layout
 
+    def check_results(self, out: Layout, layouts: Sequence[Layout]) -> None:
+        for layout in layouts:
+            slots = self.axes_of(layout.name)
+            if BATCH not in layout.axes:
+                raise errors.LayoutMismatch(f"{layout} has no batch axis", layout.text.span(), "write 'b' where the batch goes")
+            for axis in layout.axes:
+                if axis != BATCH and axis not in slots and layout.name != FEATURES:
+                    raise errors.LayoutMismatch(
+                        f"{layout.name!r} has no axis {axis!r}; its axes are {', '.join(slots) or 'none'}",
+                        layout.span_of(axis),
+                        "name the axes as the definition does",
+                    )
+            expected = len(slots) + 1
+            if len(layout.axes) != expected:
+                missing = [axis for axis in slots if axis not in layout.axes]
+                raise errors.LayoutMismatch(
+                    f"{layout} does not cover the axes of {layout.name!r}: {', '.join(missing)} missing",
+                    layout.text.span(),
+                    "name every axis once; compose axes in parentheses",
+                )
+            if layout.name == FEATURES:
+                self.check_feature_layout(layout)
+        if len(out.dimensions) != 2 or out.dimensions[0] != (BATCH,):
+            raise errors.LayoutMismatch(
+                f"the output is laid out as {out}, and must have two dimensions, the batch first",
+                out.text.span(),
+                "compose the other axes, as in 'out[b, (m i)]'",
+            )
+        if BATCH not in self.result_node(out).axes:
+            raise errors.UnusedName("the output does not depend on the features", out.text.span(), "use h[m,i] in the math")
+        for layout in layouts:
+            if any(len(dimension) > 1 and BATCH in dimension for dimension in layout.dimensions):
+                raise errors.LayoutMismatch("the batch is composed with another axis", layout.text.span(), "keep 'b' apart")
+
+    def axes_of(self, name: str) -> tuple[str, ...]:
+        return FEATURE_AXES if name == FEATURES else self.definitions[name].axes
+
+    def check_feature_layout(self, layout: Layout) -> None:
+        for extent in self.tensors[FEATURES].slots:
+            if not any(axis != BATCH and self.extents[axis] == extent for axis in layout.axes):
+                raise errors.LayoutMismatch(
+                    f"{layout} does not cover the features: an axis of extent {extent} is missing",
+                    layout.text.span(),
+                    "write one axis over modalities and one over dim",
+                )
+
+    def result_node(self, layout: Layout) -> Node:
+        if layout.name in self.definitions:
+            return self.definitions[layout.name].node
+        modality = next(axis for axis in layout.axes if self.extents[axis] == self.scalars["modalities"])
+        feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
+        return ir.leaf(FEATURES, (BATCH, modality, feature))
+
+    def check_used(self, layouts: Sequence[Layout], holders: Sequence[Holder]) -> None:
+        """Every parameter and every definition must reach a result; every index and hyper-parameter must be used."""
+        results = {layout.name for layout in layouts}
+        roots = [self.definitions[name].node for name in results if name in self.definitions]
+        reached = {node.data[0] for node in ir.reachable(roots) if node.op == "leaf"}
+        for name, layout in self.layouts.items():
+            if name not in reached:
+                raise errors.UnusedName(
+                    f"parameter {name!r} is not used by any result", layout.text.span(0, 0, len(name)), "use it, or remove it"
+                )
+        nodes = set(ir.reachable(roots))
+        mentioned = {index for group in self.statements.values() for s in group for index in _indices_of(s)}
+        mentioned |= {axis for layout in (*self.layouts.values(), *layouts) for axis in layout.axes}
+        for axis, _ in self.spec.axes:
+            if axis.value not in mentioned:
+                raise errors.UnusedIndex(f"index {axis.value!r} is declared and not used", axis.span(), "remove it")
+        for name, definition in self.definitions.items():
+            if definition.node not in nodes:
+                raise errors.UnusedName(
+                    f"{name!r} is not used by any result", self.statements[name][0].target.span, "use it, or remove it"
+                )
+        names = {name for group in self.statements.values() for s in group for name in _names_of(s.value)}
+        names |= {name for extent in self.extents.values() for name in extent.symbols}
+        names |= {name for holder in holders for extent in extents_in(holder) for name in extent.symbols}
+        for hyperparameter in self.spec.hyperparameters:
+            if hyperparameter.name.value not in names:
+                message = f"hyper-parameter {hyperparameter.name.value!r} is not used"
+                raise errors.UnusedName(message, hyperparameter.name.span(), "use it, or remove it")
+
     def property(self, text: Text, visible: set[str]) -> Property:
         expression = parse_expression(text)
         if not isinstance(expression, Call) or expression.function not in RELATIONS:
@@ -304,6 +387,27 @@ class _Checker:
             if is_comparison(side):
                 raise errors.WrongArguments("a comparison of comparisons", argument.span, "compare numbers")
         return Property(text.value, OPERATORS[expression.function].symbol, left, right)
+
+
+def _indices_of(statement: Statement) -> set[str]:
+    """The names of all indices in a statement."""
+
+    def walk(expression: Expression) -> Iterator[str]:
+        if isinstance(expression, Reference):
+            yield from (str(index.value) for index in expression.indices)
+        if isinstance(expression, Call):
+            yield from (str(index.value) for index in expression.axes)
+            for argument in expression.arguments:
+                yield from walk(argument)
+
+    return {*walk(statement.target), *walk(statement.value)}
+
+
+def _names_of(expression: Expression) -> set[str]:
+    """The names that an expression refers to."""
+    if isinstance(expression, Reference):
+        return {expression.name}
+    return set().union(*map(_names_of, expression.arguments)) if isinstance(expression, Call) else set()
 
 
 def _positions(statement: Statement) -> tuple[int, ...]:

@@ -15,7 +15,6 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 BATCH = "b"
-FEATURES = "h"
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.check import PRESENT
-from sparank_gen.ir.node import BATCH, FEATURES, Definition, Node, Program
+from sparank_gen.ir.check import FEATURES, PRESENT
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import product_of
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.zeros import Zeros, is_positive

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, FEATURES, Node, Program
+from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.simplify import factors_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
+FEATURES = "h"
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, FEATURES, Definition, Node, Program
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.pieces import Buffer, IsUnrolled, memory_order
+from sparank_gen.plan.schedule import FEATURES
 
 
 @dataclass(frozen=True)

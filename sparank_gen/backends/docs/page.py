@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import SHARED, equation
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.derive import derive
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import BATCH, FEATURES, Definition, Node, Program
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import tidy
 from sparank_gen.lang.ops import OPERATORS
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import FEATURES
 from sparank_gen.ir.parameters import state_key
 
 Array = NDArray[np.float64]

@@ -10,8 +10,9 @@ from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode, Property, Result
-from sparank_gen.ir.node import BATCH, FEATURES
+from sparank_gen.ir.node import BATCH
 
 ASSERTIONS = {
     "==": "assert_equal({0}, {1})",

@@ -14,10 +14,11 @@ from sparank_gen.backends.triton.scope import Storage, is_unrolled
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import BATCH, FEATURES, Definition, Node, Program
+from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.lang.extents import Extent
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer
+from sparank_gen.plan.schedule import FEATURES
 from sparank_gen.plan.stages import Split, Stage, column_extent, products_read, split_at_contractions
 
 HOST_NAMES = frozenset(
