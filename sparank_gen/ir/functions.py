@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.node import Node
+from sparank_gen.ir.views import read_at
 from sparank_gen.lang.functions import VISIBLE, Function
 from sparank_gen.lang.syntax import Call, Expression, Index, Reference
 from sparank_gen.spec import errors
@@ -158,17 +159,7 @@ def _require_number(node: Node, expression: Expression) -> None:
 
 def _quantity(node: Node, slots: Sequence[str], scope: Scope) -> Quantity:
     """A value of which the axes ``slots`` may be read as others; what else it has goes along."""
-
-    def read(indices: tuple[str | int, ...]) -> Node:
-        result, names = node, dict[str, str]()
-        for axis, index in zip(slots, indices, strict=True):
-            if isinstance(index, int):
-                result = ir.select(result, axis, index)
-            else:
-                names[axis] = index
-        return ir.rename(result, names)
-
-    return Quantity(tuple(scope.extents[axis] for axis in slots), read)
+    return Quantity(tuple(scope.extents[axis] for axis in slots), lambda indices: read_at(node, slots, indices))
 
 
 def _renamed(expression: Expression, axes: Mapping[str, str]) -> Expression:
@@ -181,6 +172,7 @@ def _renamed(expression: Expression, axes: Mapping[str, str]) -> Expression:
         return replace(expression, indices=tuple(map(index, expression.indices)))
     if isinstance(expression, Call):
         arguments = tuple(_renamed(argument, axes) for argument in expression.arguments)
-        return replace(expression, axes=tuple(map(index, expression.axes)), arguments=arguments)
+        parts = tuple(map(index, expression.parts))
+        return replace(expression, axes=tuple(map(index, expression.axes)), arguments=arguments, parts=parts)
     return expression
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
-from sparank_gen.ir.rewrite import is_tensor, pattern_rule, rewrite
+from sparank_gen.ir.node import Node, Program, Window
+from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 IDENTITIES = tuple(
@@ -37,6 +40,17 @@ def fold_constants(node: Node) -> Node | None:
     with np.errstate(all="ignore"):
         value = float(operator.meaning(*(np.float64(arg.data) for arg in node.args)))
     return ir.constant(value) if np.isfinite(value) else None
+
+
+def fold_choice(node: Node) -> Node | None:
+    """A choice that numbers alone decide, as what they choose."""
+    if node.op != "where":
+        return None
+    condition = node.args[0]
+    if condition.op not in OPERATORS or any(arg.op != "constant" for arg in condition.args):
+        return None
+    holds = OPERATORS[condition.op].meaning(*(np.float64(arg.data) for arg in condition.args))
+    return node.args[1 if holds else 2]
 
 
 def expand_number_lerp(node: Node) -> Node | None:
@@ -71,11 +85,76 @@ def merge_views(node: Node) -> Node | None:
     if node.op == "select" and node.args[0].op == "stack" and node.args[0].over == node.over:
         piece = node.args[0].args[node.data]
         return piece if piece.axes == node.axes else None
-    if node.op in ("rename", "select") and node.args[0].op == "leaf":
+    if node.op == "rename" and node.args[0].op == "slice":
+        return _rename_slice(node.args[0], dict(node.data))
+    if node.op == "slice" and node.args[0].op == "slice" and node.over == (node.args[0].data.axis,):
+        inner, window = node.args[0], node.data
+        return ir.slice_of(inner.args[0], inner.over[0], Window(window.axis, window.shift + inner.data.shift))
+    if node.op in ("rename", "select") and node.args[0].op == "leaf" and not isinstance(node.data, Extent):
         name, indices = node.args[0].data
         changes = {node.over[0]: node.data} if node.op == "select" else dict(node.data)
         return ir.leaf(name, [changes.get(index, index) for index in indices])
     return None
+
+
+def _rename_slice(node: Node, names: dict[str, str]) -> Node | None:
+    """A renamed slice as a slice of what is renamed; None where a name would meet one that is cut."""
+    (axis,), (argument,), window = node.over, node.args, node.data
+    inner = {old: new for old, new in names.items() if old != window.axis}
+    if axis in inner.values():
+        return None
+    return ir.slice_of(ir.rename(argument, inner), axis, Window(names.get(window.axis, window.axis), window.shift))
+
+
+def join_pads(extents: Mapping[str, Extent]) -> Rule:
+    """A rule: a sum of pieces, each zero outside its own part of an axis, is one concatenation where they fill the axis."""
+
+    def rule(node: Node) -> Node | None:
+        if node.op != "add":
+            return None
+        terms = _terms(node)
+        for axis in sorted({term.over[0] for term in terms if term.op == "pad"}):
+            pieces, rest = _filling(axis, terms, extents)
+            if pieces:
+                parts = [piece.data.axis if piece.op == "pad" else None for piece in pieces]
+                joined = ir.concat([piece.args[0] for piece in pieces], axis, parts)
+                return sum_of([joined, *rest])
+        return None
+
+    return rule
+
+
+def _filling(axis: str, terms: Sequence[Node], extents: Mapping[str, Extent]) -> tuple[list[Node], list[Node]]:
+    """Those of ``terms`` that fill ``axis`` one after another, and the rest; no pieces where a gap is left."""
+    pieces, rest, start = list[Node](), list(terms), Extent.number(0)
+    while start != extents[axis]:
+        found = next((term for term in rest if term.op in ("pad", "place") and term.over == (axis,) and _start(term) == start), None)
+        if found is None:
+            return [], rest
+        rest.remove(found)
+        pieces.append(found)
+        start = start + (extents[found.data.axis] if found.op == "pad" else Extent.number(1))
+    parts = {piece.data.axis for piece in pieces if piece.op == "pad"}
+    is_mixed = any(piece.args[0].axes & parts - {piece.data.axis if piece.op == "pad" else ""} for piece in pieces)
+    return ([], rest) if is_mixed else (pieces, rest)
+
+
+def _start(node: Node) -> Extent:
+    """The first position at which a padded or placed node is not zero."""
+    place: Extent | int = node.data.shift if node.op == "pad" else node.data
+    return place if isinstance(place, Extent) else Extent.number(place)
+
+
+def _terms(node: Node) -> list[Node]:
+    return [term for arg in node.args for term in _terms(arg)] if node.op == "add" else [node]
+
+
+def sum_of(terms: Sequence[Node]) -> Node:
+    """The sum of one or more nodes."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = ir.apply("add", total, term)
+    return total
 
 
 def factors_of(node: Node) -> list[Node]:
@@ -91,11 +170,17 @@ def product_of(factors: list[Node]) -> Node:
     return product
 
 
+def terms_of(node: Node) -> list[Node]:
+    """The terms of a sum, from left to right."""
+    return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
+
+
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, join_pads(program.extents)))
 
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, pull_factors, *MIXTURES, expand_number_lerp))
+    joined = join_pads(program.extents)
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, joined, pull_factors, *MIXTURES, expand_number_lerp))

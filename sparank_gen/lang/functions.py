@@ -13,6 +13,7 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.model import FunctionSpec
 from sparank_gen.spec.source import Span
 
+CONCAT = "concat"
 VISIBLE = ("dim", "modalities")
 RESERVED = ("m", "b", "h", "size", "present", *VISIBLE)
 
@@ -155,15 +156,16 @@ class _Body:
         if not isinstance(expression, Call):
             return set()
         operator = OPERATORS.get(expression.function)
-        if expression.function not in self.functions and (operator is None or operator.internal):
+        is_operator = expression.function == CONCAT or operator is not None and not operator.internal
+        if expression.function not in self.functions and not is_operator:
             known = [*(name for name, each in OPERATORS.items() if not each.internal), *self.functions]
             hint = errors.did_you_mean(expression.function, known)
             raise errors.UnknownOperator(
                 f"{expression.function!r} is neither an operator nor a function{hint}", expression.span, "call one of those"
             )
-        for index in expression.axes:
+        for index in (*expression.axes, *expression.parts):
             self.require_axis(index.value, index.span)
-        used = {str(index.value) for index in expression.axes}
+        used = {str(index.value) for index in (*expression.axes, *expression.parts)}
         return used.union(*(self.walk(argument, names) for argument in expression.arguments))
 
     def reference(self, expression: Reference, names: Mapping[str, tuple[str, ...]]) -> set[str]:

@@ -40,9 +40,9 @@ def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T], 
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         with _rare_collections():
             return [function(position) for position in range(count)], meanwhile()
-    fork = multiprocessing.get_context("fork")
     # What workers inherit is left out of their collections, or the search would copy the memory that they share.
-    with _rare_collections(), _work_of_workers(function), ProcessPoolExecutor(workers, fork, gc.freeze) as pool:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), gc.freeze)
+    with _rare_collections(), _work_of_workers(function), pool:
         futures = [pool.submit(_do, position) for position in range(count)]
         here = meanwhile()
         return [future.result() for future in futures], here

@@ -102,6 +102,7 @@ class FusionSpec:
     hyperparameters: tuple[Hyperparameter, ...]
     params: tuple[ModuleSpec | TensorSpec, ...]
     functions: tuple[FunctionSpec, ...]
+    features: Text | None
     math: Text | None
     out: Text | None
     weights: Text | None

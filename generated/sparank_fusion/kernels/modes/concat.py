@@ -79,9 +79,9 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    M, dim = len(h), h[0].shape[1]
+    dim = h[0].shape[1]
     return {
-        "M": M,
+        "M": len(h),
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
         "ACC": acc(h[0]),
