@@ -60,6 +60,13 @@ PAIRS = (
 NUMBERS = ("0.5", "2", "1", "1.25", "size[i]", "(-0.75)")
 
 
+FUNCTIONS = {
+    "shift": "shift(x, by=0.25): x + by",
+    "unit": "unit[i](x[i], eps=0.5): |\n    square = sum[i](x[i] ** 2)\n    x[i] * rsqrt(square + eps)",
+    "meet": "meet[m,u](x[m]): mean[u](tanh(x[m] * x[u]))",
+}
+
+
 @dataclass(frozen=True)
 class Slot:
     """A quantity that expressions may read, and the extent of each of its indices."""
@@ -102,8 +109,11 @@ class Draft:
             return code
         if depth <= -3:
             return " * ".join(self.base(axis) for axis in sorted(axes)) if axes else self.all_features("m", "i")
-        kinds = ["smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise", *["join"] * 3 * bool(axes & set(JOINED))]
+        joins = ["join"] * 3 * bool(axes & set(JOINED))
+        kinds = ["call", "smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise", *joins]
         kind = self.choose(kinds if len(axes) > 3 else [*kinds, "reduce", "contract", "contract"])
+        if kind == "call":
+            return self.called(axes, depth)
         if kind == "smooth":
             return f"{self.choose(SMOOTH)}({self.expression(axes, depth - 1)})"
         if kind == "guarded":
@@ -126,6 +136,16 @@ class Draft:
         if kind == "where":
             return f"where({a} > {self.choose(NUMBERS)}, {b}, {self.choose((a, '0.25', f'tanh({a})'))})"
         return f"({self.choose(PAIRS).format(f'({a})', f'({b})')})"
+
+    def called(self, axes: frozenset[str], depth: int) -> str:
+        """A call of a function, which keeps the axes of its argument."""
+        given = self.expression(axes, depth - 1)
+        fresh = sorted(MODALITY - axes)
+        if axes & MODALITY and fresh and self.chance(40):
+            return f"meet[{self.choose(sorted(axes & MODALITY))},{self.choose(fresh)}]({given})"
+        if axes and self.chance(60):
+            return f"unit[{self.choose(sorted(axes))}]({given})"
+        return f"shift({given}{self.choose(('', ', by=0.5'))})"
 
     def base(self, axis: str) -> str:
         """A short expression whose only axis is ``axis``."""
@@ -256,13 +276,14 @@ OUTPUTS = ("i", "ji", "mi", "y", "my", "k", "ik", "f", "s", "ms")
 
 @st.composite
 def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
-    """The text of a spec; ``may_number`` says whether it may name modalities by number."""
+    """The text of a spec; ``may_number`` says whether it may name modalities by number, or count them in other axes."""
     exact = draw(st.booleans())
     numbered = may_number and draw(st.booleans())
     features = draw(st.sampled_from([("dim",), ("dim",), ("2", "dim // 2")]))
     joined = draw(st.sampled_from(["", "", "f", "s", "z", *(["x", "fx"] if numbered else [])]))
     draft = Draft(draw, exact, numbered, features)
-    modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
+    known = [name for name in sorted(PARAMETERS) if may_number or "g" not in "".join(PARAMETERS[name][1].values())]
+    modules = draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))
     for module in modules:
         for name, axes in PARAMETERS[module][1].items():
             draft.slots.append(Slot(name, tuple(SIZES[axis] for axis in axes)))
@@ -332,6 +353,8 @@ def spec_text(
     lines += ["hyperparameters: {hidden: {default: 3}}"] if "hidden" in axes else []
     lines.append("params:")
     lines += [f"  {module}: {PARAMETERS[module][0]}" for module in modules]
+    used = [code for name, code in FUNCTIONS.items() if any(f"{name}(" in s or f"{name}[" in s for s in statements)]
+    lines += ["functions:", *(f"  {code}" for code in used)] if used else []
     lines += ["features: 'h[m,b,(p y)]'"] if len(features) > 1 else []
     lines += ["math: |", *(f"  {statement}" for statement in statements), *layouts]
     return "\n".join(lines) + "\n"

@@ -210,7 +210,7 @@ def test_another_configuration_is_another_state(
     monkeypatch.chdir(project.root)
     invoke("check", code=0)
     configuration.write_text("[tool.sparank-gen]\ntemplates = 'templates'\ndefault-mode = 'gate'\n")
-    assert '+        fusion_type: str = "gate",' in invoke("check", code=1).stdout
+    assert '+        fusion_type: FusionMode = "gate",' in invoke("check", code=1).stdout
 
 
 @pytest.mark.parametrize(

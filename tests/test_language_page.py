@@ -14,10 +14,13 @@ from sparank_gen.lang.modules import TORCH_MODULES
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import expression_of
 from sparank_gen.lang.syntax import Call
+from sparank_gen.project.config import Config
+from sparank_gen.project.generate import load_library_functions
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import KEYS, parse_spec
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
+LIBRARY = load_library_functions(Config(specs=SPECS, output=SPECS))
 PAGE = (SPECS / "README.md").read_text(encoding="utf-8")
 PUBLIC = {name: operator for name, operator in OPERATORS.items() if not operator.internal}
 
@@ -52,7 +55,7 @@ def names(*header: str) -> list[str]:
 
 @pytest.mark.parametrize("source", blocks("yaml"), ids=lambda source: re.findall(r"^mode: (\w+)", source, re.MULTILINE)[0])
 def test_example_compiles(source: str) -> None:
-    check_spec(parse_spec(source, "example.yaml"))
+    check_spec(parse_spec(source, "example.yaml"), LIBRARY)
 
 
 def test_examples_show_more_than_the_shipped_modes() -> None:
@@ -92,6 +95,11 @@ def test_key_table_lists_the_keys() -> None:
 def test_module_table_lists_the_modules() -> None:
     table = {code(row[0])[0]: (code(row[1]), code(row[2])) for row in rows("module", "size arguments")}
     assert table == {name: (list(module.constructor), list(module.tensors)) for name, module in TORCH_MODULES.items()}
+
+
+def test_function_table_lists_the_shared_functions() -> None:
+    shared = {name: function.signature for name, function in LIBRARY.items()}
+    assert names("function", "is") == [shared[name] for name in sorted(shared)]
 
 
 def test_initialisation_table_lists_the_initialisations() -> None:

@@ -70,6 +70,12 @@ def results(diagnostics: str) -> str:
     return spec(extra=f"diagnostics: {{{diagnostics}}}\n")
 
 
+def calling(out: str, *functions: str, more: str = "", axes: str = "{i: dim}") -> str:
+    """A spec with functions."""
+    extra = "functions:\n" + "".join(f"  {function}\n" for function in functions)
+    return spec(f"{more}\nout[i] = {out}".strip(), axes, extra)
+
+
 def paths(*entries: str) -> str:
     """A spec with these entries under ``params``."""
     return spec(extra="params:\n" + "".join(f"  {entry}\n" for entry in entries))
@@ -241,6 +247,57 @@ NAMES = (
     Bad("layout's stray axis", both(USED, LINEAR + "out: 'out[b,j]'\n"), "layout-mismatch", "j", "has no axis 'j'"),
     Bad("layout syntax", layout("h[b,(m i]"), "bad-syntax", "]", "W[(p a k), j]"),
 )
+F = "f(x): x + 1"
+G = "f[i](x[i]): sum[i](x[i])"
+FUNCTIONS = (
+    Bad("function that is not called", calling("h[0,i]", F), "unused-name", "f(x)", "'f' is not called"),
+    Bad("function in a list", calling("h[0,i]", "- f(x)"), "not-a-mapping", "-", "found a list"),
+    Bad("function twice", calling("f(h[0,i])", F, "f(y): y"), "reused-name", "f(y)", "already defined in bad.yaml:7:3"),
+    Bad("function of an operator's name", calling("h[0,i]", "relu(x): x"), "reused-name", "relu(x)", "in every spec"),
+    Bad("function of a quantity's name", calling("f(h[0,i])", F, more="f[i] = h[0,i]"), "reused-name", "f[i]", "line 7"),
+    Bad("function called size", calling("h[0,i]", "size(x): x"), "reused-name", "size(x)", "in every spec"),
+    Bad("no parentheses", calling("f(h[0,i])", "f: 1"), "bad-syntax", "f", "'name[i](x)'"),
+    Bad("signature of a number", calling("f(h[0,i])", "f(1): 1"), "bad-syntax", "1", "a parameter is a name"),
+    Bad("signature cut short", calling("f(h[0,i])", "f(x: x"), "bad-syntax", "(", "never closed"),
+    Bad("parameter twice", calling("f(h[0,i])", "f(x, x): x"), "reused-name", "x", "in this signature"),
+    Bad("parameter and axis", calling("f[i](h[0,i])", "f[x](x): x"), "reused-name", "x", "in this signature"),
+    Bad("parameter called h", calling("f(h[0,i])", "f(h): h"), "reused-name", "h", "in this signature"),
+    Bad("no value", calling("f(h[0,i])", "f(x): y = x"), "bad-syntax", "y = x", "ends with its value"),
+    Bad("empty function", calling("f(h[0,i])", "f(x): ''"), "bad-syntax", "", "ends with its value"),
+    Bad("unknown name inside", calling("f(h[0,i])", "f(x): x + y"), "unknown-name", "y", "its parameters"),
+    Bad("features inside", calling("f(h[0,i])", "f(x): x + h[0,i]"), "unknown-index", "i", "not an axis of function 'f'"),
+    Bad("own name before it is defined", calling("f(h[0,i])", 'f(x): "z = y\\ny = x\\nz + y"'), "unknown-name", "", "'y'"),
+    Bad("own name of a parameter", calling("f(h[0,i])", "f(x): |\n    x = 1\n    x"), "reused-name", "x", "already has a meaning"),
+    Bad("own name of an extent", calling("f(h[0,i])", "f(x): |\n    dim = 1\n    x + dim"), "reused-name", "dim", "a meaning"),
+    Bad("unused parameter", calling("f(h[0,i], 1)", "f(x, y): x"), "unused-name", "y", "by function 'f'"),
+    Bad("unused own name", calling("f(h[0,i])", "f(x): |\n    y = x\n    x"), "unused-name", "y", "by function 'f'"),
+    Bad("unused function axis", calling("f[i](h[0,i])", "f[i](x): x"), "unused-index", "f[i](x)", "axis 'i'"),
+    Bad("unknown axis inside", calling("f[i](h[0,i])", "f[i](x[i]): sum[j](x[i])"), "unknown-index", "j", "in the signature's"),
+    Bad("unknown axis of a parameter", calling("f[i](h[0,i])", "f[i](x[j]): sum[i](x[j])"), "unknown-index", "x[j]", "'j'"),
+    Bad("indices of a parameter", calling("f[i](h[0,i])", "f[i](x[i]): sum[i](x)"), "wrong-index-count", "x", "as in the signature"),
+    Bad("unknown operator inside", calling("f(h[0,i])", "f(x): reul(x)"), "unknown-operator", "reul(x)", "did you mean 'relu'?"),
+    Bad("recursion", calling("f(h[0,i])", "f(x): f(x) + 1"), "cyclic-reference", "f(x)", "f → f"),
+    Bad("recursion through another", calling("f(h[0,i])", "f(x): g(x)", "g(x): 1 + f(x)"), "cyclic-reference", "f(x)", "f → g → f"),
+    Bad("unknown function", calling("g(h[0,i])", F), "unknown-operator", "g(h[0,i])", "the functions are f"),
+    Bad("too few arguments", calling("f()", F), "wrong-arguments", "f()", "write f(x)"),
+    Bad("too many arguments", calling("f(h[0,i], 1)", F), "wrong-arguments", "f(h[0,i], 1)", "takes 1 arguments, found 2"),
+    Bad("axes of a function without", calling("f[i](h[0,i])", F), "wrong-arguments", "f[i](h[0,i])", "takes 0 axes"),
+    Bad("no axes of a function", calling("f(h[0,i])", G), "wrong-arguments", "f(h[0,i])", "write f[i](x[i])"),
+    Bad("number for an axis", calling("f[0](h[0,i])", G), "unknown-index", "0", "name an axis"),
+    Bad("unknown axis of a call", calling("f[j](h[0,i])", G), "unknown-index", "j", "declare it"),
+    Bad("axis twice in a call", calling("f[i,i](h[0,i])", "f[i,j](x[i]): sum[i](x[i] * x[j])"), "repeated-index", "i", "once"),
+    Bad("argument without the axis", calling("f[m](h[0,i]) * h[0,i]", G), "unused-index", "h[0,i]", "reads 'x' at 'm'"),
+    Bad("argument with an axis of the function", calling("f[m,i](h[m,i])", "f[a,c](x[a]): sum[a,c](x[a] * x[c])"),
+        "repeated-index", "h[m,i]", "'i' stands for 'c'"),
+    Bad("own name with another axis", calling("f[i](h[0,i])", "f[i](x[i]): |\n    y = x[i]\n    sum[i](x[i]) + y"),
+        "unbound-index", "f[i](h[0,i])", "has the axis 'i'"),
+    Bad("comparison for a number", calling("f(h[0,i] > 0)", F), "wrong-arguments", "h[0,i] > 0", "where a number"),
+    Bad("function that is a comparison", calling("f(h[0,i])", "f(x): x > 0"), "wrong-arguments", "f(h[0,i])", "where a number"),
+    Bad("unknown option", calling("f(h[0,i], eps=1)", F), "wrong-arguments", "f(h[0,i], eps=1)", "has none"),
+    Bad("option given twice", calling("f(h[0,i], by=1, by=2)", "f(x, by=1): x + by"), "", "", "by"),
+    Bad("default that is no number", calling("f(h[0,i])", "f(x, by=dim): x + by"), "bad-syntax", "dim", "takes a number"),
+    Bad("unbound after a call", calling("f(h[0,i] * h[1,j])", F, axes="{i: dim, j: dim}"), "unbound-index", "j", "sum[j](…)"),
+)
 DIAGNOSTICS = (
     Bad("diagnostic called weights", results("weights: 'out[b,i]'"), "reused-name", "weights", "as 'weights'"),
     Bad("diagnostic called type", results("type: 'out[b,i]'"), "reused-name", "type", "the mode's name"),
@@ -388,7 +445,7 @@ CORNERS = (
     Bad("error behind an anchor", HEAD + "axes: {i: &d dimm, j: *d}\n", "unknown-name", "dimm", "did you mean 'dim'?"),
     Bad("folded math", HEAD + "axes: {i: dim}\nmath: >\n  out[i] = h[0,i] + foo\n", "unknown-name", "foo", "'foo'"),
 )
-CASES = (*YAML, *VALUES, *INDICES, *JOINS, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
+CASES = (*YAML, *VALUES, *INDICES, *JOINS, *NAMES, *TENSORS, *DIAGNOSTICS, *FUNCTIONS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
 # Specs that are right, at the edge of what is allowed.
 ACCEPTED = {
     "offset whose division must come out": spec("out[k] = h[0,k + dim // 2] * h[1,k + 0]", "{k: dim // 2}"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
 from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
 from sparank_gen.ir.views import FEATURES, feature_leaf, read_at, read_leaf
 from sparank_gen.lang.extents import Division, Extent, parse_extent
+from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.lang.layouts import Layout, parse_layout
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
@@ -31,14 +33,14 @@ RESERVED = {
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 
-def check_spec(spec: FusionSpec) -> Mode:
-    """The checked mode of a spec.
+def check_spec(spec: FusionSpec, library: Mapping[str, Function] | None = None) -> Mode:
+    """The checked mode of a spec, which may call the functions of ``library``.
 
     Raises:
         SpecError: the first thing that does not fit, with its place.
     """
     try:
-        return _Checker(spec).mode()
+        return _Checker(spec, library or {}).mode()
     except RecursionError:
         place = spec.math.span() if spec.math else spec.place
         raise errors.BadSyntax("the definitions are nested too deeply", place, "define each before its use") from None
@@ -49,6 +51,7 @@ class _Checker:
     """The state of checking one spec: what is known of each name so far."""
 
     spec: FusionSpec
+    library: Mapping[str, Function]
     names: dict[str, Span] = field(default_factory=dict)
     extents: dict[str, Extent] = field(default_factory=dict)
     hidden: dict[str, Extent] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class _Checker:
         slots = tuple({**self.extents, **self.hidden}[axis] for axis in self.features.axes if axis != BATCH)
         self.tensors[FEATURES] = Tensor(FEATURES, slots)
         holders = self.declare_parameters()
+        functions = self.declare_functions()
         self.scope = Scope(
             extents={axis: extent for axis, extent in self.extents.items() if axis != BATCH},
             scalars=self.scalars,
@@ -81,6 +85,7 @@ class _Checker:
             extent_of=self.offset,
             known=self.known,
             minimum=self.least_sizes(),
+            functions=functions,
         )
         self.read_statements()
         for name in self.statements:
@@ -99,6 +104,9 @@ class _Checker:
         )
         visible = {FEATURES, *(layout.name for layout in layouts)}
         properties = tuple(self.property(text, visible) for text in self.spec.properties)
+        for name, function in functions.functions.items():
+            if name not in functions.called and name not in self.library:
+                raise errors.UnusedName(f"function {name!r} is not called", function.span, "call it, or remove it")
         divisions = tuple(self.divisions)
         return Mode(
             self.spec, program, holders, self.features, out, weights, diagnostics, divisions, self.known, properties
@@ -186,6 +194,12 @@ class _Checker:
                 self.tensors[layout.name] = Tensor(layout.name, tuple(self.extents[axis] for axis in layout.axes))
             self.divisions.extend(division for division in divisions_of(holder) if division not in self.divisions)
         return holders
+
+    def declare_functions(self) -> Inliner:
+        own = read_functions(self.spec.functions, self.library)
+        for name, function in own.items():
+            self.claim(name, function.span)
+        return Inliner({**self.library, **own})
 
     def read_statements(self) -> None:
         if self.spec.math is None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Window
 from sparank_gen.ir.node import Index as Position
 from sparank_gen.lang.extents import Extent, parse_extent
+from sparank_gen.lang.functions import CONCAT
 from sparank_gen.lang.ops import OPERATORS, Operator
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
 from sparank_gen.spec import errors
@@ -17,7 +19,6 @@ from sparank_gen.spec.source import Span, Text
 PAIRWISE = {"max": "maximum", "min": "minimum"}
 BOUNDED = {"maximum": "clamp_min", "minimum": "clamp_max"}
 NUMBERS = ("constant", "extent")
-CONCAT = "concat"
 CALLABLE = sorted(
     [CONCAT, *(name for name, operator in OPERATORS.items() if not operator.internal and not operator.symbol)]
 )
@@ -36,6 +37,15 @@ class Quantity:
     read: Callable[[tuple[Position, ...]], Node]
 
 
+class Functions(Protocol):
+    """The functions that may be called by name."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def inline(self, call: Call, scope: Scope) -> Node: ...
+
+
 @dataclass(frozen=True)
 class Scope:
     """What an expression may speak of.
@@ -47,6 +57,7 @@ class Scope:
         names: all quantity names, for proposals.
         known: values of extents that are fixed, such as the number of modalities of a mode for exactly two.
         minimum: the least value of a name, where one is known; bounds whole-number indices and offsets.
+        functions: what may be called beside the operators.
         extent_of: the extent that an offset says.
     """
 
@@ -56,6 +67,7 @@ class Scope:
     names: Callable[[], list[str]]
     known: Mapping[str, int] = field(default_factory=dict)
     minimum: Mapping[str, int] = field(default_factory=dict)
+    functions: Functions | None = None
     extent_of: Callable[[Text], Extent] = lambda text: parse_extent(text, {}, least=0)[0]
 
     def resolved(self, extent: Extent) -> Extent:
@@ -213,9 +225,11 @@ def _number(expression: Expression, scope: Scope) -> Node:
 
 
 def _call(expression: Call, scope: Scope) -> Node:
+    if scope.functions is not None and expression.function in scope.functions.names:
+        return scope.functions.inline(expression, scope)
     if expression.function == CONCAT:
         return _concat(expression, scope)
-    operator = _operator(expression)
+    operator = _operator(expression, scope)
     arguments = [lower(argument, scope) for argument in expression.arguments]
     for position, (argument, node) in enumerate(zip(expression.arguments, arguments, strict=True)):
         is_condition = operator.name == "where" and position == 0
@@ -252,13 +266,17 @@ def is_comparison(node: Node) -> bool:
     return node.op in OPERATORS and OPERATORS[node.op].kind == "comparison"
 
 
-def _operator(expression: Call) -> Operator:
+def _operator(expression: Call, scope: Scope) -> Operator:
     name = PAIRWISE.get(expression.function, expression.function) if not expression.axes else expression.function
     operator = OPERATORS.get(name)
     if operator is None or operator.internal:
-        hint = errors.did_you_mean(expression.function, CALLABLE)
+        functions = sorted(scope.functions.names) if scope.functions else []
+        hint = errors.did_you_mean(expression.function, [*CALLABLE, *functions])
+        known = f"the operators are {', '.join(CALLABLE)}"
         raise errors.UnknownOperator(
-            f"{expression.function!r} is not an operator{hint}", expression.span, f"the operators are {', '.join(CALLABLE)}"
+            f"{expression.function!r} is not an operator{hint}",
+            expression.span,
+            f"{known}; the functions are {', '.join(functions)}" if functions else known,
         )
     if expression.parts:
         raise errors.WrongArguments(f"{name} joins no parts", expression.parts[0].span, f"write {name}[i](…)")

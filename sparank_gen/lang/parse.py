@@ -60,6 +60,15 @@ class _Parser:
         assert isinstance(tree, ast.Module)
         return tuple(self.statement(node) for node in tree.body)
 
+    def body(self) -> tuple[tuple[Statement, ...], Expression]:
+        tree = self.tree("exec")
+        assert isinstance(tree, ast.Module)
+        last = tree.body[-1] if tree.body else None
+        if not isinstance(last, ast.Expr):
+            remedy = "write an expression in the last line"
+            raise errors.BadSyntax("a function ends with its value", self.text.span(len(self.lines) - 1), remedy)
+        return tuple(self.statement(node) for node in tree.body[:-1]), self.expression(last.value, 0)
+
     def statement(self, node: ast.stmt) -> Statement:
         if not isinstance(node, ast.Assign) or len(node.targets) != 1:
             raise self.fail(node, "this is not a definition", "write 'name[i,j] = expression'")
@@ -147,6 +156,11 @@ class _Parser:
         if not isinstance(first, ast.Name) or offset is None:
             raise self.fail(node, "an index is a name or a whole number", "write 'x[m,i]', 'x[0,i]' or 'x[m,i + 2]'")
         return Index(first.id, self.span(node), offset)
+
+
+def parse_body(text: Text) -> tuple[tuple[Statement, ...], Expression]:
+    """The definitions and, in the last line, the value of a function. Raises BadSyntax as :func:`parse_statements` does."""
+    return _Parser(text).body()
 
 
 def parse_statements(text: Text) -> tuple[Statement, ...]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from sparank_gen.project.config import Config, spec_files
+from sparank_gen.project.config import Config, library_files, spec_files
 from sparank_gen.project.files import MANIFEST, digest, read_manifest, read_text
 from sparank_gen.project.templates import template_folders
 from sparank_gen.project.writing import write_atomically
@@ -38,7 +38,7 @@ def state_key(config: Config) -> str:
     sources: list[tuple[str, Path, Iterable[Path]]] = [
         ("generator", package, sorted(package.rglob("*.py"))),
         *(("templates", folder, _files_below(folder)) for folder in template_folders(config.templates)),
-        ("specs", config.specs, spec_files(config.specs)),
+        ("specs", config.specs, [*spec_files(config.specs), *library_files(config.specs)]),
     ]
     for label, folder, paths in sources:
         state.update(f"{label}\0".encode())

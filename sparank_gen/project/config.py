@@ -15,6 +15,7 @@ else:
     import tomli as tomllib
 
 TABLE = "sparank-gen"
+LIBRARY = "lib"
 KEYS = frozenset({"specs", "output", "package", "default-mode", "positional", "templates"})
 EXAMPLES = {"specs": "my_specs", "templates": "--templates my_templates"}
 
@@ -45,7 +46,7 @@ class Config:
 
     def shown(self, spec: Path) -> str:
         """A spec's path as errors and headers show it: the same from every working directory."""
-        return f"{self.specs.name}/{spec.name}"
+        return f"{self.specs.name}/{spec.relative_to(self.specs).as_posix()}"
 
 
 def spec_files(folder: Path) -> list[Path]:
@@ -54,9 +55,20 @@ def spec_files(folder: Path) -> list[Path]:
     Raises:
         UsageError: when there is none, or when something else has a spec's name.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.name.startswith("."))
+    found = _yaml_files(folder)
     if not found:
         raise UsageError(f"{folder} holds no spec: add a .yaml file")
+    return found
+
+
+def library_files(specs: Path) -> list[Path]:
+    """The files of shared functions beside the specs of a folder, in order. Raises as :func:`spec_files`."""
+    folder = specs / LIBRARY
+    return _yaml_files(folder) if folder.is_dir() else []
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.name.startswith("."))
     for path in found:
         if not path.is_file():
             raise UsageError(f"{path} is not a file: a spec is one, so give it another name or remove it")

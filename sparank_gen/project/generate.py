@@ -20,12 +20,14 @@ from sparank_gen.backends.triton.explain import rest, ways
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
-from sparank_gen.project.config import Config, UsageError, spec_files
+from sparank_gen.lang.functions import Function, read_functions
+from sparank_gen.project.config import Config, UsageError, library_files, spec_files
 from sparank_gen.project.files import HEADER
 from sparank_gen.project.parallel import share
 from sparank_gen.project.templates import environment
 from sparank_gen.spec import errors
-from sparank_gen.spec.load import load_spec
+from sparank_gen.spec.load import load_library, load_spec
+from sparank_gen.spec.model import FunctionSpec
 
 LINE_LENGTH = 110
 GOLDEN_FOLDER = "tests/golden"
@@ -65,11 +67,12 @@ def load_modes(config: Config) -> list[Mode]:
         SpecErrors: with the first error of every spec that has one.
         UsageError: when the folder holds no spec, or something else of a spec's name.
     """
+    library = load_library_functions(config)
     modes: dict[str, Mode] = {}
     found: list[errors.SpecError] = []
     for path in spec_files(config.specs):
         try:
-            mode = check_spec(load_spec(path, config.shown(path)))
+            mode = check_spec(load_spec(path, config.shown(path)), library)
             _require_own_name(mode, modes)
             modes[mode.name] = mode
         except errors.SpecError as error:
@@ -77,6 +80,21 @@ def load_modes(config: Config) -> list[Mode]:
     if found:
         raise SpecErrors(found)
     return [modes[name] for name in sorted(modes)]
+
+
+def load_library_functions(config: Config) -> dict[str, Function]:
+    """The functions that every spec of a project may call.
+
+    Raises:
+        SpecErrors: with the first error of the files that hold them.
+    """
+    specs: list[FunctionSpec] = []
+    try:
+        for path in library_files(config.specs):
+            specs += load_library(path, config.shown(path))
+        return read_functions(specs, {})
+    except errors.SpecError as error:
+        raise SpecErrors([error]) from None
 
 
 def _require_own_name(mode: Mode, modes: Mapping[str, Mode]) -> None:

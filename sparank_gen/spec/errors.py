@@ -36,17 +36,21 @@ class SpecError(Exception):
         message: what was found, and what was expected.
         span: the place in the file.
         remedy: what the author of the spec can do about it.
+        inside: where the place is a call of a function, the function's name and the place in it; outermost first.
     """
 
     message: str
     span: Span
     remedy: str = ""
+    inside: tuple[tuple[str, Span], ...] = ()
 
     code: ClassVar[str] = "spec"
 
     def __str__(self) -> str:
         message = self.message if len(self.message) <= LONGEST else f"{self.message[:LONGEST]}…"
         lines = [f"{self.span}: error[{self.code}]: {message}", *self.span.excerpt()]
+        for function, span in self.inside:
+            lines += [f"  in function {function!r}, {span}:", *span.excerpt()]
         if self.remedy:
             lines.append(f"  help: {self.remedy}")
         return "\n".join(lines)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
 
 from sparank_gen.spec import errors
 from sparank_gen.spec.entries import diagnostic, hyperparameter, mode_name, parameter
-from sparank_gen.spec.model import FusionSpec, ModalityCount
+from sparank_gen.spec.model import FunctionSpec, FusionSpec, ModalityCount
 from sparank_gen.spec.reader import Reader, compose, identifier, known_keys
 from sparank_gen.spec.source import Span, Text
 
@@ -24,6 +25,7 @@ KEYS = {
     "axes": "index names and their extents",
     "hyperparameters": "constructor arguments",
     "params": "torch modules and tensors that are learned",
+    "functions": "expressions with a name and parameters",
     "features": "the layout of the features",
     "math": "the definitions",
     "out": "the layout of the output",
@@ -44,12 +46,42 @@ def load_spec(path: Path, shown: str) -> FusionSpec:
     Raises:
         SpecError: when the file is not a well-formed spec.
     """
+    return parse_spec(_read(path, shown), shown)
+
+
+def load_library(path: Path, shown: str) -> tuple[FunctionSpec, ...]:
+    """Read one file of shared functions: ``version`` and ``functions``, and nothing else. As :func:`load_spec`."""
+    source = _read(path, shown)
+    lines = tuple(source.splitlines())
+    reader = Reader(shown, lines)
+    root = compose(source, shown, lines)
+    keys = {key: KEYS[key] for key in ("version", "functions")}
+    values = known_keys(reader, root, keys, "a file of functions")
+    _require(values, keys, reader.span(root), "the file")
+    _check_version(reader, values)
+    return tuple(
+        FunctionSpec(name, reader.text(node, "a function")) for name, node in reader.mapping(values["functions"], "functions")
+    )
+
+
+def _read(path: Path, shown: str) -> str:
     try:
-        source = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         place = Span(shown, 1, 1, 1, "")
         raise errors.NotYaml(f"the file is not UTF-8 text: {error.reason}", place, "save it as UTF-8") from None
-    return parse_spec(source, shown)
+
+
+def _require(values: Mapping[str, yaml.Node], keys: Iterable[str], place: Span, what: str) -> None:
+    for key in keys:
+        if key not in values:
+            raise errors.MissingKey(f"{what} has no {key!r} ({KEYS[key]})", place, f"add a line '{key}: …'")
+
+
+def _check_version(reader: Reader, values: Mapping[str, yaml.Node]) -> None:
+    version = reader.text(values["version"], "version")
+    if version.value != VERSION:
+        raise errors.BadValue(f"this is version {version.value!r} of the language", version.span(), f"write 'version: {VERSION}'")
 
 
 def parse_spec(source: str, path: str) -> FusionSpec:
@@ -59,12 +91,8 @@ def parse_spec(source: str, path: str) -> FusionSpec:
     root = compose(source, path, lines)
     values = known_keys(reader, root, KEYS, "the spec")
     place = reader.span(root)
-    for key in REQUIRED:
-        if key not in values:
-            raise errors.MissingKey(f"the spec has no {key!r} ({KEYS[key]})", place, f"add a line '{key}: …'")
-    version = reader.text(values["version"], "version")
-    if version.value != VERSION:
-        raise errors.BadValue(f"this is version {version.value!r} of the language", version.span(), f"write 'version: {VERSION}'")
+    _require(values, REQUIRED, place, "the spec")
+    _check_version(reader, values)
 
     def optional_text(key: str) -> Text | None:
         return reader.text(values[key], key) if key in values else None
@@ -85,6 +113,7 @@ def parse_spec(source: str, path: str) -> FusionSpec:
         axes=tuple((identifier(name, "an index"), reader.text(node, "an extent")) for name, node in pairs("axes")),
         hyperparameters=tuple(hyperparameter(reader, name, node) for name, node in pairs("hyperparameters")),
         params=tuple(parameter(reader, name, node) for name, node in pairs("params")),
+        functions=tuple(FunctionSpec(name, reader.text(node, "a function")) for name, node in pairs("functions")),
         features=optional_text("features"),
         math=optional_text("math"),
         out=optional_text("out"),

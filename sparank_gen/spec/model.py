@@ -80,6 +80,14 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class FunctionSpec:
+    """A named function: its signature, and its body."""
+
+    signature: Text
+    body: Text
+
+
+@dataclass(frozen=True)
 class FusionSpec:
     """One fusion mode as its author wrote it; see the language page for the meaning of each key."""
 
@@ -93,6 +101,7 @@ class FusionSpec:
     axes: tuple[tuple[Text, Text], ...]
     hyperparameters: tuple[Hyperparameter, ...]
     params: tuple[ModuleSpec | TensorSpec, ...]
+    functions: tuple[FunctionSpec, ...]
     features: Text | None
     math: Text | None
     out: Text | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from itertools import count
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
@@ -82,3 +83,25 @@ def test_product_over_two_axes_of_modalities() -> None:
     math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
     layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
     check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")
+
+
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+def test_results_and_parameters_may_have_names_that_kernels_use(schedule: str) -> None:
+    head = "version: 1\nmode: random\nsummary: Names that mean something elsewhere.\nmodalities: '>=2'\naxes: {i: dim, j: dim}\n"
+    params = "params:\n  gates: {module: Linear, per: m, weight: 'weights[m,i,j]', bias: 'entropy[m,i]'}\n"
+    scale = "  scale: {tensor: results, init: ones}\n"
+    math = "math: |\n  y[m,i] = sum[j](weights[m,i,j] * h[m,j]) + entropy[m,i]\n  z[i] = sum[m](tanh(y[m,i])) * results\n"
+    layouts = "  w[m] = sum[i](y[m,i])\nout: 'z[b,i]'\nweights: 'w[m,b]'\n"
+    names = ("product_1: 'y[m,b,i]'", "rows_1: 'w[b,m]'", "h: 'y[b,m,i]'", "out: 'z[i,b]'", "entropy: 'w[m,b]'", "results: 'z[b,i]'")
+    check_kernels(f"{head}{params}{scale}{math}{layouts}diagnostics: {{{', '.join(names)}}}\n", 4, 2, 2, 3, schedule)
+
+
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+def test_extents_that_are_sums_and_products(schedule: str) -> None:
+    head = "version: 1\nmode: random\nsummary: Axes of every kind of extent.\nmodalities: '>=2'\n"
+    axes = "axes: {i: dim, j: dim, f: dim + 1, g: modalities * dim, n: 2 * hidden}\nhyperparameters: {hidden: {default: 3}}\n"
+    params = "params:\n  plus: {module: Linear, weight: 'P[f,j]', bias: 'p[f]'}\n  joint: {module: Linear, weight: 'Q[g,f]'}\n"
+    tensor = "  twice: {tensor: 'R[n,g]', init: xavier_uniform, fan: {in: g, out: n}}\n  back: {module: Linear, weight: 'S[i,n]'}\n"
+    math = "math: |\n  x[m,f] = tanh(sum[j](P[f,j] * h[m,j]) + p[f])\n  y[g] = softmax[g](sum[m,f](Q[g,f] * x[m,f]))\n"
+    out = "  out[i] = sum[n](S[i,n] * tanh(sum[g](R[n,g] * y[g])))\n  w[m] = sum[f](x[m,f])\nweights: 'w[b,m]'\n"
+    check_kernels(head + axes + params + tensor + math + out, 3, 3, 2, 2, schedule)

@@ -203,7 +203,12 @@ def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
 def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:
     """Lower a program into the statements of one method."""
     emitter = Emitter(program.extents, _symbols(mode, "self."))
-    per_modality = {p.layout.name: m.per is not None for m in mode.modules for p in m.parameters}
+    leading = [((axis,),) for axis in program.modality_axes]
+    per_modality = {
+        p.layout.name: m.per is not None or p.layout.dimensions[:1] in leading
+        for m in mode.modules
+        for p in m.parameters
+    }
     lowering = Lowering(program, mode.modules, emitter, stacks_features(program, per_modality))
     results = [(result.layout, lowering.result_node(result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
