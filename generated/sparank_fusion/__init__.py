@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.gated_multimodal_unit import GatedMultimodalUnitFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
+    from sparank_fusion.modes.low_rank_fusion import LowRankFusionFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.mixture_of_experts import MixtureOfExpertsFusion
@@ -42,6 +43,7 @@ __all__ = [
     "GateFusion",
     "GatedMultimodalUnitFusion",
     "LowRankBilinearFusion",
+    "LowRankFusionFusion",
     "MaximumFusion",
     "MeanFusion",
     "MixtureOfExpertsFusion",

@@ -21,6 +21,7 @@ FusionMode = Literal[
     "gate",
     "gated_multimodal_unit",
     "low_rank_bilinear",
+    "low_rank_fusion",
     "maximum",
     "mean",
     "mixture_of_experts",
@@ -41,6 +42,7 @@ MODES: dict[FusionMode, str] = {
     "gate": "GateFusion",
     "gated_multimodal_unit": "GatedMultimodalUnitFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
+    "low_rank_fusion": "LowRankFusionFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "mixture_of_experts": "MixtureOfExpertsFusion",
@@ -103,6 +105,7 @@ class FusionLayer(FusionModule):
         ``"gated_multimodal_unit"``: Gated sum of a nonlinear projection of each modality, each gate seeing
         all modalities.
         ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
+        ``"low_rank_fusion"``: The tensor product of all modalities, contracted with a weight of low rank.
         ``"maximum"``: The largest of the modalities in each dimension.
         ``"mean"``: The mean of the modalities.
         ``"mixture_of_experts"``: Linear experts on all modalities together, mixed by a router that sees the
@@ -124,6 +127,7 @@ class FusionLayer(FusionModule):
         factors: Number of products that each output sums. Of mode factorized_bilinear alone.
         hidden: Width of the hidden layers. Of mode deep_sets alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
+        terms: Rank of the weight tensor. Of mode low_rank_fusion alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Attributes:
@@ -148,6 +152,7 @@ class FusionLayer(FusionModule):
         factors: int = 5,
         hidden: int = 128,
         rank: int = 64,
+        terms: int = 4,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
@@ -157,6 +162,7 @@ class FusionLayer(FusionModule):
             "deep_sets": {"hidden": hidden},
             "factorized_bilinear": {"factors": factors},
             "low_rank_bilinear": {"rank": rank},
+            "low_rank_fusion": {"terms": terms},
             "mixture_of_experts": {"experts": experts},
         }
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
