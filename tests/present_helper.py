@@ -53,7 +53,8 @@ def layouts(mode: Mode) -> dict[str, Layout]:
 def poisoned(mode: Mode, case: Case, present: Mask) -> dict[str, Array]:
     """What the evaluator reads, with absent features nan."""
     found = inputs(mode, case, len(present))
-    found[FEATURES] = np.where(present[:, :, None], found[FEATURES], np.nan)
+    apart = [1] * (found[FEATURES].ndim - present.ndim)
+    found[FEATURES] = np.where(present.reshape(*present.shape, *apart), found[FEATURES], np.nan)
     return found | {PRESENT: present.T}
 
 
@@ -79,7 +80,7 @@ def of_each_sample(mode: Mode, case: Case, present: Mask) -> Results:
     """By the evaluator, from the mode's own program among the modalities of one sample at a time."""
     program, found = mode.program, inputs(mode, case, len(present))
     axes = {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
-    axes[FEATURES] = (BATCH, "m", "")
+    axes[FEATURES] = (BATCH, *(axis for axis in mode.features.axes if axis != BATCH))
     given = cotangents(mode, case, len(present))
     values = {name: np.zeros(array.shape) for name, array in given.items()}
     gradients = {name: np.zeros(array.shape) for name, array in found.items()}

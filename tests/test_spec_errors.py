@@ -163,6 +163,49 @@ INDICES = (
     Bad("extents disagree", spec("out[i] = h[i,m]"), "extent-mismatch", "i", "runs over dim"),
     Bad("pieces without an axis", spec("x[0] = h[0,0]\nx[1] = h[1,0]\nout[i] = h[0,i]"), "extent-mismatch", "0", "2 pieces"),
 )
+CUT = 'features: "h[{}]"\n'
+JOINS = (
+    Bad("offset beyond the end", spec("x[i] = h[0,i]\nout[i] = x[i + 1]"), "index-out-of-range", "i + 1", "from 1 on"),
+    Bad("offset that may go beyond", spec("out[i] = h[0,i] * sum[k](h[1,k + r])", "{i: dim, k: dim // 2}",
+        "hyperparameters: {r: {default: 1}}\n"), "index-out-of-range", "k + r", "whatever the sizes"),
+    Bad("shorter index", spec("out[k] = h[0,k]", "{k: dim // 2}"), "extent-mismatch", "k", "use an index of that extent"),
+    Bad("unknown offset", spec("out[k] = h[0,k + half]", "{k: dim // 2}"), "unknown-name", "half", "not a known extent"),
+    Bad("negative offset", spec("out[k] = h[0,k + 0 - 1]", "{k: dim // 2}"), "bad-value", "0 - 1", "at least 0"),
+    Bad("index less a number", spec("out[k] = h[0,k - 1]", "{k: dim // 2}"), "bad-syntax", "k - 1", "'x[m,i + 2]'"),
+    Bad("product as an index", spec("out[k] = h[0,2 * k]", "{k: dim // 2}"), "bad-syntax", "2 * k", "a name or a whole number"),
+    Bad("offset of a product", spec("out[k] = h[0,2 * k + 1]", "{k: dim // 2}"), "bad-syntax", "2 * k + 1", "'x[m,i + 2]'"),
+    Bad("offset that is a fraction", spec("out[k] = h[0,k + 0.5]", "{k: dim // 2}"), "bad-syntax", "0.5", "not an extent"),
+    Bad("offset on the left", spec("x[i + 1] = h[0,i]\nout[i] = x[i]"), "unknown-index", "i + 1", "name the axis alone"),
+    Bad("offset of an axis", spec("out[i] = h[0,i] * sum[i + 1](h[1,i])"), "unknown-index", "i + 1", "name the axis alone"),
+    Bad("offset and name", spec("out[k] = h[0,k] * v[k + dim]", "{k: dim, p: 2 * dim}", NORM.replace("k", "p")),
+        "unused-name", "w", "parameter 'w'"),
+    Bad("join without parts", spec("out[p] = concat[p](h[0,i], 1)", "{i: dim, p: dim + 1}"),
+        "wrong-arguments", "concat[p](h[0,i], 1)", "concat[p: i, 1]"),
+    Bad("join with a part too few", spec("out[p] = concat[p: i](h[0,i], 1)", "{i: dim, p: dim + 1}"),
+        "wrong-arguments", "concat[p: i](h[0,i], 1)", "a part for each argument"),
+    Bad("join of nothing", spec("out[p] = concat(h[0,i], 1)", "{i: dim, p: dim + 1}"), "wrong-arguments", "concat(h[0,i], 1)", ""),
+    Bad("join that is too short", spec("out[p] = concat[p: i](h[0,i])", "{i: dim, p: dim + 1}"),
+        "extent-mismatch", "p", "an axis of extent dim"),
+    Bad("join with a number", spec("out[p] = concat[p: i, 2](h[0,i], 1)", "{i: dim, p: dim + 2}"), "unknown-index", "2", "name an axis"),
+    Bad("join of a comparison", spec("out[p] = concat[p: i, 1](h[0,i] > 0, 1)", "{i: dim, p: dim + 1}"),
+        "wrong-arguments", "h[0,i] > 0", "a comparison"),
+    Bad("joined and kept", both("out[i,p] = concat[p: j, 1](h[0,j] * h[1,i], h[1,j])").replace("j: dim}", "j: dim, p: dim + 1}"),
+        "repeated-index", "h[1,j]", "use another index"),
+    Bad("joined into itself", spec("out[p] = concat[p: i, 1](h[0,i] * v[p], w[p])", "{i: dim, p: dim + 1}", NORM.replace("k", "p")),
+        "repeated-index", "h[0,i] * v[p]", "use another index"),
+    Bad("joined and unbound", both("out[p] = concat[p: j, 1](h[0,i], 1)").replace("j: dim}", "j: dim, p: dim + 1}"),
+        "unbound-index", "i", "sum[i]"),
+    Bad("sum of parts", both("out[i] = sum[i: j](h[0,j])"), "wrong-arguments", "j", "sum[i](…)"),
+    Bad("misspelt join", spec("out[p] = concta[p: i, 1](h[0,i], 1)", "{i: dim, p: dim + 1}"), "unknown-operator", "", "'concat'?"),
+    Bad("features without b", spec("out[i] = h[0,i]", extra=CUT.format("m,i")), "layout-mismatch", "h[m,i]", "(s i)"),
+    Bad("features in another order", spec("out[i] = h[0,i]", extra=CUT.format("b,m,i")), "layout-mismatch", "h[b,m,i]", "(s i)"),
+    Bad("features of another name", spec("out[i] = h[0,i]", extra=CUT.format("m,b,i").replace("h", "x")),
+        "layout-mismatch", "x[m,b,i]", "(s i)"),
+    Bad("features that are too many", spec("out[i] = h[0,0,i]", "{i: dim, s: 2}", CUT.format("m,b,(s i)")),
+        "extent-mismatch", "s", "and the features have dim"),
+    Bad("feature index", spec("out[i] = h[0,i]", "{i: dim // 2, s: 2}", CUT.format("m,b,(s i)")),
+        "wrong-index-count", "h[0,i]", "takes 3 indices"),
+)
 NAMES = (
     Bad("unused parameter", both("out[i] = h[0,i]", LINEAR), "unused-name", "W", "parameter 'W'"),
     Bad("unused definition", spec(f"x[i] = exp(h[0,i])\nout[i] = {SUM}"), "unused-name", "x[i]", "'x' is not used"),
@@ -345,9 +388,19 @@ CORNERS = (
     Bad("error behind an anchor", HEAD + "axes: {i: &d dimm, j: *d}\n", "unknown-name", "dimm", "did you mean 'dim'?"),
     Bad("folded math", HEAD + "axes: {i: dim}\nmath: >\n  out[i] = h[0,i] + foo\n", "unknown-name", "foo", "'foo'"),
 )
-CASES = (*YAML, *VALUES, *INDICES, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
+CASES = (*YAML, *VALUES, *INDICES, *JOINS, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
 # Specs that are right, at the edge of what is allowed.
 ACCEPTED = {
+    "offset whose division must come out": spec("out[k] = h[0,k + dim // 2] * h[1,k + 0]", "{k: dim // 2}"),
+    "offset that is proved by least values": spec("out[k] = h[0,k + r - 2] * h[1,k]", "{k: dim}",
+        "hyperparameters: {r: {default: 2, minimum: 2}}\nfeatures: 'h[m,b,k]'\n").replace("h[0,k + r - 2]", "sum[p](v[p + r] + w[p])")
+        .replace("{k: dim}", "{k: dim, p: r, q: 3 * r - 2}").replace("features: 'h[m,b,k]'\n", NORM.replace("[k]", "[q]"))
+        .replace("w[p]", "w[p + 0]"),
+    "whole axis from 0 on": spec("out[i] = h[0,i + 0] * h[1,i]"),
+    "swapped indices and a window": both("x[i,j] = h[0,i] * h[1,j]\ny[k,j] = x[j,k + 0]\nout[i] = sum[k](y[k,i])").replace(
+        "j: dim}", "j: dim, k: dim // 2}"),
+    "names used in an offset alone": spec("out[k] = h[0,k] * sum[e](v[e + r - 1] + w[e + 0])", "{k: dim, e: 1, p: r}",
+        "hyperparameters: {r: {default: 2}}\n" + NORM.replace("[k]", "[p]")),
     "output in pieces": spec("out[0] = h[0,0]\nout[1] = h[1,0]", "{p: 2}"),
     "long chain of definitions": spec(f"x0[i] = {SUM}\n{CHAIN}\nout[i] = x399[i]"),
     "deep expressions in two definitions": spec(f"x[i] = {SUM}\ny[i] = {DEEP.format('x[i]')}\nout[i] = {DEEP.format('y[i]')}"),

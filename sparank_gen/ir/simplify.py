@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import Node, Program, Window
 from sparank_gen.ir.rewrite import is_tensor, pattern_rule, rewrite
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 IDENTITIES = tuple(
@@ -82,11 +83,25 @@ def merge_views(node: Node) -> Node | None:
     if node.op == "select" and node.args[0].op == "stack" and node.args[0].over == node.over:
         piece = node.args[0].args[node.data]
         return piece if piece.axes == node.axes else None
-    if node.op in ("rename", "select") and node.args[0].op == "leaf":
+    if node.op == "rename" and node.args[0].op == "slice":
+        return _rename_slice(node.args[0], dict(node.data))
+    if node.op == "slice" and node.args[0].op == "slice" and node.over == (node.args[0].data.axis,):
+        inner, window = node.args[0], node.data
+        return ir.slice_of(inner.args[0], inner.over[0], Window(window.axis, window.shift + inner.data.shift))
+    if node.op in ("rename", "select") and node.args[0].op == "leaf" and not isinstance(node.data, Extent):
         name, indices = node.args[0].data
         changes = {node.over[0]: node.data} if node.op == "select" else dict(node.data)
         return ir.leaf(name, [changes.get(index, index) for index in indices])
     return None
+
+
+def _rename_slice(node: Node, names: dict[str, str]) -> Node | None:
+    """A renamed slice as a slice of what is renamed; None where a name would meet one that is cut."""
+    (axis,), (argument,), window = node.over, node.args, node.data
+    inner = {old: new for old, new in names.items() if old != window.axis}
+    if axis in inner.values():
+        return None
+    return ir.slice_of(ir.rename(argument, inner), axis, Window(names.get(window.axis, window.axis), window.shift))
 
 
 def factors_of(node: Node) -> list[Node]:

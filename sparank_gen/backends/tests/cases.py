@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import state_key
+from sparank_gen.ir.views import FEATURES
 
 Array = NDArray[np.float64]
 
@@ -125,7 +125,8 @@ def tensors(mode: Mode, case: Case, batch: int = BATCH) -> Mapping[str, Array]:
     """What the evaluator reads: features ``(batch, m, dim)``, and parameters with one dimension for each index."""
     sizes = case.sizes(batch)
     features = [rule(f"features.{m}", (batch, case.dim)) for m in range(case.n_modalities)]
-    found: dict[str, Array] = {FEATURES: np.stack(features, axis=1)}
+    apart = [mode.program.extents[axis].value(sizes) for axis in mode.features.dimensions[-1]]
+    found: dict[str, Array] = {FEATURES: np.stack(features, axis=1).reshape(batch, case.n_modalities, *apart)}
     parts: dict[str, list[Array]] = {}
     for key, name, _, shape in stored_tensors(mode, case):
         parts.setdefault(name, []).append(rule(key, shape))

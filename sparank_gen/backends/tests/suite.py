@@ -11,9 +11,9 @@ from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import runtime_functions
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH
+from sparank_gen.ir.views import FEATURES
 
 ASSERTIONS = {
     "==": "assert_equal({0}, {1})",

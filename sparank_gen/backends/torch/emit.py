@@ -33,6 +33,15 @@ NOUNS = {
     "rename": "view",
     "lerp": "blend",
     "select": "part",
+    "slice": "part",
+    "pad": "padded",
+    "lt": "below",
+    "le": "below",
+    "gt": "above",
+    "ge": "above",
+    "eq": "equal",
+    "ne": "unequal",
+    "concat": "joined",
     "where": "selected",
 }
 

@@ -9,6 +9,7 @@ from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.restrict import numbered, restrict
@@ -173,7 +174,7 @@ def prepared(mode: Mode) -> Program:
 
 def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(program, layouts))
+    return simplify(merge_contractions(guard(program), layouts))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:

@@ -30,6 +30,7 @@ from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import simplify
+from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.plan.pieces import cut_at_batch_sums
@@ -115,6 +116,11 @@ class KernelFile:
         always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
+
+    @property
+    def counts_modalities(self) -> bool:
+        """Whether a compile-time argument is computed from the number of modalities."""
+        return any(re.search(r"\bM\b", value) for _, value in self.constants)
 
     @property
     def torch_imports(self) -> list[str]:
@@ -241,15 +247,14 @@ def _laid_out(program: Program, layout: Layout) -> Definition:
     """What a layout lays out."""
     if layout.name != FEATURES:
         return program[layout.name]
-    modality = next(axis for axis in layout.axes if axis in program.modality_axes)
-    feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
-    return Definition(FEATURES, (modality, feature), ir.leaf(FEATURES, (BATCH, modality, feature)))
+    leaf = feature_leaf(layout.axes, program.tensors[FEATURES].slots, program.extents)
+    return Definition(FEATURES, leaf.data[1][1:], leaf)
 
 
 def _storages(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
     """How the features, the parameters, and the results and their cotangents lie in memory."""
     feature = slots_of(mode)[FEATURES]
-    found = {FEATURES: Storage(FEATURES, feature, (0, 2), listed=1, strided=True)}
+    found = {FEATURES: Storage(FEATURES, feature, _but_listed(feature), listed=1, strided=True)}
     for module in mode.modules:
         for parameter in module.parameters:
             axes = parameter.layout.axes
@@ -260,6 +265,11 @@ def _storages(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
         cotangent = result.definition.name + ADJOINT
         found[cotangent] = Storage(cotangent, result.slots, result.order)
     return found
+
+
+def _but_listed(slots: Sequence[str]) -> tuple[int, ...]:
+    """The memory order of features: rows, and what is taken apart in them; the list of modalities stands at 1."""
+    return (0, *range(2, len(slots)))
 
 
 def _forward(
@@ -299,7 +309,8 @@ def _backward(
     expanded = expand(replace(derived, definitions=(*program.definitions, *derived.definitions)))
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
-    stores = [Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature) for definition in cut.rows]
+    h_bar = Storage("h_bar", feature, _but_listed(feature), listed=1)
+    stores = [Store(h_bar, definition.node, feature) for definition in cut.rows]
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)

@@ -15,6 +15,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.sink import sink
 from sparank_gen.lang.extents import Extent
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer
@@ -285,8 +286,10 @@ def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
 def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None) -> Kernel:
     """A kernel that computes ``stores``."""
     products = columns.products if columns else ()
+    program, nodes = sink(made.program, [store.node for store in stores], made.is_unrolled)
+    stores = [replace(store, node=node) for store, node in zip(stores, nodes, strict=True)]
     printer = KernelPrinter(
-        made.program,
+        program,
         made.storages,
         made.symbols,
         columns=columns.extent if columns else None,
@@ -303,8 +306,7 @@ def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns
         work = {"epilogue": "matrix products and what follows them"}.get(suffix, "matrix products and what others are applied to")
         suffix = "products" if suffix == "epilogue" else suffix.replace("operands", "products")
     title = f"The {made.name} pass on a tile of rows{' and columns' if columns else ''}: {work}."
-    roots = [*(store.node for store in stores), *(definition.node for definition in products)]
-    operations = operations_per_row(roots, made.program)
+    operations = operations_per_row([*nodes, *(definition.node for definition in products)], program)
     return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
 
 

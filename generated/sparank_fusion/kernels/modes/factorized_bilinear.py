@@ -109,9 +109,9 @@ def factorized_bilinear_forward_kernel(
     # z[o] = sum[k](x[o,k] * y[o,k])
     z = tl.sum(x * y, 2)
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-    s = z / tl.sqrt(maximum(tl.abs(z), 1e-07))
+    s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), 1e-07))[:, None]
+    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
@@ -172,9 +172,9 @@ def factorized_bilinear_forward_epilogue(
     # z[o] = sum[k](x[o,k] * y[o,k])
     z = tl.sum(x * y, 2)
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-    s = z / tl.sqrt(maximum(tl.abs(z), 1e-07))
+    s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), 1e-07))[:, None]
+    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
@@ -255,11 +255,11 @@ def factorized_bilinear_backward_kernel(
     # z[o] = sum[k](x[o,k] * y[o,k])
     z = tl.sum(x * y, 2)
     abs = tl.abs(z)
-    sqrt = tl.sqrt(maximum(abs, 1e-07))
+    sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / sqrt
     total = tl.sum(square(s), 1)
-    sqrt_2 = tl.sqrt(maximum(total, 1e-07))
+    sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
     out = s / sqrt_2[:, None]
     s_bar = (
@@ -268,14 +268,16 @@ def factorized_bilinear_backward_kernel(
             tl.where(
                 total >= 1e-07,
                 tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), 0, ACC),
+                tl.full((), tl.full((), 0, ACC), ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), tl.full((), 0, ACC), ACC))
+    z_bar = s_bar / sqrt + tl.where(
+        z > 0, selected, tl.where(z < 0, -selected, tl.full((), tl.full((), 0, ACC), ACC))
+    )
     y_bar = z_bar[:, :, None] * x
     x_bar = z_bar[:, :, None] * y
     h_bar = ()
@@ -425,11 +427,11 @@ def factorized_bilinear_backward_operands_2(
     # z[o] = sum[k](x[o,k] * y[o,k])
     z = tl.sum(x * y, 2)
     abs = tl.abs(z)
-    sqrt = tl.sqrt(maximum(abs, 1e-07))
+    sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / sqrt
     total = tl.sum(square(s), 1)
-    sqrt_2 = tl.sqrt(maximum(total, 1e-07))
+    sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
     out = s / sqrt_2[:, None]
     s_bar = (
@@ -438,14 +440,16 @@ def factorized_bilinear_backward_operands_2(
             tl.where(
                 total >= 1e-07,
                 tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), 0, ACC),
+                tl.full((), tl.full((), 0, ACC), ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), tl.full((), 0, ACC), ACC))
+    z_bar = s_bar / sqrt + tl.where(
+        z > 0, selected, tl.where(z < 0, -selected, tl.full((), tl.full((), 0, ACC), ACC))
+    )
     y_bar = z_bar[:, :, None] * x
     tl.store(
         partial_1_ptr + program * dim * factors + i[:, None] * factors + k[None, :],
