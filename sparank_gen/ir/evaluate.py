@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparank_gen.ir.node import Node, Window, axis_of, reachable
+from sparank_gen.ir.node import FIXED, Node, Window, axis_of, reachable
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -105,8 +105,8 @@ def _leaf(
 ) -> Value:
     """A tensor at its indices; outside the tensor a window reads zeros."""
     name, indices = node.data
-    array = tensors[name][tuple(index if isinstance(index, int) else slice(None) for index in indices)]
-    axes = [index for index in indices if not isinstance(index, int)]
+    array = tensors[name][tuple(_whole(index, sizes) if isinstance(index, FIXED) else slice(None) for index in indices)]
+    axes = [index for index in indices if not isinstance(index, FIXED)]
     for dimension, index in enumerate(axes):
         if isinstance(index, Window):
             places = np.arange(extents[index.axis].value(sizes)) + _whole(index.shift, sizes)

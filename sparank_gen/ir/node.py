@@ -26,7 +26,9 @@ class Window:
     shift: Extent
 
 
-Index = str | int | Window
+Index = str | int | Extent | Window
+# Indices that are positions: the result has no axis for them.
+FIXED = (int, Extent)
 
 
 def axis_of(index: str | Window) -> str:
@@ -86,8 +88,8 @@ def _axes(op: str, args: Sequence[Node], over: Sequence[str], data: Any, axes: I
 
 
 def leaf(name: str, indices: Sequence[Index]) -> Node:
-    """A tensor from outside, read at ``indices``: axes by name, or fixed positions; windows in kernels alone."""
-    axes = [index.axis if isinstance(index, Window) else index for index in indices if not isinstance(index, int)]
+    """A tensor from outside, read at ``indices``: axes by name, or positions; windows and extents in kernels alone."""
+    axes = [index.axis if isinstance(index, Window) else index for index in indices if not isinstance(index, FIXED)]
     return make("leaf", data=(name, tuple(indices)), axes=axes)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program, Window
-from sparank_gen.ir.rewrite import is_tensor, pattern_rule, rewrite
+from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -104,6 +106,57 @@ def _rename_slice(node: Node, names: dict[str, str]) -> Node | None:
     return ir.slice_of(ir.rename(argument, inner), axis, Window(names.get(window.axis, window.axis), window.shift))
 
 
+def join_pads(extents: Mapping[str, Extent]) -> Rule:
+    """A rule: a sum of pieces, each zero outside its own part of an axis, is one concatenation where they fill the axis."""
+
+    def rule(node: Node) -> Node | None:
+        if node.op != "add":
+            return None
+        terms = _terms(node)
+        for axis in sorted({term.over[0] for term in terms if term.op == "pad"}):
+            pieces, rest = _filling(axis, terms, extents)
+            if pieces:
+                parts = [piece.data.axis if piece.op == "pad" else None for piece in pieces]
+                joined = ir.concat([piece.args[0] for piece in pieces], axis, parts)
+                return sum_of([joined, *rest])
+        return None
+
+    return rule
+
+
+def _filling(axis: str, terms: Sequence[Node], extents: Mapping[str, Extent]) -> tuple[list[Node], list[Node]]:
+    """Those of ``terms`` that fill ``axis`` one after another, and the rest; no pieces where a gap is left."""
+    pieces, rest, start = list[Node](), list(terms), Extent.number(0)
+    while start != extents[axis]:
+        found = next((term for term in rest if term.op in ("pad", "place") and term.over == (axis,) and _start(term) == start), None)
+        if found is None:
+            return [], rest
+        rest.remove(found)
+        pieces.append(found)
+        start = start + (extents[found.data.axis] if found.op == "pad" else Extent.number(1))
+    parts = {piece.data.axis for piece in pieces if piece.op == "pad"}
+    is_mixed = any(piece.args[0].axes & parts - {piece.data.axis if piece.op == "pad" else ""} for piece in pieces)
+    return ([], rest) if is_mixed else (pieces, rest)
+
+
+def _start(node: Node) -> Extent:
+    """The first position at which a padded or placed node is not zero."""
+    place: Extent | int = node.data.shift if node.op == "pad" else node.data
+    return place if isinstance(place, Extent) else Extent.number(place)
+
+
+def _terms(node: Node) -> list[Node]:
+    return [term for arg in node.args for term in _terms(arg)] if node.op == "add" else [node]
+
+
+def sum_of(terms: Sequence[Node]) -> Node:
+    """The sum of one or more nodes."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = ir.apply("add", total, term)
+    return total
+
+
 def factors_of(node: Node) -> list[Node]:
     """The factors of a product, from left to right."""
     return [factor for arg in node.args for factor in factors_of(arg)] if node.op == "mul" else [node]
@@ -122,19 +175,12 @@ def terms_of(node: Node) -> list[Node]:
     return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
 
 
-def sum_of(terms: list[Node]) -> Node:
-    """The sum of one or more nodes."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = ir.apply("add", total, term)
-    return total
-
-
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, join_pads(program.extents)))
 
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, pull_factors, *MIXTURES, expand_number_lerp))
+    joined = join_pads(program.extents)
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, joined, pull_factors, *MIXTURES, expand_number_lerp))

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import CUTS, Index, Node, Program, Window, axis_of
+from sparank_gen.ir.node import CUTS, FIXED, Index, Node, Program, Window, axis_of
+from sparank_gen.ir.simplify import factors_of, product_of, sum_of
+from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -43,6 +45,45 @@ def sink(program: Program, roots: Sequence[Node], is_unrolled: Callable[[str], b
     return replace(program, extents=sinking.extents, definitions=definitions), found
 
 
+def pieces_last(node: Node, extents: Mapping[str, Extent]) -> Node:
+    """A sum of a concatenation, along other axes than the joined one, as the concatenation of sums."""
+    if node.op != "sum" or node.args[0].op != "concat" or node.args[0].over[0] in node.over:
+        return node
+    joined = node.args[0]
+    pieces = [broadcast_reduce("sum", piece, node.over, extents) for piece in joined.args]
+    return ir.concat(pieces, joined.over[0], joined.data)
+
+
+def read_whole(roots: Iterable[Node]) -> set[Node]:
+    """The concatenations below ``roots`` that are read as a whole, and not piece by piece in sums along them."""
+    found: set[Node] = set()
+    seen: set[Node] = set()
+    pending = list(roots)
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        below = list(node.args)
+        whole = _joined_factor(node) if node.op == "sum" else None
+        if whole is not None:
+            below = [*whole.args, *(factor for factor in factors_of(node.args[0]) if factor is not whole)]
+        found.update(arg for arg in below if arg.op == "concat")
+        pending += below
+    return found
+
+
+def _joined_factor(node: Node) -> Node | None:
+    """The factor of a sum that is joined along its axis, where all others that have the axis are tensors to cut."""
+    factors = factors_of(node.args[0])
+    for whole in factors:
+        if whole.op in ("concat", "pad") and whole.over[0] in node.over:
+            others = [factor for factor in factors if factor is not whole and whole.over[0] in factor.axes]
+            if all(other.op == "leaf" for other in others):
+                return whole
+    return None
+
+
 class _Sinking:
     """The state of one pass.
 
@@ -65,10 +106,42 @@ class _Sinking:
     def settled(self, root: Node) -> Node:
         """``root`` without cuts and joins."""
         for node in ir.reachable([root]):
-            if node not in self.done:
-                args = [self.done[arg] for arg in node.args]
-                self.done[node] = self.without(node, args) if node.op in CUTS else ir.rebuild(node, args)
+            if node in self.done:
+                continue
+            apart = self.sum_of_parts(node) if node.op == "sum" else None
+            if apart is not None:
+                self.done[node] = self.settled(apart)
+                continue
+            args = [self.done[arg] for arg in node.args]
+            self.done[node] = self.without(node, args) if node.op in CUTS else _picked(ir.rebuild(node, args))
         return self.done[root]
+
+    def sum_of_parts(self, node: Node) -> Node | None:
+        """A sum along a joined axis as one along each part; None where the other factors are no tensors to cut."""
+        whole = _joined_factor(node)
+        if whole is None:
+            return None
+        places = (whole.data,) if whole.op == "pad" else ir.windows_of(whole, self.extents)
+        return sum_of([self.part_of_sum(node, whole, k, place) for k, place in enumerate(places)])
+
+    def part_of_sum(self, node: Node, whole: Node, position: int, place: Window | Extent) -> Node:
+        """The terms of a sum along a joined axis that belong to one piece."""
+        (axis,), piece = whole.over, whole.args[position]
+        over = [other for other in node.over if other != axis]
+        if isinstance(place, Window):
+            own = self.twin(place.axis)
+            piece, place = ir.rename(piece, {place.axis: own}), Window(own, place.shift)
+            over.append(own)
+        product: list[Node] = []
+        for factor in factors_of(node.args[0]):
+            if factor is whole:
+                product.append(piece)
+            elif axis not in factor.axes:
+                product.append(factor)
+            else:
+                cut = ir.slice_of(factor, axis, place) if isinstance(place, Window) else ir.select(factor, axis, place)
+                product.append(cut)
+        return broadcast_reduce("sum", product_of(product), over, self.extents)
 
     def without(self, node: Node, args: Sequence[Node]) -> Node:
         """A cut or a join, of operands that have none."""
@@ -218,6 +291,16 @@ class _Sinking:
         return ir.make(node.op, [self.read(arg, inner) for arg in node.args], _ordered(node, over), node.data)
 
 
+def _picked(node: Node) -> Node:
+    """A tensor at one position, read there."""
+    if node.op != "select" or node.args[0].op != "leaf":
+        return node
+    name, indices = node.args[0].data
+    if any(isinstance(index, Window) and index.axis in node.over for index in indices):
+        return node
+    return ir.leaf(name, [node.data if index in node.over else index for index in indices])
+
+
 def _ordered(node: Node, over: Iterable[str]) -> list[str]:
     """The axes of an operator, in the order in which it is made."""
     return sorted(over) if node.op in OPERATORS else list(over)
@@ -231,7 +314,7 @@ def _moved(index: Index, moves: Moves) -> Index:
     """An index of a leaf after its axis has moved."""
     if isinstance(index, Window):
         return _composed(index, moves)
-    return index if isinstance(index, int) else moves.get(index, index)
+    return index if isinstance(index, FIXED) else moves.get(index, index)
 
 
 def _composed(window: Window, moves: Moves) -> Window:

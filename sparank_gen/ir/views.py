@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Index, Node, Window, axis_of
+from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Window, axis_of
 from sparank_gen.lang.extents import Extent
 
 FEATURES = "h"
@@ -31,7 +31,7 @@ def read_at(node: Node, axes: Sequence[str], indices: Sequence[Index]) -> Node:
     """``node`` with each of ``axes`` read at the index that stands in its place."""
     moves: dict[str, str | Window] = {}
     for axis, index in zip(axes, indices, strict=True):
-        if isinstance(index, int):
+        if isinstance(index, FIXED):
             node = ir.select(node, axis, index)
         elif index != axis:
             moves[axis] = index

@@ -143,7 +143,8 @@ class _Printer:
             else:
                 cases.append((self.show(piece)[0], rf"\text{{if }} {axis} = {extent_latex(place)}"))
         if node.op == "pad":
-            cases.append(("0", r"\text{otherwise}"))
+            cases.append(("0", ""))
+        cases[-1] = (cases[-1][0], r"\text{otherwise}")
         lines = r"\\ ".join(rf"{value} & {condition}" for value, condition in cases)
         return rf"\begin{{cases}}{lines}\end{{cases}}", 10
 

@@ -19,7 +19,7 @@ from sparank_gen.backends.torch.values import Scalar, parenthesised
 from sparank_gen.backends.triton.scope import KernelScope, Storage, infinite
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Node, Window, axis_of
+from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Window, axis_of
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
@@ -33,7 +33,7 @@ class Store:
 
     storage: Storage
     node: Node
-    axes: tuple[str, ...]
+    axes: tuple[Index, ...]
     partial: bool = False
     condition: str = ""
 
@@ -69,7 +69,8 @@ class KernelPrinter(KernelScope):
 
     def store(self, store: Store) -> None:
         """Write a result, one tensor or slice for each position of its unrolled axes."""
-        unrolled, axes = self.split(tuple(axis for axis in store.axes if not (store.partial and axis == BATCH)))
+        named = [axis_of(index) for index in store.axes if not isinstance(index, FIXED)]
+        unrolled, axes = self.split(tuple(axis for axis in named if not (store.partial and axis == BATCH)))
         if store.condition:
             self.emit(f"if {store.condition}:")
             self.depth += 1
@@ -129,7 +130,7 @@ class KernelPrinter(KernelScope):
         return (name, tuple(
             "u" if slot != BATCH and self.is_unrolled(slot)
             else (self.lane(index.axis), index.shift) if isinstance(index, Window) and self.is_part(slot, index)
-            else index if isinstance(index, int) else self.lane(axis_of(index))
+            else index if isinstance(index, FIXED) else self.lane(axis_of(index))
             for slot, index in zip(slots, indices, strict=True)
         ))
 
@@ -360,7 +361,7 @@ class KernelPrinter(KernelScope):
             slot: self.position(index, slot, env) for slot, index in zip(slots, indices, strict=True) if slot in kept.unrolled
         }
         pairs = zip(self.loaded[self.leaf_key(node)].data[1], indices, strict=True)
-        names = {axis_of(own): axis_of(index) for own, index in pairs if not isinstance(index, int)}
+        names = {axis_of(own): axis_of(index) for own, index in pairs if not isinstance(index, FIXED)}
         return self.read(kept, position).renamed(names)
 
     def number(self, node: Node) -> Scalar:

@@ -15,7 +15,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
-from sparank_gen.ir.sink import sink
+from sparank_gen.ir.sink import pieces_last, read_whole, sink
 from sparank_gen.lang.extents import Extent
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer
@@ -283,9 +283,24 @@ def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
     return Storage(name, slots, order), name if is_plain else f"{name}.contiguous()"
 
 
+def _parts(store: Store, whole: set[Node], program: Program) -> list[Store]:
+    """A store of a concatenation that nothing reads as a whole, as one of each piece where it belongs."""
+    node = store.node
+    if node.op != "concat" or node in whole or any(part in store.axes for part in node.data):
+        return [store]
+    found = []
+    for piece, place in zip(node.args, ir.windows_of(node, program.extents), strict=True):
+        axes = tuple(place if index == node.over[0] else index for index in store.axes)
+        found += _parts(replace(store, node=piece, axes=axes), whole, program)
+    return found
+
+
 def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None) -> Kernel:
     """A kernel that computes ``stores``."""
     products = columns.products if columns else ()
+    stores = [replace(store, node=pieces_last(store.node, made.program.extents)) for store in stores]
+    whole = read_whole(store.node for store in stores)
+    stores = [part for store in stores for part in _parts(store, whole, made.program)]
     program, nodes = sink(made.program, [store.node for store in stores], made.is_unrolled)
     stores = [replace(store, node=node) for store, node in zip(stores, nodes, strict=True)]
     printer = KernelPrinter(

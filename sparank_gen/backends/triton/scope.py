@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparank_gen.backends.triton.tiles import Tile, expansion
-from sparank_gen.ir.node import BATCH, Index, Node, Program, Window
+from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Program, Window
 from sparank_gen.lang.extents import Extent
 
 LARGEST_UNROLLED = 4
@@ -183,7 +183,7 @@ class KernelScope:
         if isinstance(index, Window):
             code = self.shifted(env[index.axis], index.shift)
             return f"{code} % {self.fixed(self.program.extents[slot])}" if any(self.bounds(slot, index)) else code
-        return str(index) if isinstance(index, int) else env[index]
+        return self.fixed(index) if isinstance(index, FIXED) else env[index]
 
     def address(self, storage: Storage, indices: Sequence[Index], env: Mapping[str, str], axes: Sequence[str]) -> str:
         """The pointers to an element, or to a tile with dimensions ``axes``."""
