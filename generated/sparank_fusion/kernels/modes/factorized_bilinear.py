@@ -111,7 +111,12 @@ def factorized_bilinear_forward_kernel(
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None]
+    out = (
+        s
+        / tl.sqrt(maximum(tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1), tl.full((), 1e-07, ACC)))[
+            :, None
+        ]
+    )
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
@@ -258,7 +263,7 @@ def factorized_bilinear_backward_kernel(
     sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / sqrt
-    total = tl.sum(square(s), 1)
+    total = tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1)
     sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
     out = s / sqrt_2[:, None]

@@ -324,12 +324,14 @@ def gated_multimodal_unit_backward_kernel(
             V_tile_2 = tl.load(
                 V_ptrs[m] + i[:, None] * dim * M + n * dim + i[None, :], mask=in_i_i, other=0.0
             )
-            total_3 = total_3 + contract(product_2[m], V_tile_2, ACC, PRECISION)
+            total_3 = total_3 + contract(tl.where(in_i[None, :], product_2[m], 0.0), V_tile_2, ACC, PRECISION)
         total_2 = total_2 + (total_3,)
     h_bar = ()
     for m in tl.static_range(M):
         W_tile_2 = tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        h_bar = h_bar + (contract(product[m], W_tile_2, ACC, PRECISION) + total_2[m],)
+        h_bar = h_bar + (
+            contract(tl.where(in_i[None, :], product[m], 0.0), W_tile_2, ACC, PRECISION) + total_2[m],
+        )
     for m in tl.static_range(M):
         tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
     for m in tl.static_range(M):
