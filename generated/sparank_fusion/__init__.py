@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.scalar_mix import ScalarMixFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
+    from sparank_fusion.modes.tensor_fusion import TensorFusionFusion
 
 __all__ = [
     "AttentionFusion",
@@ -53,6 +54,7 @@ __all__ = [
     "ScalarMixFusion",
     "SigmoidGateFusion",
     "SumFusion",
+    "TensorFusionFusion",
     "list_modes",
     "mode_name",
 ]

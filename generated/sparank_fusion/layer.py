@@ -31,6 +31,7 @@ FusionMode = Literal[
     "scalar_mix",
     "sigmoid_gate",
     "sum",
+    "tensor_fusion",
 ]
 MODES: dict[FusionMode, str] = {
     "attention": "AttentionFusion",
@@ -52,6 +53,7 @@ MODES: dict[FusionMode, str] = {
     "scalar_mix": "ScalarMixFusion",
     "sigmoid_gate": "SigmoidGateFusion",
     "sum": "SumFusion",
+    "tensor_fusion": "TensorFusionFusion",
 }
 
 
@@ -117,6 +119,7 @@ class FusionLayer(FusionModule):
         ``"scalar_mix"``: A sum of the modalities with learned softmax weights, times a learned scale.
         ``"sigmoid_gate"``: Per-dimension sigmoid blending of exactly two modalities.
         ``"sum"``: The sum of the modalities.
+        ``"tensor_fusion"``: The outer product of two modalities, each with a constant 1 appended.
 
     Args:
         dim: width of each modality's features.
