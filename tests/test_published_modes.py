@@ -138,6 +138,13 @@ def lmf(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
     return product @ weight.sum(0).T, None
 
 
+def tfn(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
+    """Zadeh et al. 2017, the tensor fusion layer of two modalities: [z^l; 1] (x) [z^v; 1]."""
+    ones = torch.ones(len(x[0]), 1, dtype=x[0].dtype)
+    left, right = (torch.cat([feature, ones], 1) for feature in x)
+    return torch.einsum("bp,bq->bpq", left, right).flatten(1), None
+
+
 @dataclass(frozen=True)
 class Case:
     """One layer: its mode, the sizes, and the formula."""
@@ -166,6 +173,7 @@ CASES = [
     *(Case("scalar_mix", scalar_mix, count, 5) for count in (2, 3, 5)),
     *(Case("gated_multimodal_unit", gmu, count, dim) for count, dim in ((2, 5), (3, 4), (4, 1))),
     *(Case("low_rank_fusion", lmf, m, dim, options={"terms": r}) for m, dim, r in ((2, 5, 3), (3, 4, 1), (4, 2, 6))),
+    *(Case("tensor_fusion", tfn, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
     *(Case("multiplicative_interaction", interaction, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
 ]
 

@@ -476,7 +476,7 @@ class KernelPrinter(KernelScope):
             if infix:
                 codes.append(value.code if value.precedence >= tight else f"({value.code})")
             else:
-                codes.append(f"tl.full((), {value.code}, ACC)" if _is_rounded(value) else value.code)
+                codes.append(f"tl.full((), {value.code}, ACC)" if node.op != "where" and _is_rounded(value) else value.code)
         return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
 
     def bounds_product(self, node: Node) -> bool:

@@ -273,16 +273,14 @@ def factorized_bilinear_backward_kernel(
             tl.where(
                 total >= 1e-07,
                 tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), tl.full((), 0, ACC), ACC))
-    z_bar = s_bar / sqrt + tl.where(
-        z > 0, selected, tl.where(z < 0, -selected, tl.full((), tl.full((), 0, ACC), ACC))
-    )
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     x_bar = z_bar[:, :, None] * y
     h_bar = ()
@@ -445,16 +443,14 @@ def factorized_bilinear_backward_operands_2(
             tl.where(
                 total >= 1e-07,
                 tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), tl.full((), 0, ACC), ACC))
-    z_bar = s_bar / sqrt + tl.where(
-        z > 0, selected, tl.where(z < 0, -selected, tl.full((), tl.full((), 0, ACC), ACC))
-    )
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     tl.store(
         partial_1_ptr + program * dim * factors + i[:, None] * factors + k[None, :],

@@ -51,9 +51,9 @@ def tensor_fusion_forward_kernel(
             ).to(ACC),
         )
     # x[p] = concat[p: i, 1](h[0,i], 1)
-    x = tl.where((p < dim)[None, :], h[0], tl.full((), tl.full((), 1, ACC), ACC))
+    x = tl.where((p < dim)[None, :], h[0], tl.full((), 1, ACC))
     # y[q] = concat[q: i, 1](h[1,i], 1)
-    y = tl.where((p < dim)[None, :], h[1], tl.full((), tl.full((), 1, ACC), ACC))
+    y = tl.where((p < dim)[None, :], h[1], tl.full((), 1, ACC))
     # out[p,q] = x[p] * y[q]
     out = x[:, :, None] * y[:, None, :]
     tl.store(
