@@ -176,7 +176,7 @@ def forward(
     batch, dim = h[0].shape
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * lanes + 2
+    numbers = 2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"]
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(
         tensor_fusion_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants
@@ -201,7 +201,7 @@ def backward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (2 * lanes + 2)
+    numbers = 2 * (2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"])
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(
         tensor_fusion_backward_kernel,
