@@ -55,10 +55,15 @@ def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
     return False
 
 
-def working_set(program: Program) -> Extent | None:
+def working_set(program: Program, with_outer_results: bool) -> Extent | None:
     """How many numbers one row of the batch touches: the sizes of all intermediate results.
 
     None where there are none worth keeping in cache, as in a layer that only moves its input.
+
+    Args:
+        program: a simplified program.
+        with_outer_results: whether outer products count that are results themselves: a kernel holds them, a cache gains
+            nothing from them.
     """
     total = Extent.number(0)
     nodes = list(ir.reachable(program[name].node for name in program.outputs))
@@ -66,6 +71,8 @@ def working_set(program: Program) -> Extent | None:
     for node in reversed(nodes):
         if node.op == "mul" and node in summed:
             summed.update(node.args)
+    if not with_outer_results:
+        summed.update(program[name].node for name in program.outputs)
     for node in nodes:
         is_outer = node.op == "mul" and node not in summed and all(arg.axes < node.axes for arg in node.args)
         if (node.op in VIEWS and not is_outer) or BATCH not in node.axes:

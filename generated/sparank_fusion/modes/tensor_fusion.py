@@ -55,7 +55,7 @@ class TensorFusionFusion(FusionModule):
         if n_modalities == 1:
             return
         self.out_dim = 2 * dim + dim * dim + 1
-        self._block(4 * dim + dim * dim + 3)
+        self._block(2 * dim + 2)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # x[p] = concat[p: i, 1](h[0,i], 1)

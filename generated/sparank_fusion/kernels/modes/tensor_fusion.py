@@ -173,9 +173,8 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, return_extras, product_dtype, result_dtype)
     (out,) = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
     constants = _constants(h, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
     numbers = 2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"]
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(
@@ -197,10 +196,9 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"])
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(
