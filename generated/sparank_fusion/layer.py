@@ -19,7 +19,6 @@ FusionMode = Literal[
     "factorized_bilinear",
     "film",
     "gate",
-    "gated_multimodal_unit",
     "low_rank_bilinear",
     "low_rank_fusion",
     "maximum",
@@ -41,7 +40,6 @@ MODES: dict[FusionMode, str] = {
     "factorized_bilinear": "FactorizedBilinearFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
-    "gated_multimodal_unit": "GatedMultimodalUnitFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
     "low_rank_fusion": "LowRankFusionFusion",
     "maximum": "MaximumFusion",
@@ -104,8 +102,6 @@ class FusionLayer(FusionModule):
         ``"factorized_bilinear"``: Multimodal factorised bilinear pooling of two modalities.
         ``"film"``: The first modality, scaled and shifted in each dimension as the second one says.
         ``"gate"``: Per-dimension softmax gating across modalities.
-        ``"gated_multimodal_unit"``: Gated sum of a nonlinear projection of each modality, each gate seeing
-        all modalities.
         ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
         ``"low_rank_fusion"``: The tensor product of all modalities, contracted with a weight of low rank.
         ``"maximum"``: The largest of the modalities in each dimension.
