@@ -116,14 +116,6 @@ def scalar_mix(layer: nn.Module, x: Features) -> tuple[Tensor, Tensor]:
     return layer.gamma * mixed, s.repeat(len(x[0]), 1)
 
 
-def gmu(layer: nn.Module, x: Features) -> tuple[Tensor, Tensor]:
-    """Arevalo et al. 2017, the unit for k modalities: h = sum_i sigma(W_zi [x_1, …, x_k]) * tanh(W_i x_i)."""
-    everything = torch.cat(x, 1)
-    hidden = [torch.tanh(feature @ layer.hidden[m].weight.T) for m, feature in enumerate(x)]
-    gates = [1 / (1 + torch.exp(-(everything @ layer.gates[m].weight.T))) for m in range(len(x))]
-    return torch.stack([z * h for z, h in zip(gates, hidden, strict=True)]).sum(0), torch.stack(gates)
-
-
 def lmf(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
     """Liu et al. 2018: the tensor of weights, sum_r of outer products of factors, on the tensor product of [z_m; 1]."""
     rank, dim = layer.terms, layer.dim
@@ -171,7 +163,6 @@ CASES = [
     *(Case("deep_sets", deep_set, m, dim, options={"hidden": k}) for m, dim, k in ((2, 5, 3), (3, 4, 7), (5, 3, 1))),
     *(Case("factorized_bilinear", mfb, 2, dim, options={"factors": k}) for dim, k in ((5, 3), (4, 1), (3, 6))),
     *(Case("scalar_mix", scalar_mix, count, 5) for count in (2, 3, 5)),
-    *(Case("gated_multimodal_unit", gmu, count, dim) for count, dim in ((2, 5), (3, 4), (4, 1))),
     *(Case("low_rank_fusion", lmf, m, dim, options={"terms": r}) for m, dim, r in ((2, 5, 3), (3, 4, 1), (4, 2, 6))),
     *(Case("tensor_fusion", tfn, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
     *(Case("multiplicative_interaction", interaction, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
