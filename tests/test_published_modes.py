@@ -107,6 +107,36 @@ def interaction(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
     return form + x[0] @ layer.left.weight.T + x[1] @ layer.right.weight.T + layer.bilinear.bias, None
 
 
+def scalar_mix(layer: nn.Module, x: Features) -> tuple[Tensor, Tensor]:
+    """Peters et al. 2018, equation 1: gamma * sum_j s_j h_j, with softmax-normalised weights s."""
+    s = torch.exp(layer.scalars) / torch.exp(layer.scalars).sum()
+    mixed = torch.zeros_like(x[0])
+    for weight, feature in zip(s, x, strict=True):
+        mixed = mixed + weight * feature
+    return layer.gamma * mixed, s.repeat(len(x[0]), 1)
+
+
+def lmf(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
+    """Liu et al. 2018: the tensor of weights, sum_r of outer products of factors, on the tensor product of [z_m; 1]."""
+    rank, dim = layer.terms, layer.dim
+    ones = torch.ones(len(x[0]), 1, dtype=x[0].dtype)
+    product, weight = torch.ones_like(ones), None
+    for m, feature in enumerate(x):
+        module = layer.factors[m]
+        own = torch.cat([module.weight, module.bias[:, None]], 1).reshape(rank, dim, -1)
+        product = torch.einsum("bi,bj->bij", product, torch.cat([feature, ones], 1)).flatten(1)
+        weight = own if weight is None else torch.einsum("roi,roj->roij", weight, own).flatten(2)
+    assert weight is not None
+    return product @ weight.sum(0).T, None
+
+
+def tfn(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
+    """Zadeh et al. 2017, the tensor fusion layer of two modalities: [z^l; 1] (x) [z^v; 1]."""
+    ones = torch.ones(len(x[0]), 1, dtype=x[0].dtype)
+    left, right = (torch.cat([feature, ones], 1) for feature in x)
+    return torch.einsum("bp,bq->bpq", left, right).flatten(1), None
+
+
 @dataclass(frozen=True)
 class Case:
     """One layer: its mode, the sizes, and the formula."""
@@ -132,6 +162,9 @@ CASES = [
     *(Case("cross_attention", attention_of_one, m, dim, options={"attn_heads": a}) for m, dim, a in ((2, 6, 3), (3, 5, 1), (4, 8, 4))),
     *(Case("deep_sets", deep_set, m, dim, options={"hidden": k}) for m, dim, k in ((2, 5, 3), (3, 4, 7), (5, 3, 1))),
     *(Case("factorized_bilinear", mfb, 2, dim, options={"factors": k}) for dim, k in ((5, 3), (4, 1), (3, 6))),
+    *(Case("scalar_mix", scalar_mix, count, 5) for count in (2, 3, 5)),
+    *(Case("low_rank_fusion", lmf, m, dim, options={"terms": r}) for m, dim, r in ((2, 5, 3), (3, 4, 1), (4, 2, 6))),
+    *(Case("tensor_fusion", tfn, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
     *(Case("multiplicative_interaction", interaction, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
 ]
 
@@ -142,7 +175,11 @@ def normal(shape: tuple[int, ...], seed: int) -> Tensor:
 
 def made(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    return FusionLayer(case.dim, case.n_modalities, case.mode, **case.options).double()
+    layer = FusionLayer(case.dim, case.n_modalities, case.mode, **case.options).double()
+    with torch.no_grad():
+        for k, parameter in enumerate(layer.parameters()):
+            parameter.copy_(0.5 * normal(tuple(parameter.shape), 50 + k))
+    return layer
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

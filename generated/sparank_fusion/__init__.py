@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.factorized_bilinear import FactorizedBilinearFusion
     from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
-    from sparank_fusion.modes.gated_multimodal_unit import GatedMultimodalUnitFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
+    from sparank_fusion.modes.low_rank_fusion import LowRankFusionFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.mixture_of_experts import MixtureOfExpertsFusion
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.scalar_mix import ScalarMixFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
+    from sparank_fusion.modes.tensor_fusion import TensorFusionFusion
 
 __all__ = [
     "AttentionFusion",
@@ -40,8 +41,8 @@ __all__ = [
     "FusionLayer",
     "FusionMode",
     "GateFusion",
-    "GatedMultimodalUnitFusion",
     "LowRankBilinearFusion",
+    "LowRankFusionFusion",
     "MaximumFusion",
     "MeanFusion",
     "MixtureOfExpertsFusion",
@@ -51,6 +52,7 @@ __all__ = [
     "ScalarMixFusion",
     "SigmoidGateFusion",
     "SumFusion",
+    "TensorFusionFusion",
     "list_modes",
     "mode_name",
 ]

@@ -19,8 +19,8 @@ FusionMode = Literal[
     "factorized_bilinear",
     "film",
     "gate",
-    "gated_multimodal_unit",
     "low_rank_bilinear",
+    "low_rank_fusion",
     "maximum",
     "mean",
     "mixture_of_experts",
@@ -30,6 +30,7 @@ FusionMode = Literal[
     "scalar_mix",
     "sigmoid_gate",
     "sum",
+    "tensor_fusion",
 ]
 MODES: dict[FusionMode, str] = {
     "attention": "AttentionFusion",
@@ -39,8 +40,8 @@ MODES: dict[FusionMode, str] = {
     "factorized_bilinear": "FactorizedBilinearFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
-    "gated_multimodal_unit": "GatedMultimodalUnitFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
+    "low_rank_fusion": "LowRankFusionFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "mixture_of_experts": "MixtureOfExpertsFusion",
@@ -50,6 +51,7 @@ MODES: dict[FusionMode, str] = {
     "scalar_mix": "ScalarMixFusion",
     "sigmoid_gate": "SigmoidGateFusion",
     "sum": "SumFusion",
+    "tensor_fusion": "TensorFusionFusion",
 }
 
 
@@ -100,9 +102,8 @@ class FusionLayer(FusionModule):
         ``"factorized_bilinear"``: Multimodal factorised bilinear pooling of two modalities.
         ``"film"``: The first modality, scaled and shifted in each dimension as the second one says.
         ``"gate"``: Per-dimension softmax gating across modalities.
-        ``"gated_multimodal_unit"``: Gated sum of a nonlinear projection of each modality, each gate seeing
-        all modalities.
         ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
+        ``"low_rank_fusion"``: The tensor product of all modalities, contracted with a weight of low rank.
         ``"maximum"``: The largest of the modalities in each dimension.
         ``"mean"``: The mean of the modalities.
         ``"mixture_of_experts"``: Linear experts on all modalities together, mixed by a router that sees the
@@ -114,6 +115,7 @@ class FusionLayer(FusionModule):
         ``"scalar_mix"``: A sum of the modalities with learned softmax weights, times a learned scale.
         ``"sigmoid_gate"``: Per-dimension sigmoid blending of exactly two modalities.
         ``"sum"``: The sum of the modalities.
+        ``"tensor_fusion"``: The outer product of two modalities, each with a constant 1 appended.
 
     Args:
         dim: width of each modality's features.
@@ -124,6 +126,7 @@ class FusionLayer(FusionModule):
         factors: Number of products that each output sums. Of mode factorized_bilinear alone.
         hidden: Width of the hidden layers. Of mode deep_sets alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
+        terms: Rank of the weight tensor. Of mode low_rank_fusion alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Attributes:
@@ -148,6 +151,7 @@ class FusionLayer(FusionModule):
         factors: int = 5,
         hidden: int = 128,
         rank: int = 64,
+        terms: int = 4,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
@@ -157,6 +161,7 @@ class FusionLayer(FusionModule):
             "deep_sets": {"hidden": hidden},
             "factorized_bilinear": {"factors": factors},
             "low_rank_bilinear": {"rank": rank},
+            "low_rank_fusion": {"terms": terms},
             "mixture_of_experts": {"experts": experts},
         }
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)

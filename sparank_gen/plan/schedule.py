@@ -55,14 +55,27 @@ def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
     return False
 
 
-def working_set(program: Program) -> Extent | None:
+def working_set(program: Program, with_outer_results: bool) -> Extent | None:
     """How many numbers one row of the batch touches: the sizes of all intermediate results.
 
     None where there are none worth keeping in cache, as in a layer that only moves its input.
+
+    Args:
+        program: a simplified program.
+        with_outer_results: whether outer products count that are results themselves: a kernel holds them, a cache gains
+            nothing from them.
     """
     total = Extent.number(0)
-    for node in ir.reachable(program[name].node for name in program.outputs):
-        if node.op in VIEWS or BATCH not in node.axes:
+    nodes = list(ir.reachable(program[name].node for name in program.outputs))
+    summed = {node.args[0] for node in nodes if node.op == "sum"}
+    for node in reversed(nodes):
+        if node.op == "mul" and node in summed:
+            summed.update(node.args)
+    if not with_outer_results:
+        summed.update(program[name].node for name in program.outputs)
+    for node in nodes:
+        is_outer = node.op == "mul" and node not in summed and all(arg.axes < node.axes for arg in node.args)
+        if (node.op in VIEWS and not is_outer) or BATCH not in node.axes:
             continue
         total = total + elements(node.axes, program)
         if node.op not in OPERATORS or OPERATORS[node.op].kind != "reduction":

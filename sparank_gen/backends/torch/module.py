@@ -238,5 +238,5 @@ def _symbols(mode: Mode, prefix: str) -> dict[str, str]:
 
 
 def _block(mode: Mode, names: dict[str, str]) -> str | None:
-    total = working_set(prepared(mode))
+    total = working_set(prepared(mode), with_outer_results=False)
     return total.code(names) if total is not None else None

@@ -135,8 +135,8 @@ def kernel_file(mode: Mode) -> KernelFile:
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
     forward = _forward(mode, program, results, storages, symbols, numbers)
     backward, rest = _backward(mode, program, results, storages, symbols, numbers)
-    padded = symbols | _padded(program, symbols) | {"dim": "lanes"}
-    set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
+    lanes, padded = _padded(program, symbols)
+    set_size = working_set(lanes, with_outer_results=True) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules
@@ -153,7 +153,7 @@ def kernel_file(mode: Mode) -> KernelFile:
         results=tuple((result.variable, _shape(result.layout, program, symbols)) for result in results),
         rest=rest,
         numbers_per_row=set_size.code(padded),
-        reshaped_per_row=_reshaped(expand(program)).code(padded),
+        reshaped_per_row=_reshaped(expand(lanes)).code(padded),
         widest_weight=_widest_weight(expand(program), symbols),
     )
 
@@ -182,11 +182,16 @@ def _reshaped(program: Program) -> Extent:
     return total
 
 
-def _padded(program: Program, symbols: Mapping[str, str]) -> dict[str, str]:
-    """For each name that is the extent of an axis, how many lanes the axis takes."""
+def _padded(program: Program, symbols: Mapping[str, str]) -> tuple[Program, dict[str, str]]:
+    """``program`` with a name for each extent that is a sum, and how names in extents are written, padded to lanes."""
     lanes = KernelPrinter(program, {}, symbols).lanes
-    names = {extent.code({}): variable for extent, variable in lanes.items() if extent.code({}) in symbols}
-    return {name: f'constants["{variable.upper()}_LANES"]' for name, variable in names.items()}
+    constants = {extent: f"{variable.upper()}_LANES" for extent, variable in lanes.items()}
+    sums = {extent: Extent.symbol(constant) for extent, constant in constants.items() if len(extent.terms) > 1}
+    named = {axis: sums.get(extent, extent) for axis, extent in program.extents.items()}
+    names = {extent.code({}): constant for extent, constant in constants.items() if extent.code({}) in symbols}
+    names |= {constant: constant for constant in constants.values()}
+    written = {name: f'constants["{constant}"]' for name, constant in names.items()}
+    return replace(program, extents=named), {**symbols, **written, "dim": "lanes"}
 
 
 def _constants(

@@ -24,6 +24,7 @@ from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 
+LINEAR = frozenset({"add", "sub", "mul", "neg"})
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
 
@@ -455,7 +456,7 @@ class KernelPrinter(KernelScope):
             return Scalar(operator.scalar.format(*codes), operator.precedence)
         axes = self.union(tiles)
         values = [value.aligned(axes) if isinstance(value, Tile) and value.axes else value for value in values]
-        padding = self.padding_after(node.op, values, axes)
+        padding = {} if self.bounds_product(node) else self.padding_after(node.op, values, axes)
         if node.op == "pow" and node.args[1].op == "constant" and node.args[1].data == int(node.args[1].data) > 0:
             exponent = int(node.args[1].data)
             call = f"square({values[0].code})" if exponent == 2 else f"integer_power({values[0].code}, {exponent})"
@@ -475,8 +476,16 @@ class KernelPrinter(KernelScope):
             if infix:
                 codes.append(value.code if value.precedence >= tight else f"({value.code})")
             else:
-                codes.append(f"tl.full((), {value.code}, ACC)" if _is_rounded(value) else value.code)
+                codes.append(f"tl.full((), {value.code}, ACC)" if node.op != "where" and _is_rounded(value) else value.code)
         return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
+
+    def bounds_product(self, node: Node) -> bool:
+        """Whether a node may make finite numbers of a matrix product's infinite ones.
+
+        The product of an infinite operand and a weight's empty lanes is not 0, but nan, which then is worse than the rest.
+        """
+        inner = ir.reachable(node.args)
+        return node.op not in LINEAR and any(contraction_of(other, self.is_unrolled) is not None for other in inner)
 
     def union(self, tiles: Sequence[Tile]) -> tuple[str, ...]:
         """The dimensions of a pointwise result: those of an operand that has them all, or the canonical order."""

@@ -108,7 +108,7 @@ def deep_sets_forward_kernel(
         C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
         phi = phi + (
             maximum(
-                contract(inner[m], C_tile, ACC, PRECISION)
+                contract(tl.where(in_k[None, :], inner[m], 0.0), C_tile, ACC, PRECISION)
                 + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
                 0.0,
             ),
@@ -120,12 +120,16 @@ def deep_sets_forward_kernel(
     # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
     D_tile = tl.load(D_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     outer = maximum(
-        contract(pooled, D_tile, ACC, PRECISION) + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
+        contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
+        + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
         0.0,
     )
     # out[i] = sum[r](E[i,r] * outer[r]) + e[i]
     E_tile = tl.load(E_ptr + i[None, :] * hidden + k[:, None], mask=in_k_i, other=0.0)
-    out = contract(outer, E_tile, ACC, PRECISION) + tl.load(e_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    out = (
+        contract(tl.where(in_k[None, :], outer, 0.0), E_tile, ACC, PRECISION)
+        + tl.load(e_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    )
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
@@ -571,7 +575,7 @@ def deep_sets_backward_kernel(
     for m in tl.static_range(M):
         C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
         total_2 = total_2 + (
-            contract(inner[m], C_tile, ACC, PRECISION)
+            contract(tl.where(in_k[None, :], inner[m], 0.0), C_tile, ACC, PRECISION)
             + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
         )
     # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
@@ -584,31 +588,32 @@ def deep_sets_backward_kernel(
         pooled = pooled + phi[m]
     D_tile = tl.load(D_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     total_3 = (
-        contract(pooled, D_tile, ACC, PRECISION) + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
+        contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
+        + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
     )
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     E_tile = tl.load(E_ptr + i[:, None] * hidden + k[None, :], mask=in_i_k, other=0.0)
     outer_bar = contract(out_bar, E_tile, ACC, PRECISION)
-    selected = tl.where(total_3 > 0, outer_bar, tl.full((), tl.full((), 0, ACC), ACC))
+    selected = tl.where(total_3 > 0, outer_bar, tl.full((), 0, ACC))
     D_tile_2 = tl.load(D_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
-    phi_bar = contract(selected, D_tile_2, ACC, PRECISION)
+    phi_bar = contract(tl.where(in_k[None, :], selected, 0.0), D_tile_2, ACC, PRECISION)
     selected_2 = ()
     for m in tl.static_range(M):
-        selected_2 = selected_2 + (tl.where(total_2[m] > 0, phi_bar, tl.full((), tl.full((), 0, ACC), ACC)),)
+        selected_2 = selected_2 + (tl.where(total_2[m] > 0, phi_bar, tl.full((), 0, ACC)),)
     inner_bar = ()
     for m in tl.static_range(M):
         C_tile_2 = tl.load(C_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
-        inner_bar = inner_bar + (contract(selected_2[m], C_tile_2, ACC, PRECISION),)
+        inner_bar = inner_bar + (
+            contract(tl.where(in_k[None, :], selected_2[m], 0.0), C_tile_2, ACC, PRECISION),
+        )
     selected_3 = ()
     for m in tl.static_range(M):
-        selected_3 = selected_3 + (
-            tl.where(total[m] > 0, inner_bar[m], tl.full((), tl.full((), 0, ACC), ACC)),
-        )
+        selected_3 = selected_3 + (tl.where(total[m] > 0, inner_bar[m], tl.full((), 0, ACC)),)
     for m in tl.static_range(M):
         A_tile_2 = tl.load(A_ptr + k[:, None] * dim + i[None, :], mask=in_k_i, other=0.0)
         tl.store(
             h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
-            contract(selected_3[m], A_tile_2, ACC, PRECISION),
+            contract(tl.where(in_k[None, :], selected_3[m], 0.0), A_tile_2, ACC, PRECISION),
             mask=in_b_i,
         )
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
@@ -868,7 +873,7 @@ def deep_sets_backward_products_4(
         product_3 = product_3 + contract(rows_8_tile, D_tile, ACC, PRECISION)
     total = product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
     product_4 = tl.load(product_4_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    selected = tl.where(total > 0, product_4, tl.full((), tl.full((), 0, ACC), ACC))
+    selected = tl.where(total > 0, product_4, tl.full((), 0, ACC))
     tl.store(
         partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
     )
@@ -937,7 +942,7 @@ def deep_sets_backward_products_5(
             tl.where(
                 product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_5,
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             ),
         )
     total = 0.0
@@ -1012,7 +1017,7 @@ def deep_sets_backward_products_6(
             tl.where(
                 product_1[m] + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_6[m],
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             ),
         )
     total = 0.0
@@ -1200,7 +1205,7 @@ def deep_sets_backward_operands_4(
     product_3 = tl.load(product_3_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
     total = product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
     product_4 = tl.load(product_4_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    selected = tl.where(total > 0, product_4, tl.full((), tl.full((), 0, ACC), ACC))
+    selected = tl.where(total > 0, product_4, tl.full((), 0, ACC))
     tl.store(
         partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
     )
@@ -1256,7 +1261,7 @@ def deep_sets_backward_operands_5(
             tl.where(
                 product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_5,
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             ),
         )
     total = 0.0
@@ -1317,7 +1322,7 @@ def deep_sets_backward_operands_6(
             tl.where(
                 product_1[m] + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
                 product_6[m],
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             ),
         )
     total = 0.0

@@ -111,7 +111,12 @@ def factorized_bilinear_forward_kernel(
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None]
+    out = (
+        s
+        / tl.sqrt(maximum(tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1), tl.full((), 1e-07, ACC)))[
+            :, None
+        ]
+    )
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
@@ -258,7 +263,7 @@ def factorized_bilinear_backward_kernel(
     sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / sqrt
-    total = tl.sum(square(s), 1)
+    total = tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1)
     sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
     out = s / sqrt_2[:, None]
@@ -268,16 +273,14 @@ def factorized_bilinear_backward_kernel(
             tl.where(
                 total >= 1e-07,
                 tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), tl.full((), 0, ACC), ACC))
-    z_bar = s_bar / sqrt + tl.where(
-        z > 0, selected, tl.where(z < 0, -selected, tl.full((), tl.full((), 0, ACC), ACC))
-    )
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     x_bar = z_bar[:, :, None] * y
     h_bar = ()
@@ -440,16 +443,14 @@ def factorized_bilinear_backward_operands_2(
             tl.where(
                 total >= 1e-07,
                 tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), tl.full((), 0, ACC), ACC),
+                tl.full((), 0, ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), tl.full((), 0, ACC), ACC))
-    z_bar = s_bar / sqrt + tl.where(
-        z > 0, selected, tl.where(z < 0, -selected, tl.full((), tl.full((), 0, ACC), ACC))
-    )
+    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     tl.store(
         partial_1_ptr + program * dim * factors + i[:, None] * factors + k[None, :],

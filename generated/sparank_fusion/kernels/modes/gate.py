@@ -332,7 +332,9 @@ def gate_backward_kernel(
     h_bar = ()
     for m in tl.static_range(M):
         W_tile_2 = tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        h_bar = h_bar + (out_bar * g[m] + contract(logit_bar[m], W_tile_2, ACC, PRECISION),)
+        h_bar = h_bar + (
+            out_bar * g[m] + contract(tl.where(in_i[None, :], logit_bar[m], 0.0), W_tile_2, ACC, PRECISION),
+        )
     for m in tl.static_range(M):
         tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
     for m in tl.static_range(M):

@@ -96,7 +96,10 @@ def low_rank_bilinear_forward_kernel(
     )
     # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
     P_tile = tl.load(P_ptr + i[None, :] * rank + r[:, None], mask=in_r_i, other=0.0)
-    out = contract(x * y, P_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    out = (
+        contract(tl.where(in_r[None, :], x * y, 0.0), P_tile, ACC, PRECISION)
+        + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+    )
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
@@ -344,14 +347,16 @@ def low_rank_bilinear_backward_kernel(
         U_tile_2 = tl.load(U_ptr + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0)
         h_bar = h_bar + (
             (
-                contract(product, V_tile_2, ACC, PRECISION)
+                contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION)
                 if m == 1
-                else tl.zeros_like(contract(product, V_tile_2, ACC, PRECISION))
+                else tl.zeros_like(contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION))
             )
             + (
-                contract(product_2, U_tile_2, ACC, PRECISION)
+                contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION)
                 if m == 0
-                else tl.zeros_like(contract(product_2, U_tile_2, ACC, PRECISION))
+                else tl.zeros_like(
+                    contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION)
+                )
             ),
         )
     for m in tl.static_range(M):

@@ -94,12 +94,10 @@ def maximum_backward_kernel(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     total = 0.0
     for m in tl.static_range(M):
-        total = total + tl.where(
-            equal[m], tl.full((), tl.full((), 1, ACC), ACC), tl.full((), tl.full((), 0, ACC), ACC)
-        )
+        total = total + tl.where(equal[m], tl.full((), 1, ACC), tl.full((), 0, ACC))
     h_bar = ()
     for m in tl.static_range(M):
-        h_bar = h_bar + (tl.where(equal[m], out_bar / total, tl.full((), tl.full((), 0, ACC), ACC)),)
+        h_bar = h_bar + (tl.where(equal[m], out_bar / total, tl.full((), 0, ACC)),)
     for m in tl.static_range(M):
         tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
 

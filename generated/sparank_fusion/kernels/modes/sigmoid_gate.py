@@ -284,7 +284,9 @@ def sigmoid_gate_backward_kernel(
     h_bar = ()
     for m in tl.static_range(M):
         W_tile_2 = tl.load(W_ptr + i[:, None] * dim * M + m * dim + i[None, :], mask=in_i_i, other=0.0)
-        h_bar = h_bar + (out_bar * g[m] + contract(product, W_tile_2, ACC, PRECISION),)
+        h_bar = h_bar + (
+            out_bar * g[m] + contract(tl.where(in_i[None, :], product, 0.0), W_tile_2, ACC, PRECISION),
+        )
     for m in tl.static_range(M):
         tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
