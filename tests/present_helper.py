@@ -47,13 +47,14 @@ class Results:
 
 
 def layouts(mode: Mode) -> dict[str, Layout]:
-    return {layout.name: layout for layout in (mode.out, mode.weights) if layout is not None}
+    return {result.layout.name: result.layout for result in reversed(mode.results)}
 
 
 def poisoned(mode: Mode, case: Case, present: Mask) -> dict[str, Array]:
     """What the evaluator reads, with absent features nan."""
     found = inputs(mode, case, len(present))
-    found[FEATURES] = np.where(present[:, :, None], found[FEATURES], np.nan)
+    apart = [1] * (found[FEATURES].ndim - present.ndim)
+    found[FEATURES] = np.where(present.reshape(*present.shape, *apart), found[FEATURES], np.nan)
     return found | {PRESENT: present.T}
 
 
@@ -79,7 +80,7 @@ def of_each_sample(mode: Mode, case: Case, present: Mask) -> Results:
     """By the evaluator, from the mode's own program among the modalities of one sample at a time."""
     program, found = mode.program, inputs(mode, case, len(present))
     axes = {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
-    axes[FEATURES] = (BATCH, "m", "")
+    axes[FEATURES] = (BATCH, *(axis for axis in mode.features.axes if axis != BATCH))
     given = cotangents(mode, case, len(present))
     values = {name: np.zeros(array.shape) for name, array in given.items()}
     gradients = {name: np.zeros(array.shape) for name, array in found.items()}
@@ -121,7 +122,7 @@ def of_layer(layer: torch.nn.Module, mode: Mode, case: Case, present: Mask) -> R
         given[~torch.from_numpy(present[:, m])] = torch.nan
         given.requires_grad_()
     out, info = layer(features, return_gates=True, present=torch.from_numpy(present))
-    returned = {mode.out.name: out} | ({mode.weights.name: info["weights"]} if mode.weights else {})
+    returned = {result.layout.name: {"out": out, **info}[result.key] for result in reversed(mode.results)}
     values = {name: ordered(returned[name], mode, layout, sizes) for name, layout in layouts(mode).items()}
     arriving = cotangents(mode, case, len(present))
     total = sum((values[name] * torch.from_numpy(arriving[name])).sum() for name in values)

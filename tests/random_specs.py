@@ -21,9 +21,31 @@ EXTENTS = {
     "r": "hidden",
     "e": "1",
     "q": "dim * hidden",
+    "f": "dim + 1",
+    "g": "modalities * dim",
+    "o": "2 * hidden",
+    "y": "dim // 2",
+    "a": "dim + 1",
+    "s": "2 * dim",
+    "n": "modalities + 1",
+    "d": "4",
 }
 SIZES = {"m": "modalities", **EXTENTS}
 MODALITY = frozenset("mtu")
+# What joined axes are made of, and the offsets from which an axis of one extent may read another.
+JOINED = {"a": (("i", "1"), ("1", "j")), "s": (("i", "j"), ("j", "j")), "n": (("m", "1"), ("1", "t")), "d": (("p", "1", "1"), ("p", "p"))}
+WINDOWS = {
+    ("dim", "dim + 1"): ("0", "1"),
+    ("dim", "2 * dim"): ("0", "dim"),
+    ("dim + 1", "2 * dim"): ("0", "dim - 1"),
+    ("dim", "dim * hidden"): ("0",),
+    ("dim // 2", "dim"): ("0", "dim // 2"),
+    ("modalities", "modalities + 1"): ("0", "1"),
+    ("2", "modalities"): ("0",),
+    ("2", "4"): ("0", "1", "2"),
+    ("1", "2"): ("1",),
+    ("1", "hidden"): ("hidden - 1",),
+}
 SMOOTH = ("tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "erf", "abs")
 GUARDED = ("exp(tanh({0}))", "log(abs({0}) + 0.5)", "sqrt({0} ** 2 + 0.1)", "rsqrt({0} ** 2 + 0.3)", "{0} ** 2", "-{0}")
 PAIRS = (
@@ -54,6 +76,8 @@ class Draft:
     draw: st.DrawFn
     exact: bool
     numbered: bool
+    features: tuple[str, ...] = ("dim",)
+    joined: frozenset[str] = frozenset()
     slots: list[Slot] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
@@ -78,8 +102,8 @@ class Draft:
             self.used.add(name)
             return code
         if depth <= -3:
-            return " * ".join(self.base(axis) for axis in sorted(axes)) if axes else "tanh(sum[m,i](h[m,i]))"
-        kinds = ["smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise"]
+            return " * ".join(self.base(axis) for axis in sorted(axes)) if axes else self.all_features("m", "i")
+        kinds = ["smooth", "guarded", "pair", "pair", "pair", "number", "where", "normalise", *["join"] * 3 * bool(axes & set(JOINED))]
         kind = self.choose(kinds if len(axes) > 3 else [*kinds, "reduce", "contract", "contract"])
         if kind == "smooth":
             return f"{self.choose(SMOOTH)}({self.expression(axes, depth - 1)})"
@@ -88,6 +112,8 @@ class Draft:
         if kind == "number":
             text = self.choose(("{0} * {1}", "{1} + {0}", "max({0}, {1})", "min({0}, {1})", "{1} - {0}", "{0} / {1}"))
             return f"({text.format(self.expression(axes, depth - 1), self.choose(NUMBERS))})"
+        if kind == "join":
+            return self.join(axes, depth)
         if kind == "reduce":
             return self.reduced(axes, depth)
         if kind == "contract":
@@ -104,16 +130,40 @@ class Draft:
 
     def base(self, axis: str) -> str:
         """A short expression whose only axis is ``axis``."""
-        name, code, over = next(found for slot in self.known() if (found := project(slot, axis)) is not None)
+        readings = (found for slot in self.known() if (found := project(slot, axis)) is not None)
+        name, code, over = next(readings, ("", "", []))
+        if not name:
+            parts = JOINED[axis][0]
+            return f"concat[{axis}: {', '.join(parts)}]({', '.join('0.5' if part == '1' else self.base(part) for part in parts)})"
         self.used.add(name)
         return f"tanh(sum[{','.join(over)}]({code}))" if over else f"tanh({code})"
 
     def known(self) -> list[Slot]:
-        return [Slot("h", ("modalities", "dim")), *self.slots]
+        return [Slot("h", ("modalities", *self.features)), *self.slots]
+
+    def all_features(self, modality: str, axis: str) -> str:
+        """A number that depends on every feature."""
+        indices = f"{modality},{axis}" if len(self.features) == 1 else f"{modality},p,y"
+        return f"tanh(sum[{indices}](h[{indices}] * h[{indices}]))"
+
+    def join(self, axes: frozenset[str], depth: int) -> str:
+        """A concatenation along one of ``axes``; a piece may lack what it is broadcast along."""
+        axis = self.choose(sorted(axes & set(JOINED)))
+        options = [parts for parts in JOINED[axis] if not set(parts) & axes and all(p == "1" or p in self.axes() for p in parts)]
+        if not options:
+            return f"({self.expression(axes, depth - 1)})"
+        parts, pieces = self.choose(options), list[str]()
+        for part in parts:
+            kept = frozenset(other for other in sorted(axes - {axis}) if not pieces or self.chance(60))
+            own = frozenset() if part == "1" or self.chance(15) else frozenset(part)
+            pieces.append(self.expression(kept | own, depth - 2) if pieces == [] or self.chance(80) else self.choose(NUMBERS[:4]))
+        return f"concat[{axis}: {', '.join(parts)}]({', '.join(pieces)})"
 
     def axes(self) -> list[str]:
         """The axes that some quantity has."""
-        return sorted(axis for axis in SIZES if any(SIZES[axis] in slot.extents for slot in self.known()))
+        return sorted(
+            axis for axis in SIZES if axis in self.joined or any(SIZES[axis] in slot.extents for slot in self.known())
+        )
 
     def split(self, axes: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
         """Two sets of axes whose union is ``axes``."""
@@ -132,8 +182,8 @@ class Draft:
         entries = []
         if self.chance(40):
             axes = sorted(self.draw(st.sets(st.sampled_from(["m", "u", "i"]), max_size=2)))
-            statements.append(f"{indexed('d', axes)} = {self.expression(frozenset(axes), 1)}")
-            entries.append(f"spread: 'd[{','.join(self.draw(st.permutations(['b', *axes])))}]'")
+            statements.append(f"{indexed('x', axes)} = {self.expression(frozenset(axes), 1)}")
+            entries.append(f"spread: 'x[{','.join(self.draw(st.permutations(['b', *axes])))}]'")
         if self.chance(20):
             entries.append(f"again: 'w[b,({' '.join(weights_axes)})]'")
         return [f"diagnostics: {{{', '.join(entries)}}}"] if entries else []
@@ -172,6 +222,8 @@ def fill(extents: tuple[str, ...], axes: frozenset[str], numbered: bool) -> list
     for axis in sorted(axes):
         if SIZES[axis] == first:
             found.extend([axis, *others] for others in fill(rest, axes - {axis}, numbered))
+        for offset in WINDOWS.get((SIZES[axis], first), ()) if numbered or first not in ("modalities", "modalities + 1") else ():
+            found.extend([f"{axis} + {offset}", *others] for others in fill(rest, axes - {axis}, numbered))
     if len(axes) < len(extents) and first in ("2", "1", *(["modalities"] if numbered else [])):
         for position in range(1 if first == "1" else 2):
             found.extend([str(position), *others] for others in fill(rest, axes, numbered))
@@ -188,13 +240,19 @@ PARAMETERS = {
     "norm": ("{module: LayerNorm, weight: 'cg[i]', bias: 'ch[i]'}", {"cg": "i", "ch": "i"}),
     "one": ("{module: Linear, weight: 'Wk[e,j]', bias: 'cn[e]'}", {"Wk": "ej", "cn": "e"}),
     "wide": ("{module: Linear, weight: 'Wl[q,j]'}", {"Wl": "qj"}),
+    "plus": ("{module: Linear, weight: 'Wu[f,j]', bias: 'co[f]'}", {"Wu": "fj", "co": "f"}),
+    "joint": ("{module: Linear, weight: 'Wq[g,j]'}", {"Wq": "gj"}),
+    "twice": ("{tensor: 'Wt[o,k]', init: xavier_uniform, fan: {in: k, out: o}}", {"Wt": "ok"}),
     "alphas": ("{tensor: 'Wm[m]', init: ones}", {"Wm": "m"}),
     "stacked": ("{tensor: 'Wn[m,k,j]', init: xavier_uniform, fan: {in: j, out: k}}", {"Wn": "mkj"}),
     "listed": ("{tensor: 'Wo[m,j,k]', per: m, init: kaiming_uniform, fan: {in: k}}", {"Wo": "mjk"}),
     "head.query": ("{tensor: 'ck[k,i]', init: normal, std: 1 / sqrt(dim)}", {"ck": "ki"}),
     "head2.inner.scale": ("{tensor: cl, init: constant, value: 0.5}", {"cl": ""}),
+    "longer": ("{module: Linear, weight: 'Wp[k,a]'}", {"Wp": "ka"}),
+    "halves": ("{module: Linear, weight: 'Wr[s,j]', bias: 'cr[s]'}", {"Wr": "sj", "cr": "s"}),
     "each": ("{module: LayerNorm, per: m, weight: 'ci[m,k]', bias: 'cj[m,k]'}", {"ci": "mk", "cj": "mk"}),
 }
+OUTPUTS = ("i", "ji", "mi", "y", "my", "k", "ik", "a", "s", "ms")
 
 
 @st.composite
@@ -202,11 +260,15 @@ def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
     """The text of a spec; ``may_number`` says whether it may name modalities by number."""
     exact = draw(st.booleans())
     numbered = may_number and draw(st.booleans())
-    draft = Draft(draw, exact, numbered)
+    features = draw(st.sampled_from([("dim",), ("dim",), ("2", "dim // 2")]))
+    joined = draw(st.sampled_from(["", "", "a", "s", "d", *(["n", "an"] if numbered else [])]))
+    draft = Draft(draw, exact, numbered, features)
     modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
     for module in modules:
         for name, axes in PARAMETERS[module][1].items():
             draft.slots.append(Slot(name, tuple(SIZES[axis] for axis in axes)))
+    parts = {axis for each in joined for made in JOINED[each] for axis in made if axis != "1"}
+    draft.joined = frozenset(joined) if parts <= set(draft.axes()) else frozenset()
     statements: list[str] = []
     for position in range(draw(st.integers(1, 4))):
         axes = frozenset(draw(st.sets(st.sampled_from(draft.axes()), max_size=3)))
@@ -218,18 +280,19 @@ def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
             continue
         statements.append(f"{indexed(name, order)} = {draft.expression(axes, 3)}")
         draft.slots.append(Slot(name, tuple(SIZES[axis] for axis in order)))
-    out_axes = draw(st.sampled_from(("i", "ji", "mi", *(["k", "ik"] if "k" in draft.axes() else []))))
+    out_axes = draw(st.sampled_from([axes for axes in OUTPUTS if set(axes) <= set(draft.axes())]))
     terms = [draft.expression(frozenset(out_axes), 2)]
-    weights_axes = sorted(draw(st.sets(st.sampled_from(["m", "t", "i"]), min_size=1, max_size=2)))
+    options = ["m", "t", *(["i"] if "i" in draft.axes() else []), *sorted(draft.joined)]
+    weights_axes = sorted(draw(st.sets(st.sampled_from(options), min_size=1, max_size=2)))
     weights_term = draft.expression(frozenset(weights_axes), 2)
     terms += [reader(slot, frozenset(out_axes)) for slot in draft.slots if slot.name not in draft.used]
-    terms.append(f"tanh(sum[{','.join('mi')}](h[m,i]))")
+    terms.append(draft.all_features("m", "i") if out_axes != "i" else draft.all_features("m", "j"))
     statements.append(f"out[{','.join(out_axes)}] = {' + '.join(terms)}")
-    statements.append(f"w[{','.join(weights_axes)}] = {weights_term} + tanh(sum[u,j](h[u,j] * h[u,j]))")
+    statements.append(f"w[{','.join(weights_axes)}] = {weights_term} + {draft.all_features('u', 'j')}")
     group = out_axes if len(out_axes) == 1 else f"({' '.join(out_axes)})"
     weights = ",".join(draw(st.permutations(["b", *weights_axes])))
     layouts = [f"out: 'out[b,{group}]'", f"weights: 'w[{weights}]'", *draft.diagnostics(statements, weights_axes)]
-    return spec_text(exact, modules, statements, layouts)
+    return spec_text(exact, features, modules, statements, layouts)
 
 
 def indexed(name: str, axes: Sequence[str]) -> str:
@@ -258,7 +321,9 @@ def reader(slot: Slot, keep: frozenset[str]) -> str:
     return f"tanh(sum[{','.join(over)}]({code}))" if over else f"tanh({code})"
 
 
-def spec_text(exact: bool, modules: list[str], statements: list[str], layouts: list[str]) -> str:
+def spec_text(
+    exact: bool, features: tuple[str, ...], modules: list[str], statements: list[str], layouts: list[str]
+) -> str:
     """A spec file; axes that nothing names are left out."""
     lines = ["version: 1", "mode: random", "summary: A random program.", f"modalities: {'2' if exact else chr(39) + '>=2' + chr(39)}"]
     text = "\n".join([*statements, *layouts, *(PARAMETERS[module][0] for module in modules)])
@@ -268,5 +333,6 @@ def spec_text(exact: bool, modules: list[str], statements: list[str], layouts: l
     lines += ["hyperparameters: {hidden: {default: 3}}"] if "hidden" in axes else []
     lines.append("params:")
     lines += [f"  {module}: {PARAMETERS[module][0]}" for module in modules]
+    lines += ["features: 'h[m,b,(p y)]'"] if len(features) > 1 else []
     lines += ["math: |", *(f"  {statement}" for statement in statements), *layouts]
     return "\n".join(lines) + "\n"

@@ -19,8 +19,10 @@ from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
+from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
-from sparank_gen.ir.node import BATCH
+from sparank_gen.ir.node import BATCH, reachable
+from sparank_gen.ir.sink import sink
 from sparank_gen.spec.load import load_spec, parse_spec
 
 Array = NDArray[np.float64]
@@ -52,6 +54,23 @@ math: |
   y[i]       = sum[t,u](pair[t,u] * pair[u,t] * h[t,i]) / size[t,u] + sum[j](h[2,j])
   out[i]     = lerp(x[0,i], x[1,i], sigmoid(y[i])) + sum[p](x[p,i] ** 2) + softplus(-y[i])
 """
+CUT_AND_JOINED = """\
+version: 1
+mode: cut
+summary: windows on definitions, parameters and joined axes; pieces that are axes, positions, and broadcast.
+modalities: "2..3"
+axes: {i: dim, j: dim // 2, p: dim + 1, q: 2 * dim, t: modalities + 1, s: 2}
+features: "h[m,b,(s j)]"
+params:
+  mix: {module: Linear, weight: "W[i,p]", bias: "c[i]"}
+math: |
+  x[m,i] = concat[i: j, j](tanh(h[m,1,j]), h[m,0,j] * h[0,1,j])
+  u[m,p] = concat[p: 1, i](2, x[m,i])
+  v[t,i] = concat[t: 1, m](c[i], sum[p](W[i,p] * u[m,p]))
+  y[q]   = concat[q: i, j, j](sum[t](softmax[t](v[t,i]) * v[t,i]), prod[i](v[0,i]), c[j + dim // 2])
+  z[m,j] = v[m + 1,j + dim - dim // 2] * softmax[j](y[j + dim])
+  out[i] = y[i + dim // 2] + sum[m,j](z[m,j] * x[m,j + 0]) * W[i,0] * W[i,1]
+"""
 TEMPERATURE = """\
 version: 1
 mode: temperature
@@ -63,7 +82,7 @@ hyperparameters:
 math: |
   out[i] = sum[m](softmax[m](h[m,i] / tau) * h[m,i])
 """
-OTHERS = {"stacked": STACKED, "many": MANY_OPERATORS}
+OTHERS = {"stacked": STACKED, "many": MANY_OPERATORS, "cut": CUT_AND_JOINED}
 
 
 @dataclass(frozen=True)
@@ -156,6 +175,8 @@ DERIVE_CASES = [
     ("attention", Sizes(2, 3, 4, 2)),
     ("stacked", Sizes(2, 3, 4)),
     ("many", Sizes(2, 3, 4)),
+    ("cut", Sizes(2, 2, 4)),
+    ("cut", Sizes(1, 3, 2)),
 ]
 
 
@@ -180,7 +201,7 @@ def mode_to_derive(name: str) -> Mode:
 
 def tensor_axes(mode: Mode) -> dict[str, tuple[str, ...]]:
     """The axes that name the dimensions of the features and of every parameter."""
-    axes = {"h": (BATCH, "m", "i")}
+    axes = {"h": (BATCH, *(axis for axis in mode.features.axes if axis != BATCH))}
     return axes | {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
 
 
@@ -231,6 +252,43 @@ def test_adjoints_are_the_differences(name: str, sizes: Sizes) -> None:
         np.testing.assert_allclose(
             found, difference(mode, tensors, cotangents, sizes, tensor), rtol=1e-7, atol=1e-8, err_msg=f"{name}: {tensor}"
         )
+
+
+@pytest.mark.parametrize("sizes", [Sizes(2, 2, 4), Sizes(1, 3, 2)])
+def test_cut_and_joined_by_hand(sizes: Sizes) -> None:
+    mode = mode_to_derive("cut")
+    t, half = random_tensors(mode, sizes), sizes.dim // 2
+    h = t["h"]
+    x = np.concatenate([np.tanh(h[:, :, 1]), h[:, :, 0] * h[:, :1, 1]], -1)
+    u = np.concatenate([np.full((*x.shape[:2], 1), 2.0), x], -1)
+    tokens = np.broadcast_to(t["c"], (sizes.batch, 1, sizes.dim))
+    v = np.concatenate([tokens, u @ t["W"].T], 1)
+    pooled = (softmax(v, 1) * v).sum(1)
+    first = np.repeat(v[:, 0].prod(-1, keepdims=True), half, -1)
+    y = np.concatenate([pooled, first, np.broadcast_to(t["c"][half:], first.shape)], -1)
+    z = v[:, 1:, half:] * softmax(y[:, None, sizes.dim : sizes.dim + half], -1)
+    total = (z * x[:, :, :half]).sum((1, 2))
+    expected = y[:, half : half + sizes.dim] + total[:, None] * t["W"][:, 0] * t["W"][:, 1]
+    np.testing.assert_allclose(laid_out(mode, mode.out, t, sizes.named()), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [Sizes(2, 2, 4), Sizes(1, 3, 2)])
+@pytest.mark.parametrize("unrolled", [("m", "s"), ("t",), ()], ids=str)
+def test_sunk_programs_mean_the_same(sizes: Sizes, unrolled: tuple[str, ...]) -> None:
+    """Forward and derived: no cut and no join is left, and every value is what it was."""
+    mode = mode_to_derive("cut")
+    tensors = random_tensors(mode, sizes) | random_cotangents(mode, sizes)
+    derived = derive(mode.program, tensor_axes(mode), mode.program.outputs)
+    for program in (mode.program, derived):
+        expanded = expand(program)
+        roots = [expanded[name].node for name in expanded.outputs]
+        sunk, found = sink(expanded, roots, lambda axis: axis in unrolled)
+        assert not {"slice", "pad", "concat"} & {node.op for node in reachable(found)}
+        values = evaluate([*roots, *found], tensors, sunk.extents, sizes.named())
+        for root, other in zip(roots, found, strict=True):
+            axes = tuple(axis for axis in expanded.extents if axis in root.axes)
+            one, two = (evaluate_at(node, axes, values, sunk.extents, sizes.named()) for node in (root, other))
+            np.testing.assert_allclose(two, one, rtol=1e-12, atol=1e-13)
 
 
 def test_adjoint_of_the_gate_by_hand() -> None:

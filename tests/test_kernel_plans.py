@@ -12,22 +12,22 @@ import pytest
 import torch
 
 from sparank_fusion import FusionLayer, list_modes
+from sparank_fusion.layer import mode_class
 
 pytest.importorskip("triton", reason="triton is not installed")
 GENERATED = Path(__file__).parents[1] / "generated"
 ENVIRONMENT = {"PYTHONPATH": str(GENERATED)}
-MODALITIES = {"sigmoid_gate": 2}
 
 
 def launched(mode: str, dim: int, dtype: torch.dtype, n_modalities: int = 3) -> list[str]:
     """The kernels of one forward pass, in order."""
     from sparank_fusion import kernels
 
-    n_modalities = MODALITIES.get(mode, n_modalities)
+    n_modalities = mode_class(mode).most_modalities or n_modalities
     layer = FusionLayer(dim, n_modalities, mode).to(dtype)
     features = [torch.empty(64, dim, dtype=dtype) for _ in range(n_modalities)]
     with kernels.recording() as found, torch.no_grad():
-        layer._fuse_triton(features, bool(layer.extras))
+        layer._fuse_kernels(features, bool(layer.extras))
     return [launch.kernel.__name__ for launch in found.launches]
 
 
@@ -52,7 +52,7 @@ def test_a_program_for_each_tile_of_rows_and_columns() -> None:
 
     layer = FusionLayer(300, 2, "gate").to(torch.bfloat16)
     with kernels.recording() as found, kernels.forced("columns", (32, 64, 16)), torch.no_grad():
-        layer._fuse_triton([torch.empty(100, 300, dtype=torch.bfloat16)] * 2, True)
+        layer._fuse_kernels([torch.empty(100, 300, dtype=torch.bfloat16)] * 2, True)
     (launch,) = found.launches
     # Four tiles of rows, five of columns.
     assert (launch.programs, launch.constants["ROWS"], launch.constants["I_LANES"], launch.constants["INNER"]) == (20, 32, 64, 16)
@@ -116,7 +116,7 @@ WIDE = {"b", "batch", "program", "programs"}
 @pytest.mark.parametrize("mode", list_modes())
 def test_offsets_that_grow_with_the_batch_are_64_bits(mode: str) -> None:
     """Of every term of an address that depends on the batch, one factor is an int64; the rest is the size of one row."""
-    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / f"{mode}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / "modes" / f"{mode}.py").read_text(encoding="utf-8"))
     for kernel in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith(f"{mode}_")):
         wide = {
             target.id

@@ -39,5 +39,6 @@ def test_random_programs(text: str, dim: int, n_modalities: int, hidden: int, ro
     mode = check_spec(parse_spec(text, "random.yaml"))
     assert numbered(mode.program) is None
     options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
+    dim = 2 * dim if mode.divisions else dim
     case = Case(dim, mode.spec.modalities.exact or n_modalities, options)
     check_present(mode, case, np.array(rows)[:, : case.n_modalities])

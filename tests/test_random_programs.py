@@ -58,7 +58,8 @@ def feature(modality: int, batch: int, dim: int) -> Array:
 def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
     """What the evaluator reads."""
     features = [feature(m, batch, case.dim) for m in range(case.n_modalities)]
-    return {**tensors(mode, case, batch), FEATURES: np.stack(features, axis=1)}
+    found = tensors(mode, case, batch)
+    return {**found, FEATURES: np.stack(features, axis=1).reshape(found[FEATURES].shape)}
 
 
 def gradient_arrays(
@@ -87,7 +88,7 @@ def gradient_arrays(
 
 def by_key(mode: Mode, case: Case, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Gradients by state-dict key; ``features`` is ``(batch, M, dim)``."""
-    gradients = {"features": arrays["h"]}
+    gradients = {"features": arrays["h"].reshape(-1, case.n_modalities, case.dim)}
     per = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
     for key, name, modality, shape in stored_tensors(mode, case):
         axis, layout = per[name]
@@ -117,6 +118,7 @@ def check_program(
     if currently_in_test_context():
         note(source)
     options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
+    dim = 2 * dim if mode.divisions else dim
     case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
     layer = made(dim, case.n_modalities, **dict(options), backend=backend).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})

@@ -13,10 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparank_fusion import list_modes
+from sparank_fusion.layer import mode_class
 from sparank_gen.ir.check import check_spec
 from sparank_gen.project.config import Config
-from sparank_gen.project.generate import SpecErrors, load_modes
+from sparank_gen.project.generate import SpecErrors, generate, load_modes
 from sparank_gen.spec import errors
+from sparank_gen.spec.entries import ATTRIBUTES
 from sparank_gen.spec.load import load_spec, parse_spec
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
@@ -118,6 +121,13 @@ VALUES = (
     Bad("hyper default", hyper("{default: many}"), "bad-value", "many", "write a number"),
     Bad("hyper fraction", hyper("{type: int, default: 0.5}"), "bad-value", "0.5", "whole number"),
     Bad("hyper too small", hyper("{default: 1, minimum: 2}"), "bad-value", "1", "below the minimum 2"),
+    Bad("hyper too large", hyper("{default: 3, maximum: 2}"), "bad-value", "3", "above the maximum 2"),
+    Bad("bounds that cross", hyper("{default: 3, minimum: 3, maximum: 2}"), "bad-value", "2", "below the minimum 3"),
+    Bad("maximum below 1", hyper("{default: 1, maximum: 0}"), "bad-value", "0", "below the minimum 1"),
+    Bad("maximum of a fraction", hyper("{default: 1, maximum: 2.5}"), "bad-value", "2.5", "whole number"),
+    Bad("maximum that is no number", hyper("{default: 1, maximum: many}"), "bad-value", "many", "write a number"),
+    Bad("soft keyword mode", HEAD.replace("mode: bad", "mode: match"), "bad-value", "match", "keyword"),
+    Bad("mode of an attribute", HEAD.replace("mode: bad", "mode: forward"), "reused-name", "forward", "attribute of every layer"),
     Bad("huge default", hyper("{default: " + "9" * 5000 + "}"), "bad-value", "9" * 5000, "a number"),
     Bad("property", spec(extra="properties:\n  - out[i] + 1\n"), "bad-value", "out[i] + 1", "'x == y'"),
     Bad("module path", spec(extra="params:\n  a-b: {module: Linear}\n"), "bad-value", "a-b", "'net.0'"),
@@ -153,6 +163,49 @@ INDICES = (
     Bad("extents disagree", spec("out[i] = h[i,m]"), "extent-mismatch", "i", "runs over dim"),
     Bad("pieces without an axis", spec("x[0] = h[0,0]\nx[1] = h[1,0]\nout[i] = h[0,i]"), "extent-mismatch", "0", "2 pieces"),
 )
+CUT = 'features: "h[{}]"\n'
+JOINS = (
+    Bad("offset beyond the end", spec("x[i] = h[0,i]\nout[i] = x[i + 1]"), "index-out-of-range", "i + 1", "from 1 on"),
+    Bad("offset that may go beyond", spec("out[i] = h[0,i] * sum[k](h[1,k + r])", "{i: dim, k: dim // 2}",
+        "hyperparameters: {r: {default: 1}}\n"), "index-out-of-range", "k + r", "whatever the sizes"),
+    Bad("shorter index", spec("out[k] = h[0,k]", "{k: dim // 2}"), "extent-mismatch", "k", "use an index of that extent"),
+    Bad("unknown offset", spec("out[k] = h[0,k + half]", "{k: dim // 2}"), "unknown-name", "half", "not a known extent"),
+    Bad("negative offset", spec("out[k] = h[0,k + 0 - 1]", "{k: dim // 2}"), "bad-value", "0 - 1", "at least 0"),
+    Bad("index less a number", spec("out[k] = h[0,k - 1]", "{k: dim // 2}"), "bad-syntax", "k - 1", "'x[m,i + 2]'"),
+    Bad("product as an index", spec("out[k] = h[0,2 * k]", "{k: dim // 2}"), "bad-syntax", "2 * k", "a name or a whole number"),
+    Bad("offset of a product", spec("out[k] = h[0,2 * k + 1]", "{k: dim // 2}"), "bad-syntax", "2 * k + 1", "'x[m,i + 2]'"),
+    Bad("offset that is a fraction", spec("out[k] = h[0,k + 0.5]", "{k: dim // 2}"), "bad-syntax", "0.5", "not an extent"),
+    Bad("offset on the left", spec("x[i + 1] = h[0,i]\nout[i] = x[i]"), "unknown-index", "i + 1", "name the axis alone"),
+    Bad("offset of an axis", spec("out[i] = h[0,i] * sum[i + 1](h[1,i])"), "unknown-index", "i + 1", "name the axis alone"),
+    Bad("offset and name", spec("out[k] = h[0,k] * v[k + dim]", "{k: dim, p: 2 * dim}", NORM.replace("k", "p")),
+        "unused-name", "w", "parameter 'w'"),
+    Bad("join without parts", spec("out[p] = concat[p](h[0,i], 1)", "{i: dim, p: dim + 1}"),
+        "wrong-arguments", "concat[p](h[0,i], 1)", "concat[p: i, 1]"),
+    Bad("join with a part too few", spec("out[p] = concat[p: i](h[0,i], 1)", "{i: dim, p: dim + 1}"),
+        "wrong-arguments", "concat[p: i](h[0,i], 1)", "a part for each argument"),
+    Bad("join of nothing", spec("out[p] = concat(h[0,i], 1)", "{i: dim, p: dim + 1}"), "wrong-arguments", "concat(h[0,i], 1)", ""),
+    Bad("join that is too short", spec("out[p] = concat[p: i](h[0,i])", "{i: dim, p: dim + 1}"),
+        "extent-mismatch", "p", "an axis of extent dim"),
+    Bad("join with a number", spec("out[p] = concat[p: i, 2](h[0,i], 1)", "{i: dim, p: dim + 2}"), "unknown-index", "2", "name an axis"),
+    Bad("join of a comparison", spec("out[p] = concat[p: i, 1](h[0,i] > 0, 1)", "{i: dim, p: dim + 1}"),
+        "wrong-arguments", "h[0,i] > 0", "a comparison"),
+    Bad("joined and kept", both("out[i,p] = concat[p: j, 1](h[0,j] * h[1,i], h[1,j])").replace("j: dim}", "j: dim, p: dim + 1}"),
+        "repeated-index", "h[1,j]", "use another index"),
+    Bad("joined into itself", spec("out[p] = concat[p: i, 1](h[0,i] * v[p], w[p])", "{i: dim, p: dim + 1}", NORM.replace("k", "p")),
+        "repeated-index", "h[0,i] * v[p]", "use another index"),
+    Bad("joined and unbound", both("out[p] = concat[p: j, 1](h[0,i], 1)").replace("j: dim}", "j: dim, p: dim + 1}"),
+        "unbound-index", "i", "sum[i]"),
+    Bad("sum of parts", both("out[i] = sum[i: j](h[0,j])"), "wrong-arguments", "j", "sum[i](…)"),
+    Bad("misspelt join", spec("out[p] = concta[p: i, 1](h[0,i], 1)", "{i: dim, p: dim + 1}"), "unknown-operator", "", "'concat'?"),
+    Bad("features without b", spec("out[i] = h[0,i]", extra=CUT.format("m,i")), "layout-mismatch", "h[m,i]", "(s i)"),
+    Bad("features in another order", spec("out[i] = h[0,i]", extra=CUT.format("b,m,i")), "layout-mismatch", "h[b,m,i]", "(s i)"),
+    Bad("features of another name", spec("out[i] = h[0,i]", extra=CUT.format("m,b,i").replace("h", "x")),
+        "layout-mismatch", "x[m,b,i]", "(s i)"),
+    Bad("features that are too many", spec("out[i] = h[0,0,i]", "{i: dim, s: 2}", CUT.format("m,b,(s i)")),
+        "extent-mismatch", "s", "and the features have dim"),
+    Bad("feature index", spec("out[i] = h[0,i]", "{i: dim // 2, s: 2}", CUT.format("m,b,(s i)")),
+        "wrong-index-count", "h[0,i]", "takes 3 indices"),
+)
 NAMES = (
     Bad("unused parameter", both("out[i] = h[0,i]", LINEAR), "unused-name", "W", "parameter 'W'"),
     Bad("unused definition", spec(f"x[i] = exp(h[0,i])\nout[i] = {SUM}"), "unused-name", "x[i]", "'x' is not used"),
@@ -165,6 +218,12 @@ NAMES = (
     Bad("axis b", spec(axes="{b: dim, i: dim}"), "reused-name", "b", "the batch axis"),
     Bad("hyper-parameter dim", spec(extra="hyperparameters: {dim: {default: 1}}\n"), "reused-name", "dim", "in every spec"),
     Bad("piece twice", spec("x[0,i] = h[0,i]\nx[0,i] = h[1,i]\nout[i] = x[0,i]"), "reused-name", "0", "piece 0"),
+    Bad("hyper-parameter of a torch module", spec(extra="hyperparameters: {training: {default: 1}}\n"),
+        "reused-name", "training", "in every spec"),
+    Bad("hyper-parameter that a constructor calls", spec(extra="hyperparameters: {torch: {default: 1}}\n"),
+        "reused-name", "torch", "in every spec"),
+    Bad("path that is an argument", linear("W[i,j]").replace("f:", "rank:").replace(
+        "params:", "hyperparameters: {rank: {default: 1}}\nparams:"), "reused-name", "rank", "an argument"),
     Bad("cycle", spec("x[i] = y[i]\ny[i] = out[i]\nout[i] = x[i]"), "cyclic-reference", "x[i]", "x → y → out → x"),
     Bad("itself", spec("out[i] = out[i] + h[0,i]"), "cyclic-reference", "out[i]", "out → out"),
     Bad("unknown name", spec("gates[i] = h[0,i]\nout[i] = gate[i]"), "unknown-name", "gate[i]", "did you mean 'gates'?"),
@@ -329,9 +388,19 @@ CORNERS = (
     Bad("error behind an anchor", HEAD + "axes: {i: &d dimm, j: *d}\n", "unknown-name", "dimm", "did you mean 'dim'?"),
     Bad("folded math", HEAD + "axes: {i: dim}\nmath: >\n  out[i] = h[0,i] + foo\n", "unknown-name", "foo", "'foo'"),
 )
-CASES = (*YAML, *VALUES, *INDICES, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
+CASES = (*YAML, *VALUES, *INDICES, *JOINS, *NAMES, *TENSORS, *DIAGNOSTICS, *OPERATORS, *SYNTAX, *PLACES, *CORNERS)
 # Specs that are right, at the edge of what is allowed.
 ACCEPTED = {
+    "offset whose division must come out": spec("out[k] = h[0,k + dim // 2] * h[1,k + 0]", "{k: dim // 2}"),
+    "offset that is proved by least values": spec("out[k] = h[0,k + r - 2] * h[1,k]", "{k: dim}",
+        "hyperparameters: {r: {default: 2, minimum: 2}}\nfeatures: 'h[m,b,k]'\n").replace("h[0,k + r - 2]", "sum[p](v[p + r] + w[p])")
+        .replace("{k: dim}", "{k: dim, p: r, q: 3 * r - 2}").replace("features: 'h[m,b,k]'\n", NORM.replace("[k]", "[q]"))
+        .replace("w[p]", "w[p + 0]"),
+    "whole axis from 0 on": spec("out[i] = h[0,i + 0] * h[1,i]"),
+    "swapped indices and a window": both("x[i,j] = h[0,i] * h[1,j]\ny[k,j] = x[j,k + 0]\nout[i] = sum[k](y[k,i])").replace(
+        "j: dim}", "j: dim, k: dim // 2}"),
+    "names used in an offset alone": spec("out[k] = h[0,k] * sum[e](v[e + r - 1] + w[e + 0])", "{k: dim, e: 1, p: r}",
+        "hyperparameters: {r: {default: 2}}\n" + NORM.replace("[k]", "[p]")),
     "output in pieces": spec("out[0] = h[0,0]\nout[1] = h[1,0]", "{p: 2}"),
     "long chain of definitions": spec(f"x0[i] = {SUM}\n{CHAIN}\nout[i] = x399[i]"),
     "deep expressions in two definitions": spec(f"x[i] = {SUM}\ny[i] = {DEEP.format('x[i]')}\nout[i] = {DEEP.format('y[i]')}"),
@@ -414,6 +483,33 @@ def test_two_files_of_one_mode(tmp_path: Path) -> None:
         load_modes(Config(specs=tmp_path, output=tmp_path))
     (error,) = caught.value.found
     assert isinstance(error, errors.DuplicateMode) and error.span.path.endswith("two.yaml") and "one.yaml" in error.message
+
+
+@pytest.mark.parametrize("first, second", [("default: 2", "default: 3"), ("default: 2", "default: 2.0"), ("default: 2", "type: float, default: 2")])
+def test_two_modes_that_disagree_on_a_hyper_parameter(first: str, second: str, tmp_path: Path) -> None:
+    for mode, entry in (("one", first), ("two", second)):
+        source = spec(f"out[i] = {SUM} * tau", extra=f"hyperparameters:\n  tau: {{{entry}}}\n").replace("mode: bad", f"mode: {mode}")
+        (tmp_path / f"{mode}.yaml").write_text(source, encoding="utf-8")
+    with pytest.raises(SpecErrors) as caught:
+        generate(Config(specs=tmp_path, output=tmp_path))
+    (error,) = caught.value.found
+    assert isinstance(error, errors.BadValue) and error.span.path.endswith("two.yaml") and "in mode 'one'" in error.message
+
+
+@pytest.mark.parametrize("names", [("low_rank", "low__rank"), ("film", "FILM"), ("lowRank", "lowrank")])
+def test_two_modes_of_one_class(names: tuple[str, str], tmp_path: Path) -> None:
+    for position, name in enumerate(names):
+        (tmp_path / f"{position}.yaml").write_text(spec().replace("mode: bad", f"mode: {name}"), encoding="utf-8")
+    with pytest.raises(SpecErrors) as caught:
+        load_modes(Config(specs=tmp_path, output=tmp_path))
+    (error,) = caught.value.found
+    assert isinstance(error, errors.ReusedName) and error.span.path.endswith("1.yaml") and names[0] in error.message
+
+
+def test_every_attribute_of_a_layer_is_reserved() -> None:
+    found = {name for mode in list_modes() for name in dir(mode_class(mode)(8, 1)) if not name.startswith("_")}
+    options = {argument for mode in SHIPPED for argument in check_spec(parse_spec(SHIPPED[mode], FILE)).spec.hyperparameters}
+    assert found - {option.name.value for option in options} <= ATTRIBUTES
 
 
 def test_aliases_stand_for_what_they_name() -> None:

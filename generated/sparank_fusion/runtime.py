@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -39,7 +40,7 @@ class FusionModule(nn.Module):
     def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("n_modalities", n_modalities)):
-            require_at_least(name, value, 1)
+            require_number(name, value, least=1)
         require_backend(backend)
         if n_modalities != 1:
             self._require_modalities(n_modalities)
@@ -69,18 +70,22 @@ class FusionModule(nn.Module):
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""
         raise NotImplementedError
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
-        """The same by fused kernels."""
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        """The same by fused kernels; matrix products in ``product_dtype``, if it is given, and results in ``result_dtype``."""
         raise NotImplementedError
 
-    def _uses_kernels(self, first: Tensor) -> bool:
-        """Whether kernels compute what ``first`` is a feature of."""
-        autocast = runs_under_autocast(first)
-        if autocast and self.backend == "triton":
-            raise RuntimeError(
-                "backend='triton' does not run under autocast: use 'auto', or a layer in half precision"
-            )
-        return not autocast and (self.backend == "triton" or first.is_cuda)
+    def _fuse_kernels(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+        """The same by fused kernels; under autocast, products and results in the types that torch has there."""
+        own = h[0].dtype
+        if not runs_under_autocast(h[0]) or own is torch.float64:
+            return self._fuse_triton(h, return_extras, None, own)
+        with torch.no_grad():
+            dtypes = [x.dtype for x in self._fuse([x[:0] for x in h], return_extras)]
+        widest = functools.reduce(torch.promote_types, dtypes)
+        results = self._fuse_triton(h, return_extras, torch.get_autocast_dtype(h[0].device.type), widest)
+        return tuple(x.to(dtype) for x, dtype in zip(results, dtypes))
 
     def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
@@ -134,8 +139,8 @@ class FusionModule(nn.Module):
             if present is not None:
                 fuse: Fuse = self._fuse_rows
                 given = [*given, present]
-            elif self._may_use_kernels and self._uses_kernels(first):
-                fuse, rows = self._fuse_triton, None
+            elif self._may_use_kernels and (first.is_cuda or self.backend == "triton"):
+                fuse, rows = self._fuse_kernels, None
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
@@ -241,12 +246,19 @@ class FusionModule(nn.Module):
         return f"dim={self.dim}, n_modalities={self.n_modalities}, out_dim={self.out_dim}"
 
 
-def require_at_least(name: str, value: Any, least: float, kind: type = int) -> None:
-    """Raise a ValueError unless ``value`` is a number of this kind and at least ``least``."""
+def require_number(
+    name: str, value: Any, kind: type = int, least: float | None = None, most: float | None = None
+) -> None:
+    """Raise a ValueError unless ``value`` is a finite number of this kind, and within the bounds."""
     kinds = (int, float) if kind is float else (int,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
-        what = "an int" if kind is int else "a number"
-        raise ValueError(f"expected {name} to be {what} of at least {least}, got {value!r}")
+    fits = isinstance(value, kinds) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if fits and (least is None or value >= least) and (most is None or value <= most):
+        return
+    what = "an int" if kind is int else "a number"
+    bounds = [f"at {word} {bound}" for word, bound in (("least", least), ("most", most)) if bound is not None]
+    raise ValueError(
+        f"expected {name} to be {what}{' of ' if bounds else ''}{' and '.join(bounds)}, got {value!r}"
+    )
 
 
 def require_multiple(whole: int, part: int, text: str) -> None:
@@ -325,6 +337,17 @@ def sum_all(tensors: Iterable[Tensor]) -> Tensor:
     for term in terms[1:]:
         total = total + term
     return total
+
+
+def multiply_all(tensors: Iterable[Tensor]) -> Tensor:
+    """The product of tensors, one for each modality."""
+    terms = list(tensors)
+    if terms[0].dtype.itemsize < 4:
+        return torch.stack(terms).prod(0, dtype=torch.float32).to(terms[0].dtype)
+    product = terms[0]
+    for term in terms[1:]:
+        product = product * term
+    return product
 
 
 def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:

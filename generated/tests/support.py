@@ -148,7 +148,7 @@ def _in_bounds(mode: str) -> Iterator[None]:
     import numpy as np
     from triton.runtime.interpreter import InterpreterBuilder
 
-    kernels = importlib.import_module(f"sparank_fusion.kernels.{mode}")
+    kernels = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
     allowed: list[Any] = []
 
     def check(ptrs: Any, mask: Any) -> None:

@@ -49,7 +49,7 @@ def make(
 
 def results(returned: Any) -> tuple[Tensor, ...]:
     """The tensors of what a call with ``return_gates`` returns."""
-    return returned[0], returned[1]["weights"]
+    return returned[0], *(returned[1][key] for key in GateFusion.extras)
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
@@ -90,9 +90,6 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
-    def results(returned: Any) -> tuple[Tensor, ...]:
-        return returned[0], *(returned[1][key] for key in layer.extras)
-
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
     with scheduled("gate", device, schedule):
@@ -142,7 +139,7 @@ def test_kernels_agree_on_large_numbers(
 def test_kernels_are_operators(
     backend: str, device: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparank_fusion.kernels import gate as kernels
+    from sparank_fusion.kernels.modes import gate as kernels
 
     calls: list[tuple[Any, ...]] = []
     forward = kernels.forward
@@ -173,8 +170,9 @@ def test_missing_modalities(
     # What is absent is never read.
     inputs = [torch.where(present[:, m, None], x, torch.nan).requires_grad_() for m, x in enumerate(inputs)]
     found = results(layer(inputs, return_gates=True, present=present))
-    for key, result in zip(("out", "weights"), found):
-        assert_golden(result, golden[key], dtype)
+    wanted = {**golden, **golden.get("diagnostics", {})}
+    for key, result in zip(("out", *layer.extras), found):
+        assert_golden(result, wanted[key], dtype)
     total = sum(result.exp().sum() for result in found)
     gradients = torch.autograd.grad(total, [*inputs, *layer.parameters()])
     assert all(gradient.isfinite().all() for gradient in gradients)

@@ -47,7 +47,7 @@ def make(
 
 def results(returned: Any) -> tuple[Tensor, ...]:
     """The tensors of what a call with ``return_gates`` returns."""
-    return returned[0], returned[1]["weights"]
+    return returned[0], *(returned[1][key] for key in SigmoidGateFusion.extras)
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
@@ -88,9 +88,6 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: str | None) -> None:
-    def results(returned: Any) -> tuple[Tensor, ...]:
-        return returned[0], *(returned[1][key] for key in layer.extras)
-
     layer = make(case, device=device, backend=backend)
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
     with scheduled("sigmoid_gate", device, schedule):
@@ -140,7 +137,7 @@ def test_kernels_agree_on_large_numbers(
 def test_kernels_are_operators(
     backend: str, device: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparank_fusion.kernels import sigmoid_gate as kernels
+    from sparank_fusion.kernels.modes import sigmoid_gate as kernels
 
     calls: list[tuple[Any, ...]] = []
     forward = kernels.forward

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
 from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
+from sparank_gen.ir.views import FEATURES, feature_leaf, read_at, read_leaf
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.layouts import Layout, parse_layout
 from sparank_gen.lang.ops import OPERATORS
@@ -19,9 +20,7 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
 
-FEATURES = "h"
 PRESENT = "present"
-FEATURE_AXES = ("m", "dim")
 RESERVED = {
     "m": "the modality axis",
     "b": "the batch axis",
@@ -52,6 +51,7 @@ class _Checker:
     spec: FusionSpec
     names: dict[str, Span] = field(default_factory=dict)
     extents: dict[str, Extent] = field(default_factory=dict)
+    hidden: dict[str, Extent] = field(default_factory=dict)
     divisions: list[Division] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -69,13 +69,16 @@ class _Checker:
         self.extent_names = {name: extent for name, extent in self.scalars.items() if name in whole}
         self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
         self.declare_axes()
-        self.tensors[FEATURES] = Tensor(FEATURES, (self.extents["m"], self.scalars["dim"]))
+        self.features = self.feature_layout()
+        slots = tuple({**self.extents, **self.hidden}[axis] for axis in self.features.axes if axis != BATCH)
+        self.tensors[FEATURES] = Tensor(FEATURES, slots)
         holders = self.declare_parameters()
         self.scope = Scope(
             extents={axis: extent for axis, extent in self.extents.items() if axis != BATCH},
             scalars=self.scalars,
             lookup=self.lookup,
             names=lambda: [*self.tensors, *self.statements],
+            extent_of=self.offset,
             known=self.known,
             minimum=self.least_sizes(),
         )
@@ -89,14 +92,17 @@ class _Checker:
         self.check_results(out, layouts)
         self.check_used(layouts, holders)
         program = Program(
-            extents=self.extents,
+            extents={**self.extents, **self.hidden},
             tensors=self.tensors,
             definitions=tuple(self.definitions.values()),
             outputs=tuple(dict.fromkeys(layout.name for layout in layouts if layout.name != FEATURES)),
         )
         visible = {FEATURES, *(layout.name for layout in layouts)}
         properties = tuple(self.property(text, visible) for text in self.spec.properties)
-        return Mode(self.spec, program, holders, out, weights, diagnostics, tuple(self.divisions), self.known, properties)
+        divisions = tuple(self.divisions)
+        return Mode(
+            self.spec, program, holders, self.features, out, weights, diagnostics, divisions, self.known, properties
+        )
 
     def claim(self, name: str, span: Span) -> None:
         """Give ``name`` its one meaning."""
@@ -126,6 +132,46 @@ class _Checker:
         modality = {axis: extent for axis, extent in declared.items() if extent == self.scalars["modalities"]}
         features = {axis: extent for axis, extent in declared.items() if axis not in modality}
         self.extents = {**modality, BATCH: Extent.symbol("batch"), **features}
+
+    def feature_layout(self) -> Layout:
+        """How the features lie in memory: a tensor ``(batch, dim)`` for each modality."""
+        if self.spec.features is not None:
+            layout = parse_layout(self.spec.features, self.known_axes())
+            self.check_features(layout)
+            return layout
+        axis = next((a for a, e in self.extents.items() if e == self.scalars["dim"]), None)
+        if axis is None:
+            # Windows and positions read features along an axis that has no name in the spec.
+            axis = next(name for name in "fxyzdn" if name not in self.names and name not in self.extents)
+            self.hidden = {axis: self.scalars["dim"]}
+        return Layout(FEATURES, (("m",), (BATCH,), (axis,)), Text("", self.spec.path, ((1, 1),), ()), ())
+
+    def check_features(self, layout: Layout) -> None:
+        """Raises unless a layout takes apart the features of each modality, and nothing else."""
+        first, *rest = layout.dimensions
+        is_split = layout.name == FEATURES and len(rest) == 2 and rest[0] == (BATCH,) and len(first) == 1
+        if not is_split or self.extents[first[0]] != self.scalars["modalities"]:
+            raise errors.LayoutMismatch(
+                f"the features are one tensor (b, dim) for each modality, and not {layout}",
+                layout.text.span(),
+                "write 'h[m, b, (s i)]', where s and i take dim apart",
+            )
+        total = Extent.number(1)
+        for axis in rest[1]:
+            total = total * self.extents[axis]
+        if total != self.scalars["dim"]:
+            raise errors.ExtentMismatch(
+                f"the last dimension of {layout} has extent {total}, and the features have dim",
+                layout.span_of(rest[1][0]),
+                "give the axes extents whose product is dim, such as 2 and dim // 2",
+            )
+
+    def offset(self, text: Text) -> Extent:
+        """The extent that an offset says; its divisions must come out."""
+        extent, divisions = parse_extent(text, self.extent_names, least=0)
+        self.divisions.extend(division for division in divisions if division not in self.divisions)
+        self.used.update(extent.symbols)
+        return extent
 
     def known_axes(self) -> dict[str, str]:
         return {axis: str(extent) for axis, extent in self.extents.items()}
@@ -160,9 +206,10 @@ class _Checker:
     def lookup(self, name: str, span: Span) -> Quantity | None:
         self.used.add(name)
         if name == FEATURES:
-            return Quantity(self.tensors[FEATURES].slots, lambda indices: ir.leaf(FEATURES, (BATCH, *indices)))
+            axes = (BATCH, *(axis for axis in self.features.axes if axis != BATCH))
+            return Quantity(self.tensors[name].slots, lambda indices: read_leaf(name, axes, (BATCH, *indices)))
         if name in self.tensors:
-            return Quantity(self.tensors[name].slots, lambda indices: ir.leaf(name, indices))
+            return Quantity(self.tensors[name].slots, lambda indices: read_leaf(name, self.layouts[name].axes, indices))
         if name not in self.statements:
             return None
         if name in self.open:
@@ -174,7 +221,7 @@ class _Checker:
             self.open.pop()
         definition = self.definitions[name]
         slots = tuple(self.extents[axis] for axis in definition.axes)
-        return Quantity(slots, lambda indices: _read(definition, indices))
+        return Quantity(slots, lambda indices: read_at(definition.node, definition.axes, indices))
 
     def define(self, group: Sequence[Statement]) -> Definition:
         if _positions(group[0]):
@@ -272,6 +319,8 @@ class _Checker:
     def check_results(self, out: Layout, layouts: Sequence[Layout]) -> None:
         for layout in layouts:
             slots = self.axes_of(layout.name)
+            if layout.name == FEATURES:
+                self.check_feature_layout(layout)
             if BATCH not in layout.axes:
                 raise errors.LayoutMismatch(f"{layout} has no batch axis", layout.text.span(), "write 'b' where the batch goes")
             for axis in layout.axes:
@@ -289,8 +338,6 @@ class _Checker:
                     layout.text.span(),
                     "name every axis once; compose axes in parentheses",
                 )
-            if layout.name == FEATURES:
-                self.check_feature_layout(layout)
         if len(out.dimensions) != 2 or out.dimensions[0] != (BATCH,):
             raise errors.LayoutMismatch(
                 f"the output is laid out as {out}, and must have two dimensions, the batch first",
@@ -304,23 +351,23 @@ class _Checker:
                 raise errors.LayoutMismatch("the batch is composed with another axis", layout.text.span(), "keep 'b' apart")
 
     def axes_of(self, name: str) -> tuple[str, ...]:
-        return FEATURE_AXES if name == FEATURES else self.definitions[name].axes
+        return tuple(a for a in self.features.axes if a != BATCH) if name == FEATURES else self.definitions[name].axes
 
     def check_feature_layout(self, layout: Layout) -> None:
+        found = [self.extents[axis] for axis in layout.axes if axis != BATCH]
         for extent in self.tensors[FEATURES].slots:
-            if not any(axis != BATCH and self.extents[axis] == extent for axis in layout.axes):
+            if extent not in found:
                 raise errors.LayoutMismatch(
-                    f"{layout} does not cover the features: an axis of extent {extent} is missing",
+                    f"{layout} does not cover the features: an axis of extent {extent} missing",
                     layout.text.span(),
-                    "write one axis over modalities and one over dim",
+                    f"write an axis for each of {', '.join(map(str, self.tensors[FEATURES].slots))}",
                 )
+            found.remove(extent)
 
     def result_node(self, layout: Layout) -> Node:
         if layout.name in self.definitions:
             return self.definitions[layout.name].node
-        modality = next(axis for axis in layout.axes if self.extents[axis] == self.scalars["modalities"])
-        feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
-        return ir.leaf(FEATURES, (BATCH, modality, feature))
+        return feature_leaf(layout.axes, self.tensors[FEATURES].slots, self.extents)
 
     def check_used(self, layouts: Sequence[Layout], holders: Sequence[Holder]) -> None:
         """Every parameter and every definition must reach a result; every index and hyper-parameter must be used."""
@@ -334,7 +381,8 @@ class _Checker:
                 )
         nodes = set(ir.reachable(roots))
         mentioned = {index for group in self.statements.values() for s in group for index in _indices_of(s)}
-        mentioned |= {axis for layout in (*self.layouts.values(), *layouts) for axis in layout.axes}
+        cut = [self.features] if self.spec.features is not None else []
+        mentioned |= {axis for layout in (*self.layouts.values(), *layouts, *cut) for axis in layout.axes}
         for axis, _ in self.spec.axes:
             if axis.value not in mentioned:
                 raise errors.UnusedIndex(f"index {axis.value!r} is declared and not used", axis.span(), "remove it")
@@ -344,7 +392,7 @@ class _Checker:
                     f"{name!r} is not used by any result", self.statements[name][0].target.span, "use it, or remove it"
                 )
         names = {name for group in self.statements.values() for s in group for name in _names_of(s.value)}
-        names |= {name for extent in self.extents.values() for name in extent.symbols}
+        names |= {name for extent in self.extents.values() for name in extent.symbols} | self.used
         names |= {name for holder in holders for extent in extents_in(holder) for name in extent.symbols}
         for hyperparameter in self.spec.hyperparameters:
             if hyperparameter.name.value not in names:
@@ -365,9 +413,9 @@ class _Checker:
                 return self.lookup(name, span) if name == FEATURES else None
             axes = self.definitions[name].axes
             slots = tuple(self.extents[axis] for axis in axes)
-            return Quantity(slots, lambda indices: ir.leaf(name, (BATCH, *indices)))
+            return Quantity(slots, lambda indices: read_leaf(name, (BATCH, *axes), (BATCH, *indices)))
 
-        scope = Scope(self.scope.extents, self.scalars, lookup, lambda: sorted(visible), self.known, self.scope.minimum)
+        scope = replace(self.scope, lookup=lookup, names=lambda: sorted(visible))
         left, right = (lower(argument, scope) for argument in expression.arguments)
         for side, argument in ((left, expression.arguments[0]), (right, expression.arguments[1])):
             if is_comparison(side):
@@ -382,7 +430,7 @@ def _indices_of(statement: Statement) -> set[str]:
         if isinstance(expression, Reference):
             yield from (str(index.value) for index in expression.indices)
         if isinstance(expression, Call):
-            yield from (str(index.value) for index in expression.axes)
+            yield from (str(index.value) for index in (*expression.axes, *expression.parts))
             for argument in expression.arguments:
                 yield from walk(argument)
 
@@ -401,24 +449,13 @@ def _positions(statement: Statement) -> tuple[int, ...]:
     return tuple(k for k, index in enumerate(statement.target.indices) if isinstance(index.value, int))
 
 
-def _read(definition: Definition, indices: tuple[str | int, ...]) -> Node:
-    """A definition's node with its axes renamed to ``indices``, and fixed where those are whole numbers."""
-    node = definition.node
-    names: Mapping[str, str] = {}
-    for axis, index in zip(definition.axes, indices, strict=True):
-        if isinstance(index, int):
-            node = ir.select(node, axis, index)
-        else:
-            names = {**names, axis: index}
-    return ir.rename(node, names)
-
-
 def _first_free(expression: Expression, axis: str) -> Span | None:
     """Where ``axis`` first stands outside a reduction over it."""
     if isinstance(expression, Reference):
         return next((index.span for index in expression.indices if index.value == axis), None)
     if isinstance(expression, Call):
-        if axis in [index.value for index in expression.axes] and OPERATORS[expression.function].kind == "reduction":
+        is_reduction = expression.function in OPERATORS and OPERATORS[expression.function].kind == "reduction"
+        if axis in [index.value for index in (expression.axes if is_reduction else expression.parts)]:
             return None
         return next(filter(None, (_first_free(argument, axis) for argument in expression.arguments)), None)
     return None

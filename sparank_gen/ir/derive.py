@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.guard import guard
+from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window
 from sparank_gen.ir.template import broadcast_reduce, instantiate
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -22,7 +23,7 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
     """The adjoint program.
 
     Args:
-        program: the forward program.
+        program: the forward program; its choices are guarded first.
         slots: for each tensor to differentiate, the axes that name its dimensions.
         outputs: the definitions that have cotangents; the cotangent of ``x`` is the tensor ``x_bar``, dimensions
             ``(b, *axes)``.
@@ -31,6 +32,7 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
         A program whose definitions are the adjoints, outputs first and tensors last; its outputs are the adjoints of
         the tensors of ``slots`` that the outputs depend on.
     """
+    program = guard(program)
     adjoints: dict[Node, Node] = {}
     names = {definition.node: definition for definition in program.definitions}
     for name in outputs:
@@ -83,9 +85,10 @@ def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str
         return ir.rename(adjoint, {new: old for old, new in node.data})
     if node.op == "select":
         return ir.place(adjoint, node.over[0], node.data)
-    if node.op == "stack":
-        picked = ir.select(adjoint, node.over[0], position) if node.over[0] in adjoint.axes else adjoint
-        return broadcast_reduce("sum", picked, node.axes - argument.axes - set(node.over), extents)
+    if node.op == "slice":
+        return ir.pad(adjoint, node.over[0], node.data)
+    if node.op in ("stack", "pad", "concat"):
+        return _of_piece(node, position, adjoint, extents)
     operator = OPERATORS[node.op]
     if not operator.differentiable:
         raise ValueError(f"{node.op} stands in derivatives alone, and has none itself")
@@ -98,6 +101,24 @@ def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str
     if operator.kind == "pointwise":
         return broadcast_reduce("sum", part, node.axes - argument.axes, extents)
     return part
+
+
+def _of_piece(node: Node, position: int, adjoint: Node, extents: Mapping[str, Extent]) -> Node:
+    """The adjoint of one piece of an axis that ``node`` makes."""
+    (axis,), argument = node.over, node.args[position]
+    place: int | Extent | Window = position
+    if node.op == "pad":
+        place = node.data
+    elif node.op == "concat":
+        place = ir.windows_of(node, extents)[position]
+    kept = node.axes - {axis}
+    if isinstance(place, Window):
+        kept |= {place.axis}
+    if axis in adjoint.axes:
+        cut = ir.slice_of(adjoint, axis, place) if isinstance(place, Window) else ir.select(adjoint, axis, place)
+    else:
+        cut = adjoint
+    return broadcast_reduce("sum", cut, kept - argument.axes, extents)
 
 
 def _to_slots(adjoint: Node, leaf: Node, slots: tuple[str, ...]) -> Node:

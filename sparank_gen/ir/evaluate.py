@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparank_gen.ir.node import Node, reachable
+from sparank_gen.ir.node import Node, Window, axis_of, reachable
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -63,9 +63,7 @@ def _value(
     node: Node, args: list[Value], tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
 ) -> Value:
     if node.op == "leaf":
-        name, indices = node.data
-        picked = tensors[name][tuple(index if isinstance(index, int) else slice(None) for index in indices)]
-        return Value(picked, tuple(index for index in indices if isinstance(index, str)))
+        return _leaf(node, tensors, extents, sizes)
     if node.op == "constant":
         return Value(np.asarray(node.data, dtype=np.float64), ())
     if node.op == "extent":
@@ -76,12 +74,14 @@ def _value(
     if node.op == "select":
         (axis,) = node.over
         remaining = tuple(other for other in args[0].axes if other != axis)
-        return Value(args[0].array.take(node.data, args[0].axes.index(axis)), remaining)
+        return Value(np.asarray(args[0].array.take(_whole(node.data, sizes), args[0].axes.index(axis))), remaining)
     if node.op == "place":
         (axis,) = node.over
         array = np.zeros((extents[axis].value(sizes), *args[0].array.shape))
-        array[node.data] = args[0].array
+        array[_whole(node.data, sizes)] = args[0].array
         return Value(array, (axis, *args[0].axes))
+    if node.op in ("slice", "pad", "concat", "position"):
+        return _along_axis(node, args, extents, sizes)
     union = tuple(dict.fromkeys(axis for arg in args for axis in arg.axes))
     aligned = [arg.along(union) for arg in args]
     if node.op == "stack":
@@ -94,3 +94,49 @@ def _value(
     if operator.kind == "normalisation":
         return Value(array, union)
     return Value(np.asarray(array), tuple(axis for axis in union if axis not in node.over))
+
+
+def _whole(number: int | Extent, sizes: Mapping[str, int | float]) -> int:
+    return number if isinstance(number, int) else int(number.number_for(sizes))
+
+
+def _leaf(
+    node: Node, tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
+) -> Value:
+    """A tensor at its indices; outside the tensor a window reads zeros."""
+    name, indices = node.data
+    array = tensors[name][tuple(index if isinstance(index, int) else slice(None) for index in indices)]
+    axes = [index for index in indices if not isinstance(index, int)]
+    for dimension, index in enumerate(axes):
+        if isinstance(index, Window):
+            places = np.arange(extents[index.axis].value(sizes)) + _whole(index.shift, sizes)
+            inside = (places >= 0) & (places < array.shape[dimension])
+            shape = [-1 if k == dimension else 1 for k in range(array.ndim)]
+            array = np.where(inside.reshape(shape), array.take(places, dimension, mode="clip"), 0.0)
+    return Value(array, tuple(map(axis_of, axes)))
+
+
+def _along_axis(
+    node: Node, args: list[Value], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
+) -> Value:
+    """What cuts an axis, or makes one of pieces."""
+    (axis,) = node.over
+    if node.op == "position":
+        return Value(np.arange(float(extents[axis].value(sizes))), (axis,))
+    if node.op == "slice":
+        start, dimension = _whole(node.data.shift, sizes), args[0].axes.index(axis)
+        places = np.arange(start, start + extents[node.data.axis].value(sizes))
+        axes = tuple(node.data.axis if other == axis else other for other in args[0].axes)
+        return Value(args[0].array.take(places, dimension), axes)
+    parts = (node.data.axis,) if node.op == "pad" else node.data
+    rest = tuple(dict.fromkeys(other for arg in args for other in arg.axes if other not in parts))
+    counts = [extents[part].value(sizes) if part else 1 for part in parts]
+    aligned = [arg.along((part, *rest)) if part else arg.along(rest)[None] for arg, part in zip(args, parts, strict=True)]
+    shape = np.broadcast_shapes(*(array.shape[1:] for array in aligned))
+    pieces = [np.broadcast_to(array, (count, *shape)) for array, count in zip(aligned, counts, strict=True)]
+    if node.op == "concat":
+        return Value(np.concatenate(pieces), (axis, *rest))
+    array = np.zeros((extents[axis].value(sizes), *pieces[0].shape[1:]))
+    start = _whole(node.data.shift, sizes)
+    array[start : start + counts[0]] = pieces[0]
+    return Value(array, (axis, *rest))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.lang.extents import Extent
+from sparank_gen.ir.node import BATCH, Node, Window
+from sparank_gen.ir.node import Index as Position
+from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.lang.ops import OPERATORS, Operator
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
 from sparank_gen.spec import errors
-from sparank_gen.spec.source import Span
+from sparank_gen.spec.source import Span, Text
 
 PAIRWISE = {"max": "maximum", "min": "minimum"}
 BOUNDED = {"maximum": "clamp_min", "minimum": "clamp_max"}
 NUMBERS = ("constant", "extent")
-CALLABLE = sorted(name for name, operator in OPERATORS.items() if not operator.internal and not operator.symbol)
+CONCAT = "concat"
+CALLABLE = sorted(
+    [CONCAT, *(name for name, operator in OPERATORS.items() if not operator.internal and not operator.symbol)]
+)
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,11 @@ class Quantity:
 
     Attributes:
         slots: the extent of each index.
-        read: the node for given indices (axes or whole numbers).
+        read: the node for given indices.
     """
 
     slots: tuple[Extent, ...]
-    read: Callable[[tuple[str | int, ...]], Node]
+    read: Callable[[tuple[Position, ...]], Node]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Scope:
         lookup: the quantity of a name, or None; the place is for the errors of what the name stands for.
         names: all quantity names, for proposals.
         known: values of extents that are fixed, such as the number of modalities of a mode for exactly two.
-        minimum: the least value of a name, where one is known; bounds whole-number indices.
+        minimum: the least value of a name, where one is known; bounds whole-number indices and offsets.
+        extent_of: the extent that an offset says.
     """
 
     extents: Mapping[str, Extent]
@@ -51,6 +56,7 @@ class Scope:
     names: Callable[[], list[str]]
     known: Mapping[str, int] = field(default_factory=dict)
     minimum: Mapping[str, int] = field(default_factory=dict)
+    extent_of: Callable[[Text], Extent] = lambda text: parse_extent(text, {}, least=0)[0]
 
     def resolved(self, extent: Extent) -> Extent:
         """``extent`` with the fixed values put in."""
@@ -78,6 +84,8 @@ def check_axis(index: Index, scope: Scope) -> str:
         raise errors.UnknownIndex(f"{index.value} is not an axis", index.span, "name an axis here")
     if index.value == BATCH:
         raise errors.UnknownIndex("the batch axis 'b' is not written in the math", index.span, "leave it out")
+    if index.offset is not None:
+        raise errors.UnknownIndex("an index with an offset stands where an axis is named", index.span, "name the axis alone")
     if index.value not in scope.extents:
         hint = errors.did_you_mean(index.value, scope.extents)
         raise errors.UnknownIndex(
@@ -86,12 +94,15 @@ def check_axis(index: Index, scope: Scope) -> str:
     return index.value
 
 
-def check_slots(name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...], span: Span, scope: Scope) -> None:
-    """Raises when ``indices`` do not fit the slots of the quantity ``name``."""
+def check_slots(
+    name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...], span: Span, scope: Scope
+) -> tuple[Position, ...]:
+    """What ``indices`` say; raises where they do not fit the slots of the quantity ``name``."""
     if len(slots) != len(indices):
         expected = f"{len(slots)} {'index' if len(slots) == 1 else 'indices'}"
         raise errors.WrongIndexCount(f"{name!r} takes {expected}, found {len(indices)}", span, "write one index for each axis")
     axes = [index.value for index in indices if isinstance(index.value, str)]
+    found: list[Position] = []
     for slot, index in zip(slots, indices, strict=True):
         extent = scope.resolved(slot)
         if isinstance(index.value, int):
@@ -102,18 +113,38 @@ def check_slots(name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...]
                 raise errors.IndexOutOfRange(
                     f"position {index.value} is outside an axis of extent {extent}", index.span, "positions count from 0"
                 )
+            found.append(index.value)
             continue
-        axis = check_axis(index, scope)
+        axis = check_axis(replace(index, offset=None), scope)
         if axes.count(axis) > 1:
             raise errors.RepeatedIndex(
                 f"index {axis!r} stands twice in one reference", index.span, "diagonals are not in the language; use two names"
             )
-        if scope.resolved(scope.extents[axis]) != extent:
+        own = scope.resolved(scope.extents[axis])
+        if index.offset is not None:
+            found.append(_window(name, slot, axis, index, index.offset, scope))
+            continue
+        if own != extent:
             raise errors.ExtentMismatch(
                 f"index {axis!r} runs over {scope.extents[axis]}, and {name!r} has extent {slot} here",
                 index.span,
                 "use an index of that extent",
             )
+        found.append(axis)
+    return tuple(found)
+
+
+def _window(name: str, slot: Extent, axis: str, index: Index, offset: Text, scope: Scope) -> Position:
+    """An axis read from an offset on. Raises IndexOutOfRange where it may reach beyond the end."""
+    shift = scope.extent_of(offset)
+    left = scope.resolved(slot - shift - scope.extents[axis])
+    if not left.is_at_least_zero(scope.minimum):
+        raise errors.IndexOutOfRange(
+            f"index {axis!r} runs over {scope.extents[axis]} from {shift} on, and {name!r} has extent {slot} here",
+            index.span,
+            f"offset and extent together must not exceed {slot}, whatever the sizes",
+        )
+    return Window(axis, shift) if shift.terms or left.terms else axis
 
 
 def _least(extent: Extent, minimum: Mapping[str, int]) -> int | None:
@@ -137,11 +168,53 @@ def _reference(expression: Reference, scope: Scope) -> Node:
     if quantity is None:
         hint = errors.did_you_mean(name, [*scope.names(), *scope.scalars])
         raise errors.UnknownName(f"{name!r} is not defined{hint}", expression.span, "define it, or bind a parameter to it")
-    check_slots(name, quantity.slots, indices, expression.span, scope)
-    return quantity.read(tuple(index.value for index in indices))
+    return quantity.read(check_slots(name, quantity.slots, indices, expression.span, scope))
+
+
+def _concat(expression: Call, scope: Scope) -> Node:
+    """``concat[p: i, 1](x[i], y)``: pieces one after another along ``p``, each along its part."""
+    if len(expression.axes) != 1 or not expression.parts or len(expression.parts) != len(expression.arguments):
+        raise errors.WrongArguments(
+            f"{CONCAT} needs a part for each argument",
+            expression.span,
+            f"write the axis that it makes and, after a colon, what each argument adds: {CONCAT}[p: i, 1](x[i], 0)",
+        )
+    axis = check_axis(expression.axes[0], scope)
+    pieces = [_number(argument, scope) for argument in expression.arguments]
+    parts = [None if part.value == 1 else check_axis(part, scope) for part in expression.parts]
+    total = Extent.number(0)
+    for part in parts:
+        total = total + (scope.extents[part] if part else Extent.number(1))
+    if scope.resolved(total) != scope.resolved(scope.extents[axis]):
+        raise errors.ExtentMismatch(
+            f"the parts are {total} together, and {axis!r} runs over {scope.extents[axis]}",
+            expression.axes[0].span,
+            f"declare an axis of extent {total}",
+        )
+    for argument, piece, own in zip(expression.arguments, pieces, parts, strict=True):
+        for other in sorted(piece.axes):
+            if other == axis or other != own and other in parts:
+                raise errors.RepeatedIndex(
+                    f"index {other!r} is joined by this {CONCAT}, and stands here on its own",
+                    argument.span,
+                    "use another index of that extent here",
+                )
+    return ir.concat(pieces, axis, parts)
+
+
+def _number(expression: Expression, scope: Scope) -> Node:
+    """A node that is a number, and no comparison."""
+    node = lower(expression, scope)
+    if is_comparison(node):
+        raise errors.WrongArguments(
+            "a comparison stands where a number is needed", expression.span, "comparisons stand in 'where(condition, x, y)' alone"
+        )
+    return node
 
 
 def _call(expression: Call, scope: Scope) -> Node:
+    if expression.function == CONCAT:
+        return _concat(expression, scope)
     operator = _operator(expression)
     arguments = [lower(argument, scope) for argument in expression.arguments]
     for position, (argument, node) in enumerate(zip(expression.arguments, arguments, strict=True)):
@@ -187,6 +260,8 @@ def _operator(expression: Call) -> Operator:
         raise errors.UnknownOperator(
             f"{expression.function!r} is not an operator{hint}", expression.span, f"the operators are {', '.join(CALLABLE)}"
         )
+    if expression.parts:
+        raise errors.WrongArguments(f"{name} joins no parts", expression.parts[0].span, f"write {name}[i](…)")
     takes_axes = operator.kind in ("reduction", "normalisation")
     if expression.keywords and not operator.options:
         name = expression.keywords[0][0]

@@ -38,6 +38,7 @@ class Mode:
         spec: the file it came from.
         program: its definitions; the features are the leaf ``h``.
         modules: what holds its parameters, in the order of construction.
+        features: the layout of the features, one tensor for each modality: ``(modality, b, …)``.
         out: the layout of the output, ``b`` first and one dimension more.
         weights: the layout of the fusion weights, or None.
         diagnostics: what it returns beside them.
@@ -49,6 +50,7 @@ class Mode:
     spec: FusionSpec
     program: Program
     modules: tuple[Holder, ...]
+    features: Layout
     out: Layout
     weights: Layout | None
     diagnostics: tuple[Result, ...]

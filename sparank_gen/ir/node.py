@@ -15,6 +15,23 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 BATCH = "b"
+CUTS = frozenset({"slice", "pad", "concat"})
+
+
+@dataclass(frozen=True)
+class Window:
+    """An axis of a tensor read at the positions of another: position ``x`` of ``axis`` is position ``x + shift``."""
+
+    axis: str
+    shift: Extent
+
+
+Index = str | int | Window
+
+
+def axis_of(index: str | Window) -> str:
+    """The axis of a result that an index gives."""
+    return index.axis if isinstance(index, Window) else index
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +40,9 @@ class Node:
 
     Attributes:
         op: an operator of the table, or one of ``leaf``, ``constant``, ``extent``, ``rename``,
-            ``select``, ``stack``, ``place``.
+            ``select``, ``place``, ``stack``, ``slice``, ``pad``, ``concat``, ``position``.
         args: the operands.
-        over: the axes that a reduction, normalisation, select or stack speaks of.
+        over: the axes that a reduction or normalisation runs over, that a view takes apart, or that a join makes.
         data: what else tells it apart: a leaf's name and indices, a constant's value, a renaming, options.
         axes: the named axes of the result.
     """
@@ -52,6 +69,12 @@ def make(op: str, args: Sequence[Node] = (), over: Sequence[str] = (), data: Any
 
 def _axes(op: str, args: Sequence[Node], over: Sequence[str], data: Any, axes: Iterable[str]) -> frozenset[str]:
     union = frozenset().union(*(arg.axes for arg in args)) if args else frozenset(axes)
+    if op == "slice":
+        return union - set(over) | {data.axis}
+    if op == "pad":
+        return union - {data.axis} | set(over)
+    if op == "concat":
+        return union - {part for part in data if part} | set(over)
     if op == "select" or (op in OPERATORS and OPERATORS[op].kind == "reduction"):
         return union - set(over)
     if op in ("stack", "place"):
@@ -62,9 +85,10 @@ def _axes(op: str, args: Sequence[Node], over: Sequence[str], data: Any, axes: I
     return union
 
 
-def leaf(name: str, indices: Sequence[str | int]) -> Node:
-    """A tensor from outside, read at ``indices``: axes by name, or fixed positions."""
-    return make("leaf", data=(name, tuple(indices)), axes=[index for index in indices if isinstance(index, str)])
+def leaf(name: str, indices: Sequence[Index]) -> Node:
+    """A tensor from outside, read at ``indices``: axes by name, or fixed positions; windows in kernels alone."""
+    axes = [index.axis if isinstance(index, Window) else index for index in indices if not isinstance(index, int)]
+    return make("leaf", data=(name, tuple(indices)), axes=axes)
 
 
 def constant(value: float) -> Node:
@@ -83,9 +107,14 @@ def rename(node: Node, names: Mapping[str, str]) -> Node:
     return make("rename", [node], data=pairs) if pairs else node
 
 
-def select(node: Node, axis: str, position: int) -> Node:
+def position(axis: str) -> Node:
+    """The numbers 0, 1, … along ``axis``; in kernels alone."""
+    return make("position", over=[axis], axes=[axis])
+
+
+def select(node: Node, axis: str, position: int | Extent) -> Node:
     """``node`` at one fixed position of ``axis``."""
-    return make("select", [node], [axis], position)
+    return make("select", [node], [axis], _known(position))
 
 
 def stack(pieces: Sequence[Node], axis: str) -> Node:
@@ -93,9 +122,42 @@ def stack(pieces: Sequence[Node], axis: str) -> Node:
     return make("stack", pieces, [axis])
 
 
-def place(node: Node, axis: str, position: int) -> Node:
+def place(node: Node, axis: str, position: int | Extent) -> Node:
     """``node`` at one position of a new axis, zero elsewhere: the adjoint of :func:`select`."""
-    return make("place", [node], [axis], position)
+    return make("place", [node], [axis], _known(position))
+
+
+def _known(position: int | Extent) -> int | Extent:
+    known = position.constant if isinstance(position, Extent) else position
+    return position if known is None else known
+
+
+def slice_of(node: Node, axis: str, window: Window) -> Node:
+    """``node`` read through a window on ``axis``; the window's own axis takes its place."""
+    return make("slice", [node], [axis], window)
+
+
+def pad(node: Node, axis: str, window: Window) -> Node:
+    """``node`` seen through a window on a longer ``axis``, zero outside it: the adjoint of :func:`slice_of`."""
+    return make("pad", [node], [axis], window)
+
+
+def concat(pieces: Sequence[Node], axis: str, parts: Sequence[str | None]) -> Node:
+    """The pieces one after another along a new axis, each along its own axis of ``parts`` (None: one position).
+
+    A piece that lacks an axis is broadcast along it. No part is an axis of another piece.
+    """
+    return make("concat", pieces, [axis], tuple(parts))
+
+
+def windows_of(node: Node, extents: Mapping[str, Extent]) -> tuple[Window | Extent, ...]:
+    """Where each piece of a concatenation lies: a window on the joined axis, or a position of it."""
+    found: list[Window | Extent] = []
+    start = Extent.number(0)
+    for part in node.data:
+        found.append(Window(part, start) if part else start)
+        start = start + (extents[part] if part else Extent.number(1))
+    return tuple(found)
 
 
 def apply(op: str, *args: Node) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
@@ -93,7 +93,7 @@ def declare_parameters(specs: Sequence[ModuleSpec | TensorSpec], around: Surroun
                 f"'per' takes an axis over modalities, found {spec.per.value!r}", spec.per.span(), "write 'per: m'"
             )
         holders.append(made)
-    _check_paths(specs)
+    _check_paths(specs, around.scalars)
     return tuple(holders)
 
 
@@ -199,7 +199,7 @@ def _fans(spec: TensorSpec, rule: Initialisation, layout: Layout) -> Mapping[str
     return given
 
 
-def _check_paths(specs: Sequence[ModuleSpec | TensorSpec]) -> None:
+def _check_paths(specs: Sequence[ModuleSpec | TensorSpec], taken: Collection[str]) -> None:
     """A container's members stand together; its positions count from 0 without gaps, and hold one module each."""
     leaves: set[str] = set()
     members: dict[str, list[str]] = {}
@@ -208,6 +208,8 @@ def _check_paths(specs: Sequence[ModuleSpec | TensorSpec]) -> None:
         path, place = spec.path.value, spec.path.span()
         pieces = path.split(".")
         containers = [".".join(pieces[:depth]) for depth in range(1, len(pieces))]
+        if pieces[0] in taken:
+            raise errors.ReusedName(f"{pieces[0]!r} is an argument, which is an attribute too", place, "choose another name")
         clash = next((name for name in containers if name in leaves), path if path in members else None)
         if clash is not None:
             raise errors.ReusedName(f"{clash!r} is both a parameter and a container", place, "choose another name")

@@ -19,10 +19,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.check import FEATURES, PRESENT
+from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import product_of
 from sparank_gen.ir.template import instantiate
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.ir.zeros import Zeros, is_positive
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -31,7 +32,11 @@ NEUTRAL = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf, "logsumex
 # Operators over axes that are written out in others of these where they run over modalities.
 WRITTEN_OUT = frozenset({"mean", "layernorm"})
 # For each operator that is singular in an operand: its position, and a value at which it and its derivatives are not.
-HARMLESS = {"div": (1, 1.0), "pow": (0, 1.0), "log": (0, 1.0), "sqrt": (0, 1.0), "rsqrt": (0, 1.0), "exp": (0, 0.0)}
+HARMLESS = {
+    name: next((position, value) for position, value in enumerate(operator.safe) if value is not None)
+    for name, operator in OPERATORS.items()
+    if operator.safe
+}
 ONE_AT_HARMLESS = frozenset({"pow", "sqrt", "rsqrt", "exp"})
 
 

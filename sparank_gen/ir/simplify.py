@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import Node, Program, Window
 from sparank_gen.ir.rewrite import is_tensor, pattern_rule, rewrite
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 IDENTITIES = tuple(
@@ -37,6 +38,17 @@ def fold_constants(node: Node) -> Node | None:
     with np.errstate(all="ignore"):
         value = float(operator.meaning(*(np.float64(arg.data) for arg in node.args)))
     return ir.constant(value) if np.isfinite(value) else None
+
+
+def fold_choice(node: Node) -> Node | None:
+    """A choice that numbers alone decide, as what they choose."""
+    if node.op != "where":
+        return None
+    condition = node.args[0]
+    if condition.op not in OPERATORS or any(arg.op != "constant" for arg in condition.args):
+        return None
+    holds = OPERATORS[condition.op].meaning(*(np.float64(arg.data) for arg in condition.args))
+    return node.args[1 if holds else 2]
 
 
 def expand_number_lerp(node: Node) -> Node | None:
@@ -71,11 +83,25 @@ def merge_views(node: Node) -> Node | None:
     if node.op == "select" and node.args[0].op == "stack" and node.args[0].over == node.over:
         piece = node.args[0].args[node.data]
         return piece if piece.axes == node.axes else None
-    if node.op in ("rename", "select") and node.args[0].op == "leaf":
+    if node.op == "rename" and node.args[0].op == "slice":
+        return _rename_slice(node.args[0], dict(node.data))
+    if node.op == "slice" and node.args[0].op == "slice" and node.over == (node.args[0].data.axis,):
+        inner, window = node.args[0], node.data
+        return ir.slice_of(inner.args[0], inner.over[0], Window(window.axis, window.shift + inner.data.shift))
+    if node.op in ("rename", "select") and node.args[0].op == "leaf" and not isinstance(node.data, Extent):
         name, indices = node.args[0].data
         changes = {node.over[0]: node.data} if node.op == "select" else dict(node.data)
         return ir.leaf(name, [changes.get(index, index) for index in indices])
     return None
+
+
+def _rename_slice(node: Node, names: dict[str, str]) -> Node | None:
+    """A renamed slice as a slice of what is renamed; None where a name would meet one that is cut."""
+    (axis,), (argument,), window = node.over, node.args, node.data
+    inner = {old: new for old, new in names.items() if old != window.axis}
+    if axis in inner.values():
+        return None
+    return ir.slice_of(ir.rename(argument, inner), axis, Window(names.get(window.axis, window.axis), window.shift))
 
 
 def factors_of(node: Node) -> list[Node]:
@@ -91,11 +117,24 @@ def product_of(factors: list[Node]) -> Node:
     return product
 
 
+def terms_of(node: Node) -> list[Node]:
+    """The terms of a sum, from left to right."""
+    return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
+
+
+def sum_of(terms: list[Node]) -> Node:
+    """The sum of one or more nodes."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = ir.apply("add", total, term)
+    return total
+
+
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views))
 
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, pull_factors, *MIXTURES, expand_number_lerp))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, pull_factors, *MIXTURES, expand_number_lerp))

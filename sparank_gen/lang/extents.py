@@ -57,6 +57,18 @@ class Extent:
         inverse = tuple((name, -power) for name, power in monomial)
         return self * _canonical({inverse: 1 / coefficient})
 
+    def is_at_least_zero(self, least: Mapping[str, int]) -> bool:
+        """Whether this can be seen to be no negative number, for names of at least their value in ``least`` (or 1).
+
+        Where names are written as their least values and something more, no coefficient may be negative.
+        """
+        shifted = self
+        for name in self.symbols:
+            if all(dict(monomial).get(name, 0) >= 0 for monomial, _ in self.terms):
+                more = Extent.symbol(name) + Extent.number(least.get(name, 1))
+                shifted = shifted.substitute(name, more)
+        return all(coefficient > 0 for _, coefficient in shifted.terms)
+
     @property
     def symbols(self) -> frozenset[str]:
         return frozenset(name for monomial, _ in self.terms for name, _ in monomial)
@@ -148,12 +160,13 @@ class Division:
     part: Extent
 
 
-def parse_extent(text: Text, names: Mapping[str, Extent]) -> tuple[Extent, tuple[Division, ...]]:
+def parse_extent(text: Text, names: Mapping[str, Extent], least: int = 1) -> tuple[Extent, tuple[Division, ...]]:
     """The extent that ``text`` says, and the divisions in it that must come out.
 
     Args:
         text: integer arithmetic (``+ - * //``) on ``names`` and whole numbers.
         names: the names that may stand in it.
+        least: the least whole number that it may be.
 
     Raises:
         SpecError: BadSyntax, UnknownName or BadValue.
@@ -191,6 +204,6 @@ def parse_extent(text: Text, names: Mapping[str, Extent]) -> tuple[Extent, tuple
         )
 
     extent = walk(tree.body)
-    if not extent.symbols and (extent.constant is None or extent.constant < 1):
-        raise errors.BadValue(f"{text.value!r} is no extent", text.span(), "an extent is a whole number of at least 1")
+    if not extent.symbols and (extent.constant is None or extent.constant < least):
+        raise errors.BadValue(f"{text.value!r} is no extent", text.span(), f"write a whole number of at least {least}")
     return extent, tuple(divisions)

@@ -30,6 +30,7 @@ class Operator:
         torch: the torch expression, over ``{0}``…; over axes, also ``{dim}``.
         triton: the expression in a Triton kernel where it is another one; reductions name the function that combines two.
         expansion: a normalisation or compound reduction over axes ``A`` in terms of simple reductions, in the language.
+        safe: for each argument at which value or derivative may be infinite, a number at which they are not.
         scalar: the Python expression where all arguments are numbers.
         latex: the LaTeX, over ``{0}``…
         summary: the entry of the language page.
@@ -55,6 +56,7 @@ class Operator:
     differentiable: bool = True
     triton: str = ""
     expansion: str = ""
+    safe: tuple[float | None, ...] = ()
 
     @property
     def arity(self) -> int:
@@ -105,13 +107,13 @@ _TABLE = (
     Operator("add", _P, np.add, ("g", "g"), "{0} + {1}", "{0} + {1}", "{0} + {1}", "sum", "+", 6),
     Operator("sub", _P, np.subtract, ("g", "-g"), "{0} - {1}", "{0} - {1}", "{0} - {1}", "difference", "-", 6),
     Operator("mul", _P, np.multiply, ("g * b", "g * a"), "{0} * {1}", "{0} * {1}", r"{0}\,{1}", "product", "*", 7),
-    Operator("div", _P, np.divide, ("g / b", "-g * y / b"), "{0} / {1}", "{0} / {1}", r"\frac{{{0}}}{{{1}}}", "quotient", "/", 7),
-    Operator("pow", _P, np.power, (_POW_BASE, _POW_EXPONENT), "{0} ** {1}", "{0} ** {1}", "{{{0}}}^{{{1}}}", "power", "**", 9, triton="power({0}, {1})"),
+    Operator("div", _P, np.divide, ("g / b", "-g * y / b"), "{0} / {1}", "{0} / {1}", r"\frac{{{0}}}{{{1}}}", "quotient", "/", 7, safe=(None, 1.0)),
+    Operator("pow", _P, np.power, (_POW_BASE, _POW_EXPONENT), "{0} ** {1}", "{0} ** {1}", "{{{0}}}^{{{1}}}", "power", "**", 9, triton="power({0}, {1})", safe=(1.0, None)),
     Operator("neg", _P, np.negative, ("-g",), "-{0}", "-{0}", "-{0}", "negative", "-", 8),
-    Operator("exp", _P, np.exp, ("g * y",), "torch.exp({0})", "math.exp({0})", r"\exp\left({0}\right)", "exponential", triton="tl.exp({0})"),
-    Operator("log", _P, np.log, ("g / a",), "torch.log({0})", "math.log({0})", r"\log\left({0}\right)", "natural logarithm", triton="tl.log({0})"),
-    Operator("sqrt", _P, np.sqrt, ("g / (2 * y)",), "torch.sqrt({0})", "math.sqrt({0})", r"\sqrt{{{0}}}", "square root", triton="tl.sqrt({0})"),
-    Operator("rsqrt", _P, lambda x: 1 / np.sqrt(x), ("-g * y ** 3 / 2",), "torch.rsqrt({0})", "1 / math.sqrt({0})", r"\frac{{1}}{{\sqrt{{{0}}}}}", "one over the square root", triton="tl.rsqrt({0})"),
+    Operator("exp", _P, np.exp, ("g * y",), "torch.exp({0})", "math.exp({0})", r"\exp\left({0}\right)", "exponential", triton="tl.exp({0})", safe=(0.0,)),
+    Operator("log", _P, np.log, ("g / a",), "torch.log({0})", "math.log({0})", r"\log\left({0}\right)", "natural logarithm", triton="tl.log({0})", safe=(1.0,)),
+    Operator("sqrt", _P, np.sqrt, ("g / (2 * y)",), "torch.sqrt({0})", "math.sqrt({0})", r"\sqrt{{{0}}}", "square root", triton="tl.sqrt({0})", safe=(1.0,)),
+    Operator("rsqrt", _P, lambda x: 1 / np.sqrt(x), ("-g * y ** 3 / 2",), "torch.rsqrt({0})", "1 / math.sqrt({0})", r"\frac{{1}}{{\sqrt{{{0}}}}}", "one over the square root", triton="tl.rsqrt({0})", safe=(1.0,)),
     Operator("abs", _P, np.abs, ("where(a > 0, g, where(a < 0, -g, 0))",), "torch.abs({0})", "abs({0})", r"\left|{0}\right|", "absolute value; derivative 0 at 0", triton="tl.abs({0})"),
     Operator("sigmoid", _P, _sigmoid, ("g * y * (1 - y)",), "torch.sigmoid({0})", "1 / (1 + math.exp(-({0})))", r"\sigma\left({0}\right)", "1 / (1 + exp(-x))", triton="sigmoid({0})"),
     Operator("tanh", _P, np.tanh, ("g * (1 - y ** 2)",), "torch.tanh({0})", "math.tanh({0})", r"\tanh\left({0}\right)", "hyperbolic tangent", triton="tanh({0})"),

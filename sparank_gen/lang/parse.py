@@ -32,6 +32,15 @@ class _Parser:
         stop = len(line[:end].decode(errors="replace")) if end_row == row else len(self.lines[row - 1])
         return self.text.span(row - 1, column, stop - column)
 
+    def after(self, first: ast.expr, whole: ast.expr) -> Text | None:
+        """What is added to ``first``, with which ``whole`` begins; None where it is no sum on one line."""
+        place, end = self.span(first), self.span(whole)
+        found = (ast.get_source_segment(self.source, whole) or "")[place.length :]
+        sign, offset = found.lstrip()[:1], found.lstrip()[1:].lstrip()
+        if sign != "+" or "\n" in offset:
+            return None
+        return Text(offset, self.text.path, ((end.line, end.column + end.length - len(offset)),), self.text.source)
+
     def fail(self, node: ast.AST, message: str, remedy: str) -> errors.BadSyntax:
         return errors.BadSyntax(message, self.span(node), remedy)
 
@@ -96,10 +105,12 @@ class _Parser:
         return Number(number, self.span(node))
 
     def call(self, node: ast.Call, depth: int) -> Call:
+        axes, parts = tuple[Index, ...](), tuple[Index, ...]()
         if isinstance(node.func, ast.Name):
-            function, axes = node.func.id, tuple[Index, ...]()
+            function = node.func.id
         elif isinstance(node.func, ast.Subscript) and isinstance(node.func.value, ast.Name):
-            function, axes = node.func.value.id, self.indices(node.func.slice)
+            function = node.func.value.id
+            axes, parts = self.axes(node.func.slice)
         else:
             raise self.fail(node.func, "this is not an operator", "write 'name(…)' or 'name[axis](…)'")
         if function in SYMBOLS:
@@ -112,19 +123,30 @@ class _Parser:
                 raise self.fail(keyword.value, "an option takes a number", "write 'eps=1e-5', say")
             keywords.append((keyword.arg, value.value))
         arguments = tuple(self.expression(argument, depth) for argument in node.args)
-        return Call(function, axes, arguments, tuple(keywords), self.span(node))
+        return Call(function, axes, arguments, tuple(keywords), self.span(node), parts)
+
+    def axes(self, node: ast.expr) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
+        """The axes of a call and, after a colon, the parts that one is made of."""
+        first, *rest = node.elts if isinstance(node, ast.Tuple) and node.elts else [node]
+        if not isinstance(first, ast.Slice) or first.lower is None or first.upper is None or first.step is not None:
+            return self.indices(node), ()
+        return (self.index(first.lower),), tuple(self.index(part) for part in (first.upper, *rest))
 
     def indices(self, node: ast.expr) -> tuple[Index, ...]:
-        elements = node.elts if isinstance(node, ast.Tuple) else [node]
-        indices = []
-        for element in elements:
-            if isinstance(element, ast.Name):
-                indices.append(Index(element.id, self.span(element)))
-            elif isinstance(element, ast.Constant) and type(element.value) is int:
-                indices.append(Index(element.value, self.span(element)))
-            else:
-                raise self.fail(element, "an index is a name or a whole number", "write 'x[m,i]' or 'x[0,i]'")
-        return tuple(indices)
+        return tuple(self.index(element) for element in (node.elts if isinstance(node, ast.Tuple) else [node]))
+
+    def index(self, node: ast.expr) -> Index:
+        if isinstance(node, ast.Name):
+            return Index(node.id, self.span(node))
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return Index(node.value, self.span(node))
+        first = node
+        while isinstance(first, ast.BinOp):
+            first = first.left
+        offset = self.after(first, node)
+        if not isinstance(first, ast.Name) or offset is None:
+            raise self.fail(node, "an index is a name or a whole number", "write 'x[m,i]', 'x[0,i]' or 'x[m,i + 2]'")
+        return Index(first.id, self.span(node), offset)
 
 
 def parse_statements(text: Text) -> tuple[Statement, ...]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparank_gen.spec.source import Span
+from sparank_gen.spec.source import Span, Text
 
 
 @dataclass(frozen=True)
 class Index:
-    """One index between brackets: an axis by its name, or a whole number."""
+    """One index between brackets: an axis by its name, perhaps with an ``offset``, or a whole number."""
 
     value: str | int
     span: Span
+    offset: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Call:
-    """``function[axes](arguments, keyword=number)``; operators such as ``+`` are calls too."""
+    """``function[axes](arguments, keyword=number)``; operators such as ``+`` are calls too.
+
+    ``parts`` are what follows the colon of ``concat[p: i, j]``.
+    """
 
     function: str
     axes: tuple[Index, ...]
     arguments: tuple[Expression, ...]
     keywords: tuple[tuple[str, float], ...]
     span: Span
+    parts: tuple[Index, ...] = ()
 
 
 Expression = Number | Reference | Call

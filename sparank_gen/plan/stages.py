@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.node import BATCH, CUTS, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -133,8 +133,8 @@ def column_extent(
 ) -> Extent | None:
     """The extent of the columns along which a kernel that computes ``products`` itself can be tiled.
 
-    None where it cannot be: where a product is no plain one of two matrices, something is reduced along the columns,
-    or results have other columns than the products.
+    None where it cannot be: where a product is no plain one of two matrices, something is reduced, cut or joined along the
+    columns, or results have other columns than the products.
 
     Args:
         written: what the kernel writes, over the products' names.
@@ -160,7 +160,7 @@ def column_extent(
         for node in ir.reachable([root]):
             columns = lanes(node.axes)
             reduces = node.op in OPERATORS and bool(lanes(node.over))
-            if len(columns) > 1 or reduces or (node.op == "select" and lanes(node.over)):
+            if len(columns) > 1 or reduces or node.op in CUTS or (node.op == "select" and lanes(node.over)):
                 return None
             found.update(program.extents[axis] for axis in columns)
     return found.pop() if len(found) == 1 else None

@@ -140,7 +140,7 @@ class Renderer:
         file, kernels = module_file(mode), kernel_file(mode)
         return {
             f"{self.config.package}/modes/{name}.py": self.render("torch/mode.py.j2", source, file=file),
-            f"{self.config.package}/kernels/{name}.py": self.render("triton/mode.py.j2", source, file=kernels),
+            f"{self.config.package}/kernels/modes/{name}.py": self.render("triton/mode.py.j2", source, file=kernels),
             f"tests/test_{name}.py": self.render(
                 "tests/mode.py.j2", source, file=file, suite=test_file(mode), schedules=kernels.schedules
             ),
@@ -162,6 +162,7 @@ class Renderer:
             f"{package}/runtime.py": self.render("torch/runtime.py.j2", source),
             f"{package}/modes/__init__.py": self.render("torch/modes.py.j2", source),
             f"{package}/kernels/__init__.py": self.render("triton/kernels.py.j2", source),
+            f"{package}/kernels/modes/__init__.py": self.render("triton/modes.py.j2", source),
             f"{package}/py.typed": "",
             "tests/support.py": self.render("tests/support.py.j2", source),
             "tests/conftest.py": self.render("tests/conftest.py.j2", source),
@@ -186,7 +187,8 @@ class Renderer:
             for argument, declared in zip(file.arguments, file.mode.spec.hyperparameters, strict=True):
                 known = merged.get(argument.name)
                 if known is not None and (known.default, known.type) != (argument.default, argument.type):
-                    message = f"{argument.name!r} has default {argument.default} here and {known.default} in mode {known.modes[0]!r}"
+                    here, there = (f"{each.default} ({each.type})" for each in (argument, known))
+                    message = f"{argument.name!r} has default {here} here and {there} in mode {known.modes[0]!r}"
                     raise SpecErrors([errors.BadValue(message, declared.name.span(), "one name has one default and one type")])
                 modes = (*(known.modes if known else ()), file.mode.name)
                 merged[argument.name] = LayerArgument(
@@ -194,6 +196,7 @@ class Renderer:
                     argument.type,
                     argument.default,
                     argument.minimum,
+                    argument.maximum,
                     argument.help,
                     modes,
                     argument.name in self.config.positional,

@@ -110,7 +110,7 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
 def _report(config: Config, mode: Mode, case: Case) -> Report:
     file = kernel_file(mode)
     per_row = {kernel.name: kernel.operations for kernel in file.kernels}
-    if not (config.output / config.package / "kernels" / f"{mode.name}.py").is_file():
+    if not (config.output / config.package / "kernels" / "modes" / f"{mode.name}.py").is_file():
         raise UsageError(f"{config.output} has no kernels of mode {mode.name!r}; run: sparank-gen build")
     try:
         found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch)

@@ -25,12 +25,16 @@ ATTRIBUTES = frozenset(
     share_memory state_dict to to_empty train training type xpu zero_grad
     """.split()
 )
+# Python's own list depends on its version.
+SOFT_KEYWORDS = frozenset({"_", "case", "match", "type"})
+# What a constructor calls by its name.
+CALLED = frozenset({"cast", "container", "float", "int", "math", "nn", "range", "super", "torch", "uniform"})
 # What every dictionary of ``return_gates`` has.
 ENTRIES = {"type": "the mode's name", "weights": "the fusion weights; give their layout as 'weights'"}
 
 
 def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparameter:
-    known = {"type": "", "default": "", "minimum": "", "help": ""}
+    known = {"type": "", "default": "", "minimum": "", "maximum": "", "help": ""}
     values = known_keys(reader, node, known, f"hyper-parameter {name.value!r}")
     if "default" not in values:
         raise errors.MissingKey(f"hyper-parameter {name.value!r} has no default", name.span(), "add 'default: …'")
@@ -40,16 +44,37 @@ def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparamete
     default = reader.number(values["default"], "default")
     type_name = kind.value if kind is not None else type(default).__name__
     minimum = reader.number(values["minimum"], "minimum") if "minimum" in values else 1 if type_name == "int" else None
+    maximum = reader.number(values["maximum"], "maximum") if "maximum" in values else None
     if type_name == "int" and not isinstance(default, int):
         raise errors.BadValue(f"the default {default} is not an int", reader.span(values["default"]), "write a whole number")
     if minimum is not None and default < minimum:
         raise errors.BadValue(
             f"the default {default} is below the minimum {minimum}", reader.span(values["default"]), "raise the default"
         )
+    if maximum is not None and minimum is not None and maximum < minimum:
+        raise errors.BadValue(
+            f"the maximum {maximum} is below the minimum {minimum}", reader.span(values["maximum"]), "raise the maximum"
+        )
+    if maximum is not None and default > maximum:
+        raise errors.BadValue(
+            f"the default {default} is above the maximum {maximum}", reader.span(values["default"]), "lower the default"
+        )
+    for key in ("minimum", "maximum"):
+        if type_name == "int" and key in values and not isinstance(reader.number(values[key], key), int):
+            raise errors.BadValue(f"the {key} of an int is whole", reader.span(values[key]), "write a whole number")
     text = reader.text(values["help"], "help").value.strip() if "help" in values else ""
-    if name.value in ATTRIBUTES or name.value.startswith("_"):
+    if name.value in ATTRIBUTES or name.value in CALLED or name.value.startswith(("_", "require_")):
         raise errors.ReusedName(f"{name.value!r} already has a meaning, in every spec", name.span(), "choose another name")
-    return Hyperparameter(identifier(name, "a hyper-parameter"), type_name, default, minimum, text)
+    return Hyperparameter(identifier(name, "a hyper-parameter"), type_name, default, minimum, maximum, text)
+
+
+def mode_name(name: Text) -> Text:
+    """The name of a mode: that of a file, and of a class but for its case."""
+    if name.value in SOFT_KEYWORDS:
+        raise errors.BadValue(f"{name.value!r} is a keyword of Python in places", name.span(), "choose another name")
+    if name.value in ATTRIBUTES:
+        raise errors.ReusedName(f"{name.value!r} is an attribute of every layer", name.span(), "choose another name")
+    return identifier(name, "the mode's name")
 
 
 def diagnostic(name: Text) -> Text:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sparank_gen.spec import errors
-from sparank_gen.spec.entries import diagnostic, hyperparameter, parameter
+from sparank_gen.spec.entries import diagnostic, hyperparameter, mode_name, parameter
 from sparank_gen.spec.model import FusionSpec, ModalityCount
 from sparank_gen.spec.reader import Reader, compose, identifier, known_keys
 from sparank_gen.spec.source import Span, Text
@@ -24,6 +24,7 @@ KEYS = {
     "axes": "index names and their extents",
     "hyperparameters": "constructor arguments",
     "params": "torch modules and tensors that are learned",
+    "features": "the layout of the features",
     "math": "the definitions",
     "out": "the layout of the output",
     "weights": "the layout of the fusion weights",
@@ -76,7 +77,7 @@ def parse_spec(source: str, path: str) -> FusionSpec:
     return FusionSpec(
         path=path,
         place=place,
-        mode=identifier(reader.text(values["mode"], "mode"), "the mode's name"),
+        mode=mode_name(reader.text(values["mode"], "mode")),
         summary=reader.text(values["summary"], "summary"),
         description=description.value.strip() if description else "",
         references=tuple(text.value for text in references),
@@ -84,6 +85,7 @@ def parse_spec(source: str, path: str) -> FusionSpec:
         axes=tuple((identifier(name, "an index"), reader.text(node, "an extent")) for name, node in pairs("axes")),
         hyperparameters=tuple(hyperparameter(reader, name, node) for name, node in pairs("hyperparameters")),
         params=tuple(parameter(reader, name, node) for name, node in pairs("params")),
+        features=optional_text("features"),
         math=optional_text("math"),
         out=optional_text("out"),
         weights=optional_text("weights"),

@@ -35,6 +35,7 @@ class Hyperparameter:
     type: str
     default: int | float
     minimum: int | float | None
+    maximum: int | float | None
     help: str
 
 
@@ -92,6 +93,7 @@ class FusionSpec:
     axes: tuple[tuple[Text, Text], ...]
     hyperparameters: tuple[Hyperparameter, ...]
     params: tuple[ModuleSpec | TensorSpec, ...]
+    features: Text | None
     math: Text | None
     out: Text | None
     weights: Text | None

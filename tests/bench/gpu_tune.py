@@ -32,7 +32,7 @@ def launched(mode: str, setting: Setting | None) -> Iterator[None]:
     if setting is None:
         yield
         return
-    module: Any = importlib.import_module(f"sparank_fusion.kernels.{mode}")
+    module: Any = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
     rows, warps = setting
     with ExitStack() as stack:
         stack.enter_context(patch.object(module, "tile_for", lambda *_, **__: setting))

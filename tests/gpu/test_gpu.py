@@ -134,7 +134,7 @@ def test_as_exact_as_torch_by_every_schedule(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("mode, count", LAYERS)
 def test_is_an_operator(mode: str, count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = importlib.import_module(f"sparank_fusion.kernels.{mode}")
+    kernels = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
     calls: list[tuple[Any, ...]] = []
     forward = kernels.forward
     monkeypatch.setattr(kernels, "forward", lambda *given: calls.append(given) or forward(*given))

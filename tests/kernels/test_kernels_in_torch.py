@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -83,11 +84,40 @@ def test_differentiating_twice_is_one_clear_error(mode: str) -> None:
         gradient.sum().backward()
 
 
+def everything_under_autocast(layer: Any, features: list[Tensor], enabled: bool = True) -> list[Tensor]:
+    """The results of a layer and the gradients of its features and parameters, under autocast to bfloat16."""
+    given = [x.detach().requires_grad_() for x in features]
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        out, info = layer(given, return_gates=True)
+    results = [out, *(x for x in info.values() if isinstance(x, Tensor))]
+    total = sum((torch.linspace(-1, 1, x.numel()).reshape(x.shape).to(x) * x).sum() for x in results)
+    return [*results, *torch.autograd.grad(total, [*given, *layer.parameters()])]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@SCHEDULES
 @MODES
-def test_autocast_is_one_clear_error(mode: str) -> None:
+def test_autocast(mode: str, schedule: str, dtype: torch.dtype) -> None:
+    """Types are those that torch's operators give under autocast, and errors no larger than a few times theirs."""
     layer, features = layer_and_features(mode)
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="autocast"):
-        layer(features)
+    other, _ = layer_and_features(mode, "torch")
+    features = [x.to(dtype) for x in features]
+    exact = everything_under_autocast(copy.deepcopy(other).double(), [x.double() for x in features], enabled=False)
+    wanted = everything_under_autocast(other, features)
+    with forced(schedule):
+        found = everything_under_autocast(layer, features)
+    assert [x.dtype for x in found] == [x.dtype for x in wanted]
+    for ours, theirs, true in zip(found, wanted, exact, strict=True):
+        allowed = 4 * (theirs - true).square().mean().sqrt() + 4 * torch.finfo(theirs.dtype).eps * true.abs().max()
+        assert (ours - true).square().mean().sqrt() <= allowed
+
+
+@MODES
+def test_autocast_in_a_compiled_layer(mode: str) -> None:
+    layer, features = layer_and_features(mode)
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(features), layer(features))
 
 
 @SCHEDULES

@@ -160,7 +160,7 @@ class Mutations:
 
 
 def sources() -> dict[str, bytes]:
-    return {mode: (GENERATED / "sparank_fusion" / "kernels" / f"{mode}.py").read_bytes() for mode in MODES}
+    return {mode: (GENERATED / "sparank_fusion" / "kernels" / "modes" / f"{mode}.py").read_bytes() for mode in MODES}
 
 
 def mutants(mode: str, source: bytes) -> Iterator[Mutant]:
@@ -204,15 +204,15 @@ class Suite:
         """Let a mode's layers use other kernels."""
         # Triton reads a kernel's source from its file, and torch registers an operator once under its name.
         number = next(NUMBER)
-        path = self.folder / "sparank_fusion" / "kernels" / f"{mode}_{number}.py"
+        path = self.folder / "sparank_fusion" / "kernels" / "modes" / f"{mode}_{number}.py"
         for operator in ("forward", "backward"):
             name = f'"sparank_fusion::{mode}_{operator}'.encode()
             assert source.count(name) == 1
             source = source.replace(name, name + f"_mutant_{number}".encode())
         path.write_bytes(source)
-        name = f"sparank_fusion.kernels.{mode}"
+        name = f"sparank_fusion.kernels.modes.{mode}"
         self.patch.setitem(sys.modules, name, None)
-        self.patch.setattr(sys.modules["sparank_fusion.kernels"], mode, loaded(name, path), raising=False)
+        self.patch.setattr(sys.modules["sparank_fusion.kernels.modes"], mode, loaded(name, path), raising=False)
 
     def runs(self, mode: str, schedule: str) -> Iterator[Callable[[], None]]:
         """The generated tests of the kernels by one schedule; those that cost least and tell most come first."""
@@ -246,14 +246,14 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Suite]:
     torch.set_num_threads(1)
     # The package's own kernels come first, so that it is they that are put back.
     for mode in MODES:
-        importlib.import_module(f"sparank_fusion.kernels.{mode}")
+        importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
     yield Suite(tmp_path / "generated", monkeypatch)
     torch.set_num_threads(threads)
 
 
 def schedules(mode: str) -> tuple[str, ...]:
     """How a mode's kernels can run."""
-    found: tuple[str, ...] = importlib.import_module(f"sparank_fusion.kernels.{mode}").SCHEDULES
+    found: tuple[str, ...] = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}").SCHEDULES
     return found
 
 

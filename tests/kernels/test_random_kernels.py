@@ -5,50 +5,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-import tempfile
 from itertools import count
-from pathlib import Path
-from typing import Any
 
 import torch
-from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from kernel_helper import compiled_kernels
 from random_specs import random_specs
 from sparank_fusion.kernels import forced
-from sparank_gen.backends.triton.file import kernel_file
-from sparank_gen.ir.mode import Mode
-from sparank_gen.project.templates import environment
-from test_random_programs import check_program, compiled
+from test_random_programs import check_program
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
-TEMPLATE = environment(None).get_template("triton/mode.py.j2")
-FOLDER = tempfile.TemporaryDirectory()
 NUMBER = count()
 # Rows, columns, and the step along what is contracted, that leave several of each.
 SMALL_TILE = (2, 2, 2)
-
-
-def compiled_kernels(mode: Mode) -> tuple[Any, str]:
-    """The generated class of a mode whose kernels are importable, and their source."""
-    made, _ = compiled(mode)
-    source = TEMPLATE.render(header="# random", package="sparank_fusion", file=kernel_file(mode))
-    # Triton reads a kernel's source from its file.
-    path = Path(FOLDER.name) / f"{mode.name}.py"
-    path.write_text(source)
-    if currently_in_test_context():
-        note(source)
-    name = f"sparank_fusion.kernels.{mode.name}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    setattr(sys.modules["sparank_fusion.kernels"], mode.name, module)
-    return made, source
 
 
 def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:

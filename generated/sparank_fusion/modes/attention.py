@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_at_least, require_multiple
+from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_multiple, require_number
 
 
 class AttentionFusion(FusionModule):
@@ -66,7 +66,7 @@ class AttentionFusion(FusionModule):
         backend: str = "auto",
     ) -> None:
         super().__init__(dim, n_modalities, backend)
-        require_at_least("attn_heads", attn_heads, 1)
+        require_number("attn_heads", attn_heads, least=1)
         self.attn_heads = attn_heads
         if n_modalities == 1:
             return
@@ -128,6 +128,8 @@ class AttentionFusion(FusionModule):
         tokens = torch.stack(h)  # (M, B, dim)
         # projected: (M, B, 3, attn_heads, dim // attn_heads)
         projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        value = projected[:, :, 2]  # (M, B, attn_heads, dim // attn_heads)
         # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
         query = projected[:, :, 0]  # (M, B, attn_heads, dim // attn_heads)
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
@@ -139,7 +141,7 @@ class AttentionFusion(FusionModule):
         prob_0 = torch.sigmoid(logit[:, 0] - logit[:, 1])  # (M, B, attn_heads)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         # context: (M, B, attn_heads, dim // attn_heads)
-        context = lerp(projected[1, :, 2], projected[0, :, 2], prob_0.unsqueeze(-1))
+        context = lerp(value[1], value[0], prob_0.unsqueeze(-1))
         # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
         mixed = F.linear(context.flatten(-2), U, d)  # (M, B, dim)
         # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]
@@ -200,9 +202,11 @@ class AttentionFusion(FusionModule):
         w = torch.where(present.unsqueeze(1), prob.mean(-1), 0)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import attention as kernels
+        from sparank_fusion.kernels.modes import attention as kernels
 
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -210,4 +214,6 @@ class AttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        return kernels.fuse(h, W, c, U, d, scale, shift, self.attn_heads, return_extras)
+        return kernels.fuse(
+            h, W, c, U, d, scale, shift, self.attn_heads, return_extras, product_dtype, result_dtype
+        )

@@ -48,8 +48,10 @@ class ConcatFusion(FusionModule):
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         return (torch.cat(h, -1),)
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import concat as kernels
+        from sparank_fusion.kernels.modes import concat as kernels
 
-        return kernels.fuse(h, return_extras)
+        return kernels.fuse(h, return_extras, product_dtype, result_dtype)

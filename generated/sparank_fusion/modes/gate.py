@@ -113,11 +113,13 @@ class GateFusion(FusionModule):
             return (out,)
         return out, g
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import gate as kernels
+        from sparank_fusion.kernels.modes import gate as kernels
 
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        return kernels.fuse(h, W, c, return_extras)
+        return kernels.fuse(h, W, c, return_extras, product_dtype, result_dtype)

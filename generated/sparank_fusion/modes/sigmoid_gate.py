@@ -75,11 +75,13 @@ class SigmoidGateFusion(FusionModule):
         g = torch.stack((z, 1 - z))  # (M, B, dim)
         return out, g
 
-    def _fuse_triton(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_triton(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The same by fused kernels."""
-        from sparank_fusion.kernels import sigmoid_gate as kernels
+        from sparank_fusion.kernels.modes import sigmoid_gate as kernels
 
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
-        return kernels.fuse(h, W, c, return_extras)
+        return kernels.fuse(h, W, c, return_extras, product_dtype, result_dtype)

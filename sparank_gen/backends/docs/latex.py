@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparank_gen.ir.derive import ADJOINT
-from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window, windows_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -36,9 +36,9 @@ def equation(program: Program, definition: Definition, names: Mapping[Node, Defi
         pieces = []
         for position, piece in enumerate(definition.node.args):
             axes = [str(position) if k == slot else axis for k, axis in enumerate(definition.axes)]
-            pieces.append(f"{indexed(definition.name, axes)} = {_Printer(known, definition.node, {}).show(piece)[0]}")
+            pieces.append(f"{indexed(definition.name, axes)} = {_Printer(known, program.extents, definition.node, {}).show(piece)[0]}")
         return r" \qquad ".join(pieces)
-    return f"{left} = {_Printer(known, definition.node, {}).show(definition.node)[0]}"
+    return f"{left} = {_Printer(known, program.extents, definition.node, {}).show(definition.node)[0]}"
 
 
 def indexed(name: str, axes: Sequence[str]) -> str:
@@ -74,6 +74,8 @@ def _number(value: float) -> str:
 
 def extent_latex(extent: Extent) -> str:
     """An extent as a formula."""
+    if extent.constant is not None:
+        return str(extent.constant)
     text = str(extent).replace(" // ", "/").replace(" * ", r" \cdot ")
     return upright(text)
 
@@ -83,6 +85,7 @@ class _Printer:
     """Prints one equation: definitions other than ``top`` by name, indices as ``indices`` renames them."""
 
     names: Mapping[Node, Definition]
+    extents: Mapping[str, Extent]
     top: Node
     indices: Mapping[str, str]
 
@@ -103,11 +106,13 @@ class _Printer:
             return _number(node.data), 10 if node.data >= 0 else SUM
         if node.op == "extent":
             return extent_latex(node.data), 10
-        if node.op in ("rename", "select"):
+        if node.op in ("rename", "select", "slice"):
             return self.view(node)
         if node.op == "place":
             inner = _wrap(*self.show(node.args[0]), PRODUCT)
-            return rf"\delta_{{{self.at(node.over[0])},{node.data}}}\,{inner}", PRODUCT
+            return rf"\delta_{{{self.at(node.over[0])},{_position(node.data)}}}\,{inner}", PRODUCT
+        if node.op in ("pad", "concat"):
+            return self.joined(node)
         if node.op == "stack":
             pieces = ", ".join(self.show(arg)[0] for arg in node.args)
             return rf"\left[{pieces}\right]_{{{self.at(node.over[0])}}}", 10
@@ -115,9 +120,32 @@ class _Printer:
 
     def view(self, node: Node) -> tuple[str, float]:
         """A node read at other indices: the indices are put in below."""
-        changes = dict(node.data) if node.op == "rename" else {node.over[0]: str(node.data)}
+        if node.op == "rename":
+            changes = dict(node.data)
+        elif node.op == "slice":
+            changes = {node.over[0]: _shifted(self.at(node.data.axis), node.data.shift, "+")}
+        else:
+            changes = {node.over[0]: _position(node.data)}
         inside = {axis: self.at(changes.get(axis, axis)) for axis in node.args[0].axes}
         return replace(self, indices=inside).show(node.args[0])
+
+    def joined(self, node: Node) -> tuple[str, float]:
+        """A concatenation, or padding, as cases of the index along the joined axis."""
+        axis = self.at(node.over[0])
+        places = (node.data,) if node.op == "pad" else windows_of(node, self.extents)
+        cases = []
+        for piece, place in zip(node.args, places, strict=True):
+            if isinstance(place, Window):
+                start, end = place.shift, place.shift + self.extents[place.axis]
+                inside = replace(self, indices={**self.indices, place.axis: _shifted(axis, start, "-")})
+                first = rf"{extent_latex(start)} \le " if node.op == "pad" and start.terms else ""
+                cases.append((inside.show(piece)[0], rf"\text{{if }} {first}{axis} < {extent_latex(end)}"))
+            else:
+                cases.append((self.show(piece)[0], rf"\text{{if }} {axis} = {extent_latex(place)}"))
+        if node.op == "pad":
+            cases.append(("0", r"\text{otherwise}"))
+        lines = r"\\ ".join(rf"{value} & {condition}" for value, condition in cases)
+        return rf"\begin{{cases}}{lines}\end{{cases}}", 10
 
     def operator(self, node: Node) -> tuple[str, float]:
         operator = OPERATORS[node.op]
@@ -138,7 +166,7 @@ class _Printer:
         """A reduction or normalisation; its indices are renamed where one from outside would be caught by it."""
         operator, below = OPERATORS[node.op], node.args[0]
         inside = {axis: value for axis, value in self.indices.items() if axis not in node.over}
-        outer = {inside.get(axis, axis) for axis in below.axes - set(node.over)}
+        outer = {inside.get(axis, axis).split(" ")[0] for axis in below.axes - set(node.over)}
         if operator.kind == "normalisation":
             inside, outer = dict(self.indices), set()
         for axis in node.over:
@@ -149,6 +177,20 @@ class _Printer:
         if "\\left(" in operator.latex:
             return operator.latex.format(text, axes=axes), 10
         return operator.latex.format(_wrap(text, precedence, PRODUCT), axes=axes), BIG_OPERATOR
+
+
+def _position(position: int | Extent) -> str:
+    return str(position) if isinstance(position, int) else extent_latex(position)
+
+
+def _shifted(index: str, shift: Extent, sign: str) -> str:
+    """An index with an extent added or taken away; it stays the first word."""
+    if not shift.terms:
+        return index
+    text = extent_latex(shift)
+    if sign == "+" and index.endswith(f" - {text}"):
+        return index.removesuffix(f" - {text}")
+    return f"{index} {sign} {text}" if len(shift.terms) == 1 or sign == "+" else rf"{index} {sign} \left({text}\right)"
 
 
 def _wrap(text: str, precedence: float, needed: float) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import SHARED, equation
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.check import FEATURES
 from sparank_gen.ir.derive import derive
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import tidy
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.ops import OPERATORS
 
 
@@ -43,8 +43,7 @@ def mode_page(mode: Mode) -> Page:
 
 def slots_of(mode: Mode) -> dict[str, tuple[str, ...]]:
     """The axes that name the dimensions of each tensor: the features, and every parameter."""
-    feature = next((axis for axis, extent in mode.program.extents.items() if str(extent) == "dim"), "i")
-    slots = {FEATURES: (BATCH, "m", feature)}
+    slots = {FEATURES: (BATCH, *(axis for axis in mode.features.axes if axis != BATCH))}
     return slots | {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
 
 

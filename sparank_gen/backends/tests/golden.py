@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
-from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.restrict import numbered, restrict, select_features
+from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.layouts import Layout
 
 DIGITS = 12
@@ -53,8 +53,7 @@ def laid_out(
     if definition is not None:
         node = definition.node
     else:
-        modality = next(axis for axis in layout.axes if axis in program.modality_axes)
-        node = ir.leaf(layout.name, ("b", modality, next(a for a in layout.axes if a not in (modality, "b"))))
+        node = feature_leaf(layout.axes, program.tensors[layout.name].slots, program.extents)
         node = select_features(node) if among_present else node
     array = evaluate_at(node, layout.axes, evaluate([node], found, program.extents, sizes), program.extents, sizes)
     position, shape = 0, []

@@ -11,17 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sparank_gen.backends.torch import contract
+from sparank_gen.backends.torch import contract, join
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parameters import Holder
+from sparank_gen.ir.views import feature_leaf
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
 
 LONGEST_OPERAND = 60
-FEATURE = "dim"
 
 
 class Lowering:
@@ -52,9 +53,11 @@ class Lowering:
                     shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
                     self.piece_names.setdefault(piece, (f"{definition.name}_{position}", shown))
         self.uses: Counter[Node] = Counter()
+        self.multiplied: Counter[Node] = Counter()
+        self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
         self.feature_tensor: Dense | None = None
         if stacked:
-            value = emitter.assign(Dense("torch.stack(h)", ("m", BATCH, FEATURE)), "tokens")
+            value = emitter.assign(self.taken_apart("torch.stack(h)", stacked=True), "tokens")
             assert isinstance(value, Dense)
             self.feature_tensor = value
 
@@ -62,6 +65,8 @@ class Lowering:
         """Learn which nodes are read more than once, so that they become variables."""
         self.uses = Counter(arg for node in ir.reachable(roots) for arg in node.args)
         self.uses.update(roots)
+        gemms = [contract.match_gemm(self, node) for node in ir.reachable(roots)]
+        self.multiplied = Counter(gemm.operand for gemm in gemms if gemm is not None)
 
     def lower(self, node: Node) -> Value:
         """The value of ``node``; statements that compute it are emitted as needed."""
@@ -102,6 +107,8 @@ class Lowering:
             return self.stack(node)
         if node.op == "place":
             return self.place(node)
+        if node.op in ("slice", "pad", "concat"):
+            return join.cut_or_joined(self, node)
         kind = OPERATORS[node.op].kind
         if kind in ("pointwise", "comparison"):
             return contract.affine(self, node) or self.pointwise(node)
@@ -135,13 +142,23 @@ class Lowering:
         return index_dense(self.unpacked(code, layout.without(per), axes), indices)
 
     def feature(self, indices: Sequence[str | int]) -> Value:
-        batch, modality, axis = indices
+        batch, modality, *rest = indices
         if isinstance(modality, int):
-            return index_dense(Dense(f"h[{modality}]", (BATCH, FEATURE)), (batch, axis))
+            return index_dense(self.taken_apart(f"h[{modality}]"), (batch, *rest))
         if self.feature_tensor is not None:
-            return index_dense(self.feature_tensor, (modality, batch, axis))
-        element = Dense(f"h_{modality}", (BATCH, FEATURE))
-        return Listed(modality, index_dense(element, (batch, axis)), ((element.code, "h"),))
+            return index_dense(self.feature_tensor, (modality, batch, *rest))
+        assert isinstance(modality, str)
+        element = f"h_{modality}"
+        return Listed(modality, index_dense(self.taken_apart(element), (batch, *rest)), ((element, "h"),))
+
+    def taken_apart(self, code: str, stacked: bool = False) -> Dense:
+        """One modality's features, or all of them stacked, with a dimension for each index."""
+        apart = self.program.tensors["h"].slots[1:]
+        if len(apart) > 1:
+            sizes = ", ".join(slot.code(self.emitter.symbols) for slot in apart)
+            code = f"{code}.unflatten(-1, ({sizes}))"
+        axes = (BATCH, *map(str, apart))
+        return Dense(code, ("m", *axes) if stacked else axes)
 
     def unpacked(self, code: str, dimensions: Sequence[tuple[str, ...]], axes: tuple[str, ...]) -> Dense:
         """A stored tensor with each composed dimension taken apart."""
@@ -167,9 +184,12 @@ class Lowering:
         if isinstance(value, Listed) and value.axis == axis:
             sequence = self.emitter.name_for(value, node.args[0].op)
             assert isinstance(sequence, Listed)
-            return Dense(f"{sequence.sequence}[{node.data}]", value.element.axes)
+            return Dense(f"{sequence.sequence}[{self.position(node.data)}]", value.element.axes)
 
         def pick(x: Dense) -> Dense:
+            if isinstance(node.data, Extent):
+                rest = tuple(other for other in x.axes if other != axis)
+                return Dense(f"{x.atom}.select({x.dim(axis)}, {self.position(node.data)})", rest)
             return index_dense(x, [node.data if a == axis else a for a in x.axes])
 
         return self.lift(pick, value)
@@ -189,7 +209,11 @@ class Lowering:
         """A value at one position of a new first dimension, zero elsewhere; only derivatives have it."""
         (axis,) = node.over
         value = self.dense(self.tensor(self.lower(node.args[0])))
-        return Dense(f"place({value.code}, 0, {node.data}, {self.emitter.extent_code(axis)})", (axis, *value.axes))
+        position = self.position(node.data)
+        return Dense(f"place({value.code}, 0, {position}, {self.emitter.extent_code(axis)})", (axis, *value.axes))
+
+    def position(self, position: int | Extent) -> str:
+        return str(position) if isinstance(position, int) else position.code(self.emitter.symbols)
 
     # Lists and dense tensors
 
@@ -241,7 +265,8 @@ class Lowering:
                 sources.update(value.sources)
                 elements.append(value.element)
             else:
-                elements.append(value if isinstance(value, Scalar) else self.emitter.name_for(value, "shared"))  # type: ignore[arg-type]
+                noun = "joined" if any(other.startswith("(") for other in value.axes) else "shared"
+                elements.append(value if isinstance(value, Scalar) else self.emitter.name_for(value, noun))  # type: ignore[arg-type]
         return Listed(axis, function(*elements), tuple(sources.items()))
 
     def shortened(self, node: Node, value: Value) -> Value:
@@ -302,6 +327,8 @@ class Lowering:
         value = self.pointwise(operand, node.over) if is_selection else self.lower(operand)
         if node.op == "mean" and isinstance(value, Listed) and node.over == (value.axis,):
             return Dense(f"sum_all({value.generator}) / {self.emitter.extent_code(value.axis)}", value.element.axes, 7)
+        if node.op == "prod" and isinstance(value, Listed) and node.over == (value.axis,):
+            return Dense(f"multiply_all({value.generator})", value.element.axes)
         if isinstance(value, Listed) and value.axis in node.over:
             value = self.dense(value)
         if node.op == "layernorm":
@@ -341,9 +368,7 @@ class Lowering:
         """The node that ``layout`` lays out: a definition, or the features themselves."""
         if layout.name != "h":
             return self.program[layout.name].node
-        modality = next(axis for axis in layout.axes if axis in self.program.modality_axes)
-        feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
-        return ir.leaf("h", (BATCH, modality, feature))
+        return feature_leaf(layout.axes, self.program.tensors["h"].slots, self.program.extents)
 
     def realise(self, value: Value, layout: Layout) -> str:
         """Code for ``value`` laid out as ``layout`` says."""

@@ -9,6 +9,7 @@ from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.restrict import numbered, restrict
@@ -18,7 +19,7 @@ from sparank_gen.plan.schedule import stacks_features, working_set
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("container", "dot", "lerp", "sum_all", "sum_of_products", "uniform")
+RUNTIME = ("container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,16 @@ class Argument:
     type: str
     default: str
     minimum: str | None
+    maximum: str | None
     help: str
+
+    @property
+    def check(self) -> str:
+        """The statement that refuses other values."""
+        pieces = [f'"{self.name}"', self.name, *(["float"] if self.type == "float" else [])]
+        pieces += [f"least={self.minimum}"] if self.minimum is not None else []
+        pieces += [f"most={self.maximum}"] if self.maximum is not None else []
+        return f"require_number({', '.join(pieces)})"
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,8 @@ class ModuleFile:
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
         text = self.text
-        names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
-        names += ["require_at_least"] if any(argument.minimum is not None for argument in self.arguments) else []
+        names = ["FusionModule", "Tensors", *runtime_functions(text)]
+        names += ["require_number"] if self.arguments else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
 
@@ -104,6 +114,11 @@ class ModuleFile:
     @property
     def text(self) -> str:
         return "\n".join((*(value for _, value in self.assignments), *(f.text for f in self.functions), *self.bindings))
+
+
+def runtime_functions(code: str) -> tuple[str, ...]:
+    """The functions of the runtime that ``code`` calls."""
+    return tuple(name for name in RUNTIME if f"{name}(" in code)
 
 
 def module_file(mode: Mode) -> ModuleFile:
@@ -137,9 +152,13 @@ def class_name(mode: str) -> str:
 def arguments(mode: Mode) -> tuple[Argument, ...]:
     """The keyword arguments of a mode's constructor beside ``dim`` and ``n_modalities``."""
     return tuple(
-        Argument(h.name.value, h.type, repr(h.default), None if h.minimum is None else repr(h.minimum), h.help)
+        Argument(h.name.value, h.type, repr(h.default), _literal(h.minimum), _literal(h.maximum), h.help)
         for h in mode.spec.hyperparameters
     )
+
+
+def _literal(bound: float | None) -> str | None:
+    return None if bound is None else repr(bound)
 
 
 def parameter_variables(mode: Mode) -> dict[str, str]:
@@ -155,7 +174,7 @@ def prepared(mode: Mode) -> Program:
 
 def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(program, layouts))
+    return simplify(merge_contractions(guard(program), layouts))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:

@@ -68,7 +68,7 @@ def launches(package: str, mode: str, dim: int, n_modalities: int, dtype: str, b
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(getattr(torch, dtype))
     features = [torch.empty(batch, dim, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(n_modalities)]
     with kernels.recording() as found:
-        results = layer._fuse_triton(features, bool(layer.extras))
+        results = layer._fuse_kernels(features, bool(layer.extras))
         torch.autograd.backward(results, [torch.empty_like(result) for result in results])
     return found
 

@@ -30,15 +30,16 @@ from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import simplify
+from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.plan.pieces import cut_at_batch_sums
-from sparank_gen.plan.schedule import FEATURES, working_set
+from sparank_gen.plan.schedule import FEATURES, elements, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
 HAS_EXTRAS = "HAS_EXTRAS"
-TORCH_FUNCTIONS = ("dot", "others", "place", "sum_all", "sum_of_products")
+TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class KernelFile:
     results: tuple[tuple[str, str], ...]
     rest: Rest
     numbers_per_row: str
+    reshaped_per_row: str
     widest_weight: str
 
     @property
@@ -109,9 +111,16 @@ class KernelFile:
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
+        has_lines = bool(self.rest.lines) or any(step.lines for step in (*self.forward.steps, *self.backward.steps))
+        always += ["multiplied_in"] if has_lines else []
         always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
+
+    @property
+    def counts_modalities(self) -> bool:
+        """Whether a compile-time argument is computed from the number of modalities."""
+        return any(re.search(r"\bM\b", value) for _, value in self.constants)
 
     @property
     def torch_imports(self) -> list[str]:
@@ -126,6 +135,7 @@ def kernel_file(mode: Mode) -> KernelFile:
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
     forward = _forward(mode, program, results, storages, symbols, numbers)
     backward, rest = _backward(mode, program, results, storages, symbols, numbers)
+    padded = symbols | _padded(program, symbols) | {"dim": "lanes"}
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
@@ -142,7 +152,8 @@ def kernel_file(mode: Mode) -> KernelFile:
         backward=backward,
         results=tuple((result.variable, _shape(result.layout, program, symbols)) for result in results),
         rest=rest,
-        numbers_per_row=set_size.code(symbols | {"dim": "lanes"}),
+        numbers_per_row=set_size.code(padded),
+        reshaped_per_row=_reshaped(expand(program)).code(padded),
         widest_weight=_widest_weight(expand(program), symbols),
     )
 
@@ -161,6 +172,23 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
     return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
 
 
+def _reshaped(program: Program) -> Extent:
+    """How many numbers of a row one kernel holds twice: results of matrix products that it takes apart into dimensions."""
+    total = Extent.number(0)
+    for node in ir.reachable(program[name].node for name in program.outputs):
+        outer = [axis for axis in node.axes if axis != BATCH and not is_unrolled(program, axis)]
+        if len(outer) > 1 and contraction_of(node, partial(is_unrolled, program)) is not None:
+            total = total + elements(node.axes, program)
+    return total
+
+
+def _padded(program: Program, symbols: Mapping[str, str]) -> dict[str, str]:
+    """For each name that is the extent of an axis, how many lanes the axis takes."""
+    lanes = KernelPrinter(program, {}, symbols).lanes
+    names = {extent.code({}): variable for extent, variable in lanes.items() if extent.code({}) in symbols}
+    return {name: f'constants["{variable.upper()}_LANES"]' for name, variable in names.items()}
+
+
 def _constants(
     mode: Mode, program: Program, symbols: Mapping[str, str], numbers: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
@@ -170,7 +198,7 @@ def _constants(
     found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
-    return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision()"))
+    return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
 
 
 @dataclass(frozen=True)
@@ -219,15 +247,14 @@ def _laid_out(program: Program, layout: Layout) -> Definition:
     """What a layout lays out."""
     if layout.name != FEATURES:
         return program[layout.name]
-    modality = next(axis for axis in layout.axes if axis in program.modality_axes)
-    feature = next(axis for axis in layout.axes if axis not in (modality, BATCH))
-    return Definition(FEATURES, (modality, feature), ir.leaf(FEATURES, (BATCH, modality, feature)))
+    leaf = feature_leaf(layout.axes, program.tensors[FEATURES].slots, program.extents)
+    return Definition(FEATURES, leaf.data[1][1:], leaf)
 
 
 def _storages(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
     """How the features, the parameters, and the results and their cotangents lie in memory."""
     feature = slots_of(mode)[FEATURES]
-    found = {FEATURES: Storage(FEATURES, feature, (0, 2), listed=1, strided=True)}
+    found = {FEATURES: Storage(FEATURES, feature, _but_listed(feature), listed=1, strided=True)}
     for module in mode.modules:
         for parameter in module.parameters:
             axes = parameter.layout.axes
@@ -238,6 +265,11 @@ def _storages(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
         cotangent = result.definition.name + ADJOINT
         found[cotangent] = Storage(cotangent, result.slots, result.order)
     return found
+
+
+def _but_listed(slots: Sequence[str]) -> tuple[int, ...]:
+    """The memory order of features: rows, and what is taken apart in them; the list of modalities stands at 1."""
+    return (0, *range(2, len(slots)))
 
 
 def _forward(
@@ -277,7 +309,8 @@ def _backward(
     expanded = expand(replace(derived, definitions=(*program.definitions, *derived.definitions)))
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
-    stores = [Store(Storage("h_bar", feature, (0, 2), listed=1), definition.node, feature) for definition in cut.rows]
+    h_bar = Storage("h_bar", feature, _but_listed(feature), listed=1)
+    stores = [Store(h_bar, definition.node, feature) for definition in cut.rows]
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)

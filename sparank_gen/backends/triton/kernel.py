@@ -19,7 +19,7 @@ from sparank_gen.backends.torch.values import Scalar, parenthesised
 from sparank_gen.backends.triton.scope import KernelScope, Storage, infinite
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Node
+from sparank_gen.ir.node import BATCH, Node, Window, axis_of
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
@@ -55,6 +55,7 @@ class KernelPrinter(KernelScope):
         products: matrix products that the kernel computes, by the names under which its statements read them.
         optional: cotangents that may be absent, with the constant that says whether they are there.
         values: the variables so far, by node or by what a leaf reads.
+        loaded: the leaf that each variable of what a leaf reads holds.
         numbers: the compile-time constant of each number that the host computes.
         uses: how often each node is read.
     """
@@ -62,6 +63,7 @@ class KernelPrinter(KernelScope):
     products: Mapping[str, Node] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
     values: dict[object, Kept] = field(default_factory=dict)
+    loaded: dict[object, Node] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
     uses: Counter[Node] = field(default_factory=Counter)
 
@@ -103,7 +105,7 @@ class KernelPrinter(KernelScope):
         definitions = {definition.node: definition for definition in self.program.definitions}
         for store in stores:
             for node in ir.reachable([store.node]):
-                if node.op == "leaf" and BATCH in node.axes:
+                if node.op == "leaf" and BATCH in node.axes and self.is_kept(node):
                     self.keep_leaf(node)
                 elif self.needs_variable(node, definitions) and node not in self.values:
                     definition = definitions.get(node)
@@ -112,7 +114,7 @@ class KernelPrinter(KernelScope):
             self.store(store)
 
     def needs_variable(self, node: Node, definitions: Mapping[Node, object]) -> bool:
-        if node.op in ("leaf", "constant", "extent", "rename", "select") or not is_tensor(node):
+        if node.op in ("leaf", "constant", "extent", "position", "rename", "select") or not is_tensor(node):
             return False
         if self.is_reduction_over_unrolled(node):
             return True
@@ -125,9 +127,17 @@ class KernelPrinter(KernelScope):
         name, indices = leaf.data
         slots = self.storages[name].slots
         return (name, tuple(
-            "u" if slot != BATCH and self.is_unrolled(slot) else index if isinstance(index, int) else self.lane(index)
+            "u" if slot != BATCH and self.is_unrolled(slot)
+            else (self.lane(index.axis), index.shift) if isinstance(index, Window) and self.is_part(slot, index)
+            else index if isinstance(index, int) else self.lane(axis_of(index))
             for slot, index in zip(slots, indices, strict=True)
         ))
+
+    def is_kept(self, leaf: Node) -> bool:
+        """Whether a tensor is loaded once for all its uses: not where unrolled tiles are pieces of one of its rows."""
+        name, indices = leaf.data
+        pairs = zip(self.storages[name].slots, indices, strict=True)
+        return not any(isinstance(i, Window) and self.is_unrolled(i.axis) and not self.is_unrolled(s) for s, i in pairs)
 
     def keep_leaf(self, leaf: Node) -> None:
         """Load a tensor that has rows once, for every position of its unrolled axes."""
@@ -136,12 +146,11 @@ class KernelPrinter(KernelScope):
             return
         name, indices = leaf.data
         if name in self.products:
-            self.values[key] = self.keep_product(leaf)
+            self.values[key], self.loaded[key] = self.keep_product(leaf), leaf
             return
         slots = self.storages[name].slots
         unrolled = tuple(slot for slot in slots if slot != BATCH and self.is_unrolled(slot))
-        read = [index if isinstance(index, int) and slot not in unrolled else slot for slot, index in zip(slots, indices, strict=True)]
-        full = ir.leaf(name, read)
+        full = ir.leaf(name, [slot if slot in unrolled else index for slot, index in zip(slots, indices, strict=True)])
         variable = self.unique(name)
         env = {axis: axis for axis in unrolled}
         axes = self.split(full.axes - set(unrolled))[1]
@@ -158,6 +167,7 @@ class KernelPrinter(KernelScope):
             self.emit(f"{variable} = {variable} + ({self.present(name, tile, axes)},)")
             self.depth = start
         self.values[key] = Kept(variable, unrolled, Tile("", axes, padding=tile.padding))
+        self.loaded[key] = full
 
     def keep_product(self, leaf: Node) -> Kept:
         """Compute a matrix product for a tile of its columns, in a loop over tiles of what is contracted."""
@@ -277,11 +287,11 @@ class KernelPrinter(KernelScope):
             other[axis] = f"{axis}_other"
             self.emit(f"for {axis}_other in tl.static_range({self.extent(axis)}):")
             self.depth += 1
-        same = " and ".join(f"{axis}_other == {env[axis]}" for axis in inner)
+        differs = " or ".join(f"{axis}_other != {env[axis]}" for axis in inner)
         tile = self.as_tile(self.expression(node.args[0], other))
         if lanes:
             tile = self.as_tile(self.reduced(ir.reduce("prod", node.args[0], lanes), other)).aligned(own.axes)
-        self.emit(f"if not ({same}):")
+        self.emit(f"if {differs}:")
         with self.indented():
             self.emit(f"{target} = {target} * {tile.atom}")
         self.depth = start
@@ -311,10 +321,13 @@ class KernelPrinter(KernelScope):
         """The value of ``node`` at the positions ``env`` of its unrolled axes."""
         if node in self.values:
             return self.read(self.values[node], env)
-        if not is_tensor(node):
+        if not node.axes and not is_tensor(node):
             return self.number(node)
         if node.op == "leaf":
             return self.leaf(node, env)
+        if node.op == "position":
+            (axis,) = node.over
+            return Scalar(env[axis]) if self.is_unrolled(axis) else Tile(self.lane(axis), (axis,))
         if node.op == "rename":
             return self.renamed(node, env)
         if node.op in ("select", "place", "stack"):
@@ -338,17 +351,16 @@ class KernelPrinter(KernelScope):
 
     def leaf(self, node: Node, env: Mapping[str, str]) -> Tile:
         name, indices = node.data
-        if BATCH not in node.axes:
+        if BATCH not in node.axes or not self.is_kept(node):
             tile = self.load(node, env)
-            return replace(tile, code=f"{tile.code}.to(ACC)")
+            return replace(tile, code=self.present(name, tile, tile.axes))
         slots = self.storages[name].slots
         kept = self.values[self.leaf_key(node)]
         position = {
-            slot: str(index) if isinstance(index, int) else env[index]
-            for slot, index in zip(slots, indices, strict=True)
-            if slot in kept.unrolled
+            slot: self.position(index, slot, env) for slot, index in zip(slots, indices, strict=True) if slot in kept.unrolled
         }
-        names = {slot: index for slot, index in zip(slots, indices, strict=True) if isinstance(index, str)}
+        pairs = zip(self.loaded[self.leaf_key(node)].data[1], indices, strict=True)
+        names = {axis_of(own): axis_of(index) for own, index in pairs if not isinstance(index, int)}
         return self.read(kept, position).renamed(names)
 
     def number(self, node: Node) -> Scalar:
@@ -388,29 +400,29 @@ class KernelPrinter(KernelScope):
     def select(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         (axis,), position = node.over, node.data
         if self.is_unrolled(axis):
-            return self.expression(node.args[0], {**env, axis: str(position)})
+            return self.expression(node.args[0], {**env, axis: self.fixed(position)})
         tile = self.as_tile(self.expression(node.args[0], env))
         if axis not in tile.axes:
             return tile
         at = tile.axes.index(axis)
         rest = tuple(other for other in tile.axes if other != axis)
-        chosen = f"tl.where({self.lane(axis)}{expansion((axis,), tile.axes)} == {position}, {tile.code}, 0.0)"
+        chosen = f"tl.where({self.lane(axis)}{expansion((axis,), tile.axes)} == {self.fixed(position)}, {tile.code}, 0.0)"
         return Tile(f"tl.sum({chosen}, {at})", rest, padding={a: v for a, v in tile.padding.items() if a != axis})
 
     def place(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         (axis,), position = node.over, node.data
         value = self.as_tile(self.expression(node.args[0], env))
         if self.is_unrolled(axis):
-            if env[axis].isdigit():
+            if env[axis].isdigit() and isinstance(position, int):
                 return value if int(env[axis]) == position else Scalar("0.0")
-            code = f"{value.code} if {env[axis]} == {position} else tl.zeros_like({value.code})"
+            code = f"{value.code} if {env[axis]} == {self.fixed(position)} else tl.zeros_like({value.code})"
             padding = {a: v for a, v in value.padding.items() if v == 0.0}
             return Tile(f"({code})", value.axes, padding=padding)
         axes = self.split(frozenset({*value.axes, axis}))[1]
         lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
         code = value.aligned(axes).code if value.axes else value.code
         padding = {a: v for a, v in value.padding.items() if v == 0.0} | {axis: 0.0}
-        return Tile(f"tl.where({lane} == {position}, {code}, 0.0)", axes, padding=padding)
+        return Tile(f"tl.where({lane} == {self.fixed(position)}, {code}, 0.0)", axes, padding=padding)
 
     def stack(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         (axis,) = node.over
@@ -437,6 +449,9 @@ class KernelPrinter(KernelScope):
         operator = OPERATORS[node.op]
         values = [self.expression(arg, env) for arg in node.args]
         tiles = [value for value in values if isinstance(value, Tile)]
+        if not tiles and node.op != "where":
+            codes = [f"({value.code})" if value.precedence < 10 else value.code for value in values]
+            return Scalar(operator.scalar.format(*codes), operator.precedence)
         axes = self.union(tiles)
         values = [value.aligned(axes) if isinstance(value, Tile) and value.axes else value for value in values]
         padding = self.padding_after(node.op, values, axes)
@@ -449,13 +464,17 @@ class KernelPrinter(KernelScope):
                 Scalar(f"tl.full((), {value.code}, ACC)") if isinstance(value, Scalar) else value for value in values[1:]
             )]
             if isinstance(values[0], Scalar):
-                return Tile(f"({values[1].code} if {values[0].code} else {values[2].code})", axes)
+                whole = [self.broadcast(value, axes) if isinstance(value, Tile) and axes else value.code for value in values[1:]]
+                return Tile(f"({whole[0]} if {values[0].code} else {whole[1]})", axes, padding=padding)
         template = operator.triton or operator.torch
         infix = bool(operator.symbol) and not operator.triton
         codes = []
         for position, value in enumerate(values):
             tight = operator.precedence + (1 if position else 0)
-            codes.append((value.code if value.precedence >= tight else f"({value.code})") if infix else value.code)
+            if infix:
+                codes.append(value.code if value.precedence >= tight else f"({value.code})")
+            else:
+                codes.append(f"tl.full((), {value.code}, ACC)" if _is_rounded(value) else value.code)
         return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
 
     def union(self, tiles: Sequence[Tile]) -> tuple[str, ...]:
@@ -535,6 +554,14 @@ class KernelPrinter(KernelScope):
 
 def neutral_code(op: str) -> str:
     return infinite(NEUTRAL[op])
+
+
+def _is_rounded(value: Tile | Scalar) -> bool:
+    """Whether a number would lose digits as the float32 that a function of tiles takes it for."""
+    if not isinstance(value, Scalar):
+        return False
+    number = _literal(value.code)
+    return number is None or float(np.float32(number)) != number
 
 
 def _literal(code: str) -> float | None:

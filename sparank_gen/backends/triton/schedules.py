@@ -15,6 +15,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.sink import sink
 from sparank_gen.lang.extents import Extent
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer
@@ -23,7 +24,7 @@ from sparank_gen.plan.stages import Split, Stage, column_extent, products_read, 
 
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
+    Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
     lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
     results cotangents
@@ -285,8 +286,10 @@ def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
 def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None) -> Kernel:
     """A kernel that computes ``stores``."""
     products = columns.products if columns else ()
+    program, nodes = sink(made.program, [store.node for store in stores], made.is_unrolled)
+    stores = [replace(store, node=node) for store, node in zip(stores, nodes, strict=True)]
     printer = KernelPrinter(
-        made.program,
+        program,
         made.storages,
         made.symbols,
         columns=columns.extent if columns else None,
@@ -303,8 +306,7 @@ def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns
         work = {"epilogue": "matrix products and what follows them"}.get(suffix, "matrix products and what others are applied to")
         suffix = "products" if suffix == "epilogue" else suffix.replace("operands", "products")
     title = f"The {made.name} pass on a tile of rows{' and columns' if columns else ''}: {work}."
-    roots = [*(store.node for store in stores), *(definition.node for definition in products)]
-    operations = operations_per_row(roots, made.program)
+    operations = operations_per_row([*nodes, *(definition.node for definition in products)], program)
     return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparank_gen.backends.triton.tiles import Tile, expansion
-from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.node import BATCH, Index, Node, Program, Window
 from sparank_gen.lang.extents import Extent
 
 LARGEST_UNROLLED = 4
@@ -22,7 +22,7 @@ TILE_FUNCTIONS = tuple(
 RESERVED = frozenset(
     """
     tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS INNER ACC PRECISION HAS_EXTRAS program programs columns
-    forward backward fuse launch acc precision tile_for shaped unit_stride None True False and or not if else for in is
+    forward backward fuse launch acc precision multiplied_in tile_for shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
 
@@ -155,28 +155,61 @@ class KernelScope:
 
     # Reading and writing memory
 
-    def address(self, storage: Storage, indices: Sequence[str | int], env: Mapping[str, str], axes: Sequence[str]) -> str:
+    def fixed(self, position: int | Extent) -> str:
+        """A position as code."""
+        if isinstance(position, int):
+            return str(position)
+        code = position.code(self.symbols)
+        return code if code.isidentifier() else f"({code})"
+
+    def shifted(self, code: str, shift: Extent) -> str:
+        """A position and a shift, added."""
+        back = Extent.number(0) - shift
+        if not shift.terms:
+            return code
+        return f"({code} - {self.fixed(back)})" if back.is_at_least_zero({}) else f"({code} + {self.fixed(shift)})"
+
+    def is_part(self, slot: str, window: Window) -> bool:
+        """Whether a window sees anything but the whole of a dimension."""
+        return bool(window.shift.terms) or self.program.extents[slot] != self.program.extents[window.axis]
+
+    def bounds(self, slot: str, window: Window) -> tuple[bool, bool]:
+        """Whether a window may reach below the first and beyond the last position of a dimension."""
+        left = self.program.extents[slot] - self.program.extents[window.axis] - window.shift
+        return not window.shift.is_at_least_zero({}), not left.is_at_least_zero({})
+
+    def position(self, index: Index, slot: str, env: Mapping[str, str]) -> str:
+        """One position of a dimension; where a window may reach outside it, what is read there is not used."""
+        if isinstance(index, Window):
+            code = self.shifted(env[index.axis], index.shift)
+            return f"{code} % {self.fixed(self.program.extents[slot])}" if any(self.bounds(slot, index)) else code
+        return str(index) if isinstance(index, int) else env[index]
+
+    def address(self, storage: Storage, indices: Sequence[Index], env: Mapping[str, str], axes: Sequence[str]) -> str:
         """The pointers to an element, or to a tile with dimensions ``axes``."""
         pointer = f"{storage.name}_ptr"
         self.used.add(storage.name)
-
-        def position(index: str | int) -> str:
-            return str(index) if isinstance(index, int) else env[index]
-
         if storage.listed is not None:
-            pointer = f"{storage.name}_ptrs[{position(indices[storage.listed])}]"
+            listed = self.position(indices[storage.listed], storage.slots[storage.listed], env)
+            pointer = f"{storage.name}_ptrs[{listed}]"
         terms = [pointer]
         stride = Extent.number(1)
         for slot in reversed(storage.order):
             index, axis = indices[slot], storage.slots[slot]
-            is_tile = isinstance(index, str) and index in axes
-            code = self.lane(str(index)) + expansion((str(index),), axes) if is_tile else position(index)
+            name = index.axis if isinstance(index, Window) else index
+            if isinstance(name, str) and name in axes:
+                code = self.lane(name) + expansion((name,), axes)
+                code = self.shifted(code, index.shift) if isinstance(index, Window) else code
+            else:
+                code = self.position(index, axis, env)
+                code = f"({code})" if "%" in code else code
             by = stride.code(self.symbols)
             if storage.strided and axis == BATCH:
                 assert storage.listed is not None
-                by = f"{storage.name}_rows[{position(indices[storage.listed])}]"
+                by = f"{storage.name}_rows[{listed}]"
             if code != "0":
-                terms.append(code if by == "1" else f"{code} * {by if ' ' not in by or '//' not in by else f'({by})'}")
+                is_product = not any(sign in by for sign in ("//", " + ", " - "))
+                terms.append(code if by == "1" else f"{code} * {by if is_product else f'({by})'}")
             stride = stride * (Extent.symbol(storage.count) if axis == BATCH else self.program.extents[axis])
         return " + ".join([terms[0], *reversed(terms[1:])])
 
@@ -187,7 +220,14 @@ class KernelScope:
             axes = self.split(leaf.axes)[1]
         address = self.address(self.storages[name], indices, env, axes)
         padding = dict.fromkeys((axis for axis in axes if axis != BATCH), 0.0)
-        mask = f", mask={self.mask(axes, axes)}, other=0.0" if axes else ""
+        conditions = [self.mask(axes, axes)] if axes else []
+        for slot, index in zip(self.storages[name].slots, indices, strict=True):
+            if isinstance(index, Window) and index.axis in axes:
+                place = self.shifted(self.lane(index.axis) + expansion((index.axis,), axes), index.shift)
+                below, beyond = self.bounds(slot, index)
+                conditions += [f"({place} >= 0)"] if below else []
+                conditions += [f"({place} < {self.extent(slot)})"] if beyond else []
+        mask = f", mask={' & '.join(conditions)}, other=0.0" if conditions else ""
         return Tile(f"tl.load({address}{mask})", tuple(axes), padding=padding)
 
     def broadcast(self, tile: Tile, axes: Sequence[str]) -> str:

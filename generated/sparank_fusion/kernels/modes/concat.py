@@ -75,6 +75,8 @@ def concat_backward_kernel(
 def _constants(
     h: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -83,18 +85,20 @@ def _constants(
         "dim": dim,
         "I_LANES": triton.next_power_of_2(dim),
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
 def _results(
     h: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
     return [
-        h[0].new_empty((batch, dim * M)),
+        h[0].new_empty((batch, dim * M), dtype=result_dtype),
     ]
 
 
@@ -102,12 +106,14 @@ def _results(
 def forward(
     h: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, return_extras)
+    results = _results(h, return_extras, product_dtype, result_dtype)
     (out,) = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, return_extras)
+    constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes * M
     rows, warps = tile_for(numbers, least=1, most=128)
@@ -124,10 +130,12 @@ def backward(
     out_bar: Tensor,
     h: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, return_extras)
+    constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes * M)
@@ -144,6 +152,8 @@ def _gradients(
     out_bar: Tensor,
     h: list[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h]]
 
@@ -166,13 +176,15 @@ class _Fuse(torch.autograd.Function):
 def fuse(
     h: Sequence[Tensor],
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
         *(unit_stride(x) for x in h),
     ]
-    options = (return_extras,)
-    if torch.is_grad_enabled():
+    options = (return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

@@ -16,6 +16,7 @@ from sparank_fusion.kernels import (
     contract,
     grouped,
     launch,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -554,6 +555,8 @@ def _constants(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -563,7 +566,7 @@ def _constants(
         "I_LANES": triton.next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -572,12 +575,14 @@ def _results(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((M, batch, dim) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((M, batch, dim) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -587,15 +592,17 @@ def forward(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, return_extras)
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    chosen = schedule(h[0], numbers, dim * dim, 2 * dim * dim * M, 2 * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -621,7 +628,8 @@ def forward(
         )
 
     else:
-        product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             sigmoid_gate_forward_epilogue,
@@ -646,14 +654,16 @@ def backward(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, return_extras)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
-    chosen = schedule(h[0], numbers, dim * dim, 4 * dim * dim * M, dim + 2 * dim * M)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, dim + 2 * dim * M)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -696,7 +706,8 @@ def backward(
         )
 
     else:
-        product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
@@ -709,7 +720,8 @@ def backward(
             constants,
         )
 
-        product_2 = F.linear(rows_2, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_2 = F.linear(rows_2, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             sigmoid_gate_backward_epilogue,
@@ -720,8 +732,9 @@ def backward(
             constants,
         )
 
-    W_bar = [torch.einsum("bi,bj->ij", rows_2, h_m) for h_m in h]  # M × (dim, dim)
-    c_bar = partial_1.sum(0)  # (dim,)
+    with multiplied_in(product_dtype, h[0]):
+        W_bar = [torch.einsum("bi,bj->ij", rows_2, h_m) for h_m in h]  # M × (dim, dim)
+        c_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
         *shaped([torch.stack(W_bar).transpose(0, 1)], [W]),
@@ -737,6 +750,8 @@ def _gradients(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c]]
 
@@ -761,6 +776,8 @@ def fuse(
     W: Tensor,
     c: Tensor,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -768,8 +785,8 @@ def fuse(
         W.contiguous(),
         c.contiguous(),
     ]
-    options = (return_extras,)
-    if torch.is_grad_enabled():
+    options = (return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

@@ -17,6 +17,7 @@ from sparank_fusion.kernels import (
     grouped,
     launch,
     maximum,
+    multiplied_in,
     partial_sums,
     precision,
     row_strides,
@@ -1382,6 +1383,8 @@ def _constants(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     dim = h[0].shape[1]
@@ -1395,7 +1398,7 @@ def _constants(
         "NUMBER": math.sqrt(dim // attn_heads),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
-        "PRECISION": precision(),
+        "PRECISION": precision(product_dtype),
     }
 
 
@@ -1409,12 +1412,14 @@ def _results(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
     (batch, dim), M = h[0].shape, len(h)
     return [
-        h[0].new_empty((batch, dim)),
-        h[0].new_empty((batch, M, M) if return_extras else (0,)),
+        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, M, M) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -1429,17 +1434,21 @@ def forward(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
-    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    constants = _constants(
+        h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
+    )
     lanes = triton.next_power_of_2(dim)
-    numbers = 4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    chosen = schedule(h[0], numbers, dim * dim)
+    numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
+        rows, warps = tile_for(numbers + 3 * lanes * M, most=128)
         launch(
             attention_forward_kernel,
             batch,
@@ -1450,8 +1459,9 @@ def forward(
         )
 
     else:
-        # product_1: M × (B, 3, attn_heads, dim // attn_heads)
-        product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+        with multiplied_in(product_dtype, h[0]):
+            # product_1: M × (B, 3, attn_heads, dim // attn_heads)
+            product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
         rows, warps = tile_for(numbers, least=1, most=128)
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         launch(
@@ -1463,7 +1473,8 @@ def forward(
             constants,
         )
 
-        product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
         rows, warps = tile_for(numbers, least=1, most=128)
         launch(
             attention_forward_epilogue,
@@ -1493,16 +1504,20 @@ def backward(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     (batch, dim), M = h[0].shape, len(h)
-    constants = _constants(h, W, c, U, d, scale, shift, attn_heads, return_extras)
+    constants = _constants(
+        h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
+    )
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
-    chosen = schedule(h[0], numbers, dim * dim)
+    numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(numbers + 2 * (3 * lanes * M), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1543,8 +1558,9 @@ def backward(
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         launch(attention_backward_operands_1, batch, rows, warps, (out_bar, partial_1, batch), constants)
 
-        # product_1: M × (B, 3, attn_heads, dim // attn_heads)
-        product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+        with multiplied_in(product_dtype, h[0]):
+            # product_1: M × (B, 3, attn_heads, dim // attn_heads)
+            product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
         rows, warps = tile_for(numbers, least=1, most=32)
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         launch(
@@ -1556,7 +1572,8 @@ def backward(
             constants,
         )
 
-        product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1585,8 +1602,9 @@ def backward(
             constants,
         )
 
-        # product_3: (M, B, attn_heads, dim // attn_heads)
-        product_3 = F.linear(rows_7, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
+        with multiplied_in(product_dtype, h[0]):
+            # product_3: (M, B, attn_heads, dim // attn_heads)
+            product_3 = F.linear(rows_7, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
         rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
@@ -1611,7 +1629,8 @@ def backward(
             constants,
         )
 
-        product_4 = F.linear(rows_5.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(rows_5.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             attention_backward_epilogue,
@@ -1632,14 +1651,15 @@ def backward(
             constants,
         )
 
-    # W_bar: (3, attn_heads, dim // attn_heads, dim)
-    W_bar = sum_all(torch.einsum("bj,pbak->pakj", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
-    c_bar = partial_4.sum(1)  # (3, attn_heads, dim // attn_heads)
-    # U_bar: (attn_heads, dim // attn_heads, dim)
-    U_bar = torch.einsum("tbak,tbi->aki", rows_6, rows_7)
-    d_bar = partial_3.sum(0)  # (dim,)
-    scale_bar = partial_2.sum(0)  # (dim,)
-    shift_bar = partial_1.sum(0) * M  # (dim,)
+    with multiplied_in(product_dtype, h[0]):
+        # W_bar: (3, attn_heads, dim // attn_heads, dim)
+        W_bar = sum_all(torch.einsum("bj,pbak->pakj", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
+        c_bar = partial_4.sum(1)  # (3, attn_heads, dim // attn_heads)
+        # U_bar: (attn_heads, dim // attn_heads, dim)
+        U_bar = torch.einsum("tbak,tbi->aki", rows_6, rows_7)
+        d_bar = partial_3.sum(0)  # (dim,)
+        scale_bar = partial_2.sum(0)  # (dim,)
+        shift_bar = partial_1.sum(0) * M  # (dim,)
     return [
         *h_bar,
         *shaped([W_bar], [W]),
@@ -1664,6 +1684,8 @@ def _gradients(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> list[Tensor]:
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c, U, d, scale, shift]
@@ -1695,6 +1717,8 @@ def fuse(
     shift: Tensor,
     attn_heads: int,
     return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
     tensors = [
@@ -1706,11 +1730,8 @@ def fuse(
         scale.contiguous(),
         shift.contiguous(),
     ]
-    options = (
-        attn_heads,
-        return_extras,
-    )
-    if torch.is_grad_enabled():
+    options = (attn_heads, return_extras, product_dtype, result_dtype)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*grouped(tensors, len(h), LISTED), *options)

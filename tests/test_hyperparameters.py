@@ -1,0 +1,72 @@
+"""Hyper-parameters in a constructor: their bounds, and extents made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sparank_gen.ir.check import check_spec
+from sparank_gen.spec.load import parse_spec
+from test_random_programs import compiled
+
+SPEC = """
+version: 1
+mode: bounded
+summary: Every kind of bound, and extents that are sums and products.
+modalities: ">=2"
+axes: {i: dim, j: dim, a: dim + 1, c: modalities * dim, r: 2 * rank}
+hyperparameters:
+  rank: {default: 4, maximum: 8}
+  free: {type: float, default: 0.5}
+  low: {type: float, default: 0.5, minimum: 0}
+  high: {type: float, default: -1, maximum: 0.5}
+params:
+  up: {module: Linear, weight: "A[a,j]"}
+  wide: {module: Linear, weight: "C[c,a]"}
+  low_rank: {tensor: "U[r,c]", init: kaiming_uniform, fan: {in: c}}
+  back: {module: Linear, weight: "V[i,r]"}
+math: |
+  x[a]   = sum[m,j](A[a,j] * h[m,j]) * free + low
+  y[c]   = tanh(sum[a](C[c,a] * x[a])) + high
+  out[i] = sum[r](V[i,r] * sum[c](U[r,c] * y[c]))
+"""
+LAYER = compiled(check_spec(parse_spec(SPEC, "bounded.yaml")))[0]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"rank": 9}, "expected rank to be an int of at least 1 and at most 8, got 9"),
+        ({"rank": 0}, "expected rank to be an int of at least 1 and at most 8, got 0"),
+        ({"rank": 2.0}, "expected rank to be an int of at least 1 and at most 8, got 2.0"),
+        ({"rank": True}, "expected rank to be an int of at least 1 and at most 8, got True"),
+        ({"free": "x"}, "expected free to be a number, got 'x'"),
+        ({"free": float("nan")}, "expected free to be a number, got nan"),
+        ({"free": float("inf")}, "expected free to be a number, got inf"),
+        ({"low": -0.1}, "expected low to be a number of at least 0, got -0.1"),
+        ({"high": 1}, "expected high to be a number of at most 0.5, got 1"),
+    ],
+)
+def test_outside_the_bounds(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        LAYER(3, 2, **options)
+
+
+def test_at_the_bounds() -> None:
+    layer = LAYER(3, 2, rank=8, low=0, high=0.5, free=-3)
+    assert (layer.rank, layer.low, layer.high, layer.free) == (8, 0, 0.5, -3)
+
+
+@pytest.mark.parametrize("dim, n_modalities, rank", [(3, 2, 1), (4, 3, 4), (1, 2, 8)])
+def test_extents_that_are_sums_and_products(dim: int, n_modalities: int, rank: int) -> None:
+    layer = LAYER(dim, n_modalities, rank=rank).double()
+    held = [layer.get_parameter(name) for name in ("up.weight", "wide.weight", "low_rank", "back.weight")]
+    shapes = [tuple(x.shape) for x in held]
+    wide = n_modalities * dim
+    assert shapes == [(dim + 1, dim), (wide, dim + 1), (2 * rank, wide), (dim, 2 * rank)]
+    features = [torch.randn(5, dim, dtype=torch.float64) for _ in range(n_modalities)]
+    up, wide_, low, back = held
+    x = sum(features) @ up.T * 0.5 + 0.5
+    torch.testing.assert_close(layer(features), (torch.tanh(x @ wide_.T) - 1) @ low.T @ back.T)
