@@ -15,6 +15,8 @@ T = TypeVar("T")
 # New objects after which garbage is looked for. A compiler makes many that live long enough to be looked at again and
 # again: with Python's own numbers that took two fifths of a build.
 COLLECT_AFTER = (200_000, 20, 20)
+# Items after which a worker is replaced: black, which is compiled, keeps what it has formatted until its process ends.
+ITEMS_OF_A_WORKER = 8
 
 # What forked workers do: they inherit it, since neither the function nor its items can be sent.
 _work: Callable[[int], Any] | None = None
@@ -37,15 +39,19 @@ def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T], 
     to use at a time, or None for one for each core.
     """
     workers = min(jobs or available_cores(), count)
-    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
+    if (workers < 2 and count <= ITEMS_OF_A_WORKER) or "fork" not in multiprocessing.get_all_start_methods():
         with _rare_collections():
             return [function(position) for position in range(count)], meanwhile()
-    # What workers inherit is left out of their collections, or the search would copy the memory that they share.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), gc.freeze)
-    with _rare_collections(), _work_of_workers(function), pool:
-        futures = [pool.submit(_do, position) for position in range(count)]
-        here = meanwhile()
-        return [future.result() for future in futures], here
+    found: list[T] = []
+    here: list[T] = []
+    with _work_of_workers(function):
+        for start in range(0, count, workers * ITEMS_OF_A_WORKER):
+            # Workers do not live long enough to collect garbage.
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), gc.disable) as pool:
+                coming = pool.map(_do, range(start, min(count, start + workers * ITEMS_OF_A_WORKER)))
+                here = here or [meanwhile()]
+                found += coming
+    return found, here[0]
 
 
 @contextmanager
