@@ -82,3 +82,23 @@ def test_product_over_two_axes_of_modalities() -> None:
     math = "math: |\n  v[j,m,t] = sum[i]((h[0,i] + ca[m,i]) * Wa[t,j,i])\n  out[m,i] = v[i,1,m]\n  w[t] = sum[j](h[t,j])\n"
     layouts = "out: 'out[b,(m i)]'\nweights: 'w[t,b]'\n"
     check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")
+
+
+def test_modalities_joined_with_a_number() -> None:
+    """Modalities are unrolled, what they are joined into is not; the weights' cotangent may be absent where it is cut."""
+    text = """\
+version: 1
+mode: random
+summary: Modalities and one place more.
+modalities: ">=2"
+axes: {i: dim, x: modalities + 1, t: modalities, s: modalities - 1}
+math: |
+  v[x]   = softmax[x](concat[x: m, 1](tanh(sum[i](h[m,i])), 0.5)) * 2
+  u[t,i] = concat[t: 1, s](0.25, h[s + 1,i] * v[s + 2])
+  out[i] = sum[t](u[t,i] * u[t,i] * v[t + 1])
+  w[x]   = v[x] + tanh(sum[m,i](h[m,i]))
+weights: "w[b,x]"
+"""
+    for n_modalities in (2, 3):
+        for schedule in ("resident", "split"):
+            check_kernels(text, 3, n_modalities, 1, 2, schedule)
