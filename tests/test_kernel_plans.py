@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from sparank_fusion import FusionLayer, list_modes
+from sparank_fusion.layer import mode_class
 
 pytest.importorskip("triton", reason="triton is not installed")
 GENERATED = Path(__file__).parents[1] / "generated"
 ENVIRONMENT = {"PYTHONPATH": str(GENERATED)}
-MODALITIES = {"sigmoid_gate": 2}
 
 
 def launched(mode: str, dim: int, dtype: torch.dtype, n_modalities: int = 3) -> list[str]:
     """The kernels of one forward pass, in order."""
     from sparank_fusion import kernels
 
-    n_modalities = MODALITIES.get(mode, n_modalities)
+    n_modalities = mode_class(mode).most_modalities or n_modalities
     layer = FusionLayer(dim, n_modalities, mode).to(dtype)
     features = [torch.empty(64, dim, dtype=dtype) for _ in range(n_modalities)]
     with kernels.recording() as found, torch.no_grad():
@@ -116,7 +116,7 @@ WIDE = {"b", "batch", "program", "programs"}
 @pytest.mark.parametrize("mode", list_modes())
 def test_offsets_that_grow_with_the_batch_are_64_bits(mode: str) -> None:
     """Of every term of an address that depends on the batch, one factor is an int64; the rest is the size of one row."""
-    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / f"{mode}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((GENERATED / "sparank_fusion" / "kernels" / "modes" / f"{mode}.py").read_text(encoding="utf-8"))
     for kernel in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith(f"{mode}_")):
         wide = {
             target.id

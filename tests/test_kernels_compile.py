@@ -19,6 +19,8 @@ from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, l
 
 # Bytes of a thread's stack that a forward kernel may use.
 MOST_SPILLED = 64
+# Modes with a weight of dim ** 3 numbers, which no program holds: the library multiplies with it.
+CUBIC = {"multiplicative_interaction"}
 CASES = [*((mode, "bfloat16") for mode in list_modes()), ("gate", "float16")]
 
 
@@ -30,12 +32,13 @@ def compiled(mode: str, dtype: str, target: str) -> list[Compiled]:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("mode", "dtype"), CASES)
 def test_kernels_compile(mode: str, dtype: str, target: str) -> None:
-    forward, backward = compiled(mode, dtype, target)
-    assert (forward.name, backward.name) == (f"{mode}_forward_kernel", f"{mode}_backward_kernel")
-    for kernel in (forward, backward):
-        assert kernel.registers > 0
-        assert kernel.rows in (16, 32, 64, 128) and kernel.warps in (4, 8, 16)
-    assert target != "sm_90" or forward.spilled <= MOST_SPILLED
+    kernels = compiled(mode, dtype, target)
+    if mode not in CUBIC:
+        assert [kernel.name for kernel in kernels] == [f"{mode}_forward_kernel", f"{mode}_backward_kernel"]
+        assert all(kernel.rows in (16, 32, 64, 128) for kernel in kernels)
+    for kernel in kernels:
+        assert kernel.registers > 0 and kernel.warps in (4, 8, 16)
+        assert target != "sm_90" or "backward" in kernel.name or kernel.spilled <= MOST_SPILLED
 
 
 @pytest.mark.parametrize("dim", [100, 128])

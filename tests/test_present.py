@@ -13,7 +13,7 @@ from torch import Tensor
 
 from present_helper import Mask, check_present, filled_layer
 from sparank_fusion import FusionLayer
-from sparank_gen.backends.tests.cases import Case
+from sparank_gen.backends.tests.cases import Case, cases
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import reachable
@@ -84,8 +84,13 @@ def mode_of(math: str, params: str = "", modalities: str = ">=2", tail: str = ""
     return check_spec(parse_spec(f"{head}{f'params: {{{params}}}' if params else ''}\nmath: |\n  {math}\n{weights}{tail}", "test.yaml"))
 
 
-def spec_mode(name: str) -> Mode:
-    return check_spec(load_spec(REPOSITORY / "specs" / f"{name}.yaml", name))
+def shipped_modes() -> list[Mode]:
+    """Those that compute something, and name no modality by number."""
+    modes = [check_spec(load_spec(path, path.name)) for path in sorted((REPOSITORY / "specs").glob("*.yaml"))]
+    return [mode for mode in modes if mode.program.definitions and numbered(mode.program) is None]
+
+
+SHIPPED = shipped_modes()
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -111,10 +116,10 @@ def test_diagnostics() -> None:
     check_present(mode, Case(4, 3, ()), MASKS[3])
 
 
-@pytest.mark.parametrize("name", ["attention", "gate"])
-def test_modes(name: str) -> None:
-    mode = spec_mode(name)
-    check_present(mode, Case(8, 3, tuple((h.name.value, h.default) for h in mode.spec.hyperparameters)), MASKS[3])
+@pytest.mark.parametrize("mode", SHIPPED, ids=lambda mode: mode.name)
+def test_modes(mode: Mode) -> None:
+    case = cases(mode)[-1]
+    check_present(mode, case, MASKS[case.n_modalities])
 
 
 def test_number_of_modalities_is_that_of_the_layer() -> None:

@@ -13,16 +13,44 @@ from sparank_fusion.layer import MODES, FusionLayer, FusionMode, list_modes, mod
 if TYPE_CHECKING:
     from sparank_fusion.modes.attention import AttentionFusion
     from sparank_fusion.modes.concat import ConcatFusion
+    from sparank_fusion.modes.cross_attention import CrossAttentionFusion
+    from sparank_fusion.modes.deep_sets import DeepSetsFusion
+    from sparank_fusion.modes.factorized_bilinear import FactorizedBilinearFusion
+    from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
+    from sparank_fusion.modes.gated_multimodal_unit import GatedMultimodalUnitFusion
+    from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
+    from sparank_fusion.modes.maximum import MaximumFusion
+    from sparank_fusion.modes.mean import MeanFusion
+    from sparank_fusion.modes.mixture_of_experts import MixtureOfExpertsFusion
+    from sparank_fusion.modes.multiplicative_interaction import MultiplicativeInteractionFusion
+    from sparank_fusion.modes.product import ProductFusion
+    from sparank_fusion.modes.scalar_gate import ScalarGateFusion
+    from sparank_fusion.modes.scalar_mix import ScalarMixFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
+    from sparank_fusion.modes.sum import SumFusion
 
 __all__ = [
     "AttentionFusion",
     "ConcatFusion",
+    "CrossAttentionFusion",
+    "DeepSetsFusion",
+    "FactorizedBilinearFusion",
+    "FilmFusion",
     "FusionLayer",
     "FusionMode",
     "GateFusion",
+    "GatedMultimodalUnitFusion",
+    "LowRankBilinearFusion",
+    "MaximumFusion",
+    "MeanFusion",
+    "MixtureOfExpertsFusion",
+    "MultiplicativeInteractionFusion",
+    "ProductFusion",
+    "ScalarGateFusion",
+    "ScalarMixFusion",
     "SigmoidGateFusion",
+    "SumFusion",
     "list_modes",
     "mode_name",
 ]

@@ -14,14 +14,42 @@ from sparank_fusion.runtime import FusionModule
 FusionMode = Literal[
     "attention",
     "concat",
+    "cross_attention",
+    "deep_sets",
+    "factorized_bilinear",
+    "film",
     "gate",
+    "gated_multimodal_unit",
+    "low_rank_bilinear",
+    "maximum",
+    "mean",
+    "mixture_of_experts",
+    "multiplicative_interaction",
+    "product",
+    "scalar_gate",
+    "scalar_mix",
     "sigmoid_gate",
+    "sum",
 ]
 MODES: dict[FusionMode, str] = {
     "attention": "AttentionFusion",
     "concat": "ConcatFusion",
+    "cross_attention": "CrossAttentionFusion",
+    "deep_sets": "DeepSetsFusion",
+    "factorized_bilinear": "FactorizedBilinearFusion",
+    "film": "FilmFusion",
     "gate": "GateFusion",
+    "gated_multimodal_unit": "GatedMultimodalUnitFusion",
+    "low_rank_bilinear": "LowRankBilinearFusion",
+    "maximum": "MaximumFusion",
+    "mean": "MeanFusion",
+    "mixture_of_experts": "MixtureOfExpertsFusion",
+    "multiplicative_interaction": "MultiplicativeInteractionFusion",
+    "product": "ProductFusion",
+    "scalar_gate": "ScalarGateFusion",
+    "scalar_mix": "ScalarMixFusion",
     "sigmoid_gate": "SigmoidGateFusion",
+    "sum": "SumFusion",
 }
 
 
@@ -66,14 +94,36 @@ class FusionLayer(FusionModule):
         ``"attention"``: Self-attention over the modalities as tokens, a residual, layer normalisation, and
         the mean over tokens.
         ``"concat"``: The features of all modalities, one after the other.
+        ``"cross_attention"``: The first modality as a query over all modalities, a residual, and layer
+        normalisation.
+        ``"deep_sets"``: The sum over modalities of one perceptron, and another perceptron of that sum.
+        ``"factorized_bilinear"``: Multimodal factorised bilinear pooling of two modalities.
+        ``"film"``: The first modality, scaled and shifted in each dimension as the second one says.
         ``"gate"``: Per-dimension softmax gating across modalities.
+        ``"gated_multimodal_unit"``: Gated sum of a nonlinear projection of each modality, each gate seeing
+        all modalities.
+        ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
+        ``"maximum"``: The largest of the modalities in each dimension.
+        ``"mean"``: The mean of the modalities.
+        ``"mixture_of_experts"``: Linear experts on all modalities together, mixed by a router that sees the
+        same.
+        ``"multiplicative_interaction"``: A full bilinear form of two modalities, with its linear terms and
+        bias.
+        ``"product"``: The product of the modalities in each dimension.
+        ``"scalar_gate"``: One softmax weight for each modality, from a score of its own features.
+        ``"scalar_mix"``: A sum of the modalities with learned softmax weights, times a learned scale.
         ``"sigmoid_gate"``: Per-dimension sigmoid blending of exactly two modalities.
+        ``"sum"``: The sum of the modalities.
 
     Args:
         dim: width of each modality's features.
         n_modalities: number of modalities; 1 makes every mode the identity.
         fusion_type: the mode's name; of one that comes as ``str``, :func:`mode_name` makes the type that is asked for.
-        attn_heads: Number of attention heads; must divide dim. Of mode attention alone.
+        attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
+        experts: Number of experts. Of mode mixture_of_experts alone.
+        factors: Number of products that each output sums. Of mode factorized_bilinear alone.
+        hidden: Width of the hidden layers. Of mode deep_sets alone.
+        rank: Number of factors. Of mode low_rank_bilinear alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Attributes:
@@ -94,11 +144,20 @@ class FusionLayer(FusionModule):
         fusion_type: FusionMode = "concat",
         attn_heads: int = 4,
         *,
+        experts: int = 4,
+        factors: int = 5,
+        hidden: int = 128,
+        rank: int = 64,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
+            "cross_attention": {"attn_heads": attn_heads},
+            "deep_sets": {"hidden": hidden},
+            "factorized_bilinear": {"factors": factors},
+            "low_rank_bilinear": {"rank": rank},
+            "mixture_of_experts": {"experts": experts},
         }
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer

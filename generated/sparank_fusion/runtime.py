@@ -339,6 +339,17 @@ def sum_all(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
+def multiply_all(tensors: Iterable[Tensor]) -> Tensor:
+    """The product of tensors, one for each modality."""
+    terms = list(tensors)
+    if terms[0].dtype.itemsize < 4:
+        return torch.stack(terms).prod(0, dtype=torch.float32).to(terms[0].dtype)
+    product = terms[0]
+    for term in terms[1:]:
+        product = product * term
+    return product
+
+
 def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     """The sum over modalities of products; a tensor is read along its first dimension."""
     pairs = iter(zip(left, right))

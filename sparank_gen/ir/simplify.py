@@ -42,6 +42,17 @@ def fold_constants(node: Node) -> Node | None:
     return ir.constant(value) if np.isfinite(value) else None
 
 
+def fold_choice(node: Node) -> Node | None:
+    """A choice that numbers alone decide, as what they choose."""
+    if node.op != "where":
+        return None
+    condition = node.args[0]
+    if condition.op not in OPERATORS or any(arg.op != "constant" for arg in condition.args):
+        return None
+    holds = OPERATORS[condition.op].meaning(*(np.float64(arg.data) for arg in condition.args))
+    return node.args[1 if holds else 2]
+
+
 def expand_number_lerp(node: Node) -> Node | None:
     """A mixture with a plain number in it, written out: the fused operation takes tensors."""
     if node.op != "lerp" or all(map(is_tensor, node.args)):
@@ -101,7 +112,7 @@ def join_pads(extents: Mapping[str, Extent]) -> Rule:
     def rule(node: Node) -> Node | None:
         if node.op != "add":
             return None
-        terms = _terms(node)
+        terms = terms_of(node)
         for axis in sorted({term.over[0] for term in terms if term.op == "pad"}):
             pieces, rest = _filling(axis, terms, extents)
             if pieces:
@@ -134,18 +145,6 @@ def _start(node: Node) -> Extent:
     return place if isinstance(place, Extent) else Extent.number(place)
 
 
-def _terms(node: Node) -> list[Node]:
-    return [term for arg in node.args for term in _terms(arg)] if node.op == "add" else [node]
-
-
-def sum_of(terms: Sequence[Node]) -> Node:
-    """The sum of one or more nodes."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = ir.apply("add", total, term)
-    return total
-
-
 def factors_of(node: Node) -> list[Node]:
     """The factors of a product, from left to right."""
     return [factor for arg in node.args for factor in factors_of(arg)] if node.op == "mul" else [node]
@@ -159,12 +158,25 @@ def product_of(factors: list[Node]) -> Node:
     return product
 
 
+def terms_of(node: Node) -> list[Node]:
+    """The terms of a sum, from left to right."""
+    return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
+
+
+def sum_of(terms: list[Node]) -> Node:
+    """The sum of one or more nodes."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = ir.apply("add", total, term)
+    return total
+
+
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, join_pads(program.extents)))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, join_pads(program.extents)))
 
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    joined = join_pads(program.extents)
-    return rewrite(program, (fold_constants, *IDENTITIES, merge_views, joined, pull_factors, *MIXTURES, expand_number_lerp))
+    views = (merge_views, join_pads(program.extents))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *views, pull_factors, *MIXTURES, expand_number_lerp))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
-from sparank_gen.ir.simplify import factors_of, simplify
+from sparank_gen.ir.simplify import factors_of, simplify, sum_of, terms_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
@@ -74,6 +75,8 @@ def _pick(node: Node, axis: str, position: int) -> Node:
     """``node`` at one position of ``axis``, read below pointwise work and views."""
     if axis not in node.axes:
         return node
+    if not _has_pieces(node, axis):
+        return ir.select(node, axis, position)
     if node.op == "stack" and node.over == (axis,) and node.args[position].axes == node.axes - {axis}:
         return node.args[position]
     if node.op == "rename":
@@ -155,10 +158,19 @@ def merge_contractions(program: Program, layouts: Mapping[str, Layout]) -> Progr
         return ir.rename(ir.select(found.whole, axis, found.position), found.names)
 
     def absorb_bias(node: Node) -> Node | None:
-        """``(W·x)[p=0] + c[0]`` is ``(W·x + c)[p=0]``."""
+        """``(W·x)[p=0] + c[0]`` is ``(W·x + c)[p=0]``, wherever the two stand in a sum."""
         if node.op != "add":
             return None
-        view, bias = node.args
+        terms = terms_of(node)
+        for view, bias in itertools.permutations(range(len(terms)), 2):
+            taken_up = with_bias(terms[view], terms[bias])
+            if taken_up is not None:
+                terms[view] = taken_up
+                del terms[bias]
+                return sum_of(terms)
+        return None
+
+    def with_bias(view: Node, bias: Node) -> Node | None:
         names = dict(view.data) if view.op == "rename" else {}
         picked = view.args[0] if view.op == "rename" else view
         if picked.op != "select" or bias.op != "leaf" or bias.data[0] not in layouts or bias.axes & set(names.values()):

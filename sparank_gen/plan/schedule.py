@@ -11,6 +11,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
 FEATURES = "h"
+LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 
 
@@ -38,10 +39,17 @@ def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
                 return False
         return any(reads_features(arg) for arg in node.args)
 
-    for node in ir.reachable(program[name].node for name in program.outputs):
+    nodes = list(ir.reachable(program[name].node for name in program.outputs))
+    # One matrix product for each modality, whatever else it sums over.
+    own_products = {
+        node.args[0]
+        for node in nodes
+        if node.op == "sum" and any(f.op == "leaf" and per_modality.get(f.data[0], False) for f in factors_of(node.args[0]))
+    }
+    for node in nodes:
         operator = OPERATORS.get(node.op)
-        over_modalities = set(node.over) & modality and operator is not None and node.op not in ("sum", "mean")
-        meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename")
+        over_modalities = set(node.over) & modality and operator is not None and node.op not in LISTED
+        meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename") and node not in own_products
         if (over_modalities or meets) and any(reads_features(arg) for arg in node.args):
             return True
     return False
@@ -56,26 +64,24 @@ def working_set(program: Program) -> Extent | None:
     for node in ir.reachable(program[name].node for name in program.outputs):
         if node.op in VIEWS or BATCH not in node.axes:
             continue
-        total = total + _elements(node.axes, program)
-        if node.op in ("sum", "mean") and set(node.over) & program.modality_axes | (node.axes & program.modality_axes):
-            total = total + _elements(node.args[0].axes, program) if not _is_gemm(node) else total
-        if node.op == "sum":
-            total = total + _outer_product(node, program)
+        total = total + elements(node.axes, program)
+        if node.op not in OPERATORS or OPERATORS[node.op].kind != "reduction":
+            continue
+        if not _is_gemm(node):
+            total = total + elements(node.args[0].axes, program)
+            continue
+        rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
+        products = frozenset().union(*rows)
+        total = total if products in rows else total + elements(products, program)
     return total if total.terms else None
-
-
-def _outer_product(node: Node, program: Program) -> Extent:
-    """The size of the product of what has rows in a sum of products, where it has more features than any factor."""
-    rows = [factor.axes - program.modality_axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
-    union = frozenset[str]().union(*rows)
-    return Extent.number(0) if union in rows or not rows else _elements(union, program)
 
 
 def _is_gemm(node: Node) -> bool:
     return any(factor.op == "leaf" and BATCH not in factor.axes for factor in factors_of(node.args[0]))
 
 
-def _elements(axes: frozenset[str], program: Program) -> Extent:
+def elements(axes: frozenset[str], program: Program) -> Extent:
+    """How many numbers a tensor with these axes has for one row of the batch."""
     total = Extent.number(1)
     for axis in sorted(axes - {BATCH}):
         total = total * program.extents[axis]

@@ -40,12 +40,12 @@ def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T], 
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         with _rare_collections():
             return [function(position) for position in range(count)], meanwhile()
-    with _rare_collections(), _work_of_workers(function):
-        # What they inherit is left out of their collections, or the search would copy the memory that they share.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), gc.freeze) as pool:
-            futures = [pool.submit(_do, position) for position in range(count)]
-            here = meanwhile()
-            return [future.result() for future in futures], here
+    # What workers inherit is left out of their collections, or the search would copy the memory that they share.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), gc.freeze)
+    with _rare_collections(), _work_of_workers(function), pool:
+        futures = [pool.submit(_do, position) for position in range(count)]
+        here = meanwhile()
+        return [future.result() for future in futures], here
 
 
 @contextmanager

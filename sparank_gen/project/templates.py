@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,7 @@ def environment(own: Path | None) -> jinja2.Environment:
     made.filters["sentence"] = sentence
     made.filters["docstring"] = docstring
     made.filters["cell"] = cell
+    made.filters["reads"] = reads
     return made
 
 
@@ -60,3 +62,8 @@ def docstring(text: str) -> str:
 def cell(text: str) -> str:
     """Text for a cell of a Markdown table, which a bar or a line end would close."""
     return " ".join(text.split()).replace("|", r"\|")
+
+
+def reads(code: str, name: str) -> bool:
+    """Whether statements, their comments left out, have ``name`` in them."""
+    return any(re.search(rf"\b{name}\b", line.partition("#")[0]) for line in code.splitlines())

@@ -128,6 +128,8 @@ class AttentionFusion(FusionModule):
         tokens = torch.stack(h)  # (M, B, dim)
         # projected: (M, B, 3, attn_heads, dim // attn_heads)
         projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        value = projected[:, :, 2]  # (M, B, attn_heads, dim // attn_heads)
         # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
         query = projected[:, :, 0]  # (M, B, attn_heads, dim // attn_heads)
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
@@ -139,7 +141,7 @@ class AttentionFusion(FusionModule):
         prob_0 = torch.sigmoid(logit[:, 0] - logit[:, 1])  # (M, B, attn_heads)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         # context: (M, B, attn_heads, dim // attn_heads)
-        context = lerp(projected[1, :, 2], projected[0, :, 2], prob_0.unsqueeze(-1))
+        context = lerp(value[1], value[0], prob_0.unsqueeze(-1))
         # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
         mixed = F.linear(context.flatten(-2), U, d)  # (M, B, dim)
         # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 BATCH = 3
 SMALLEST_DIM = 6
 LARGEST_DIM = 256
+LARGEST_OPTION = 5
 PRIME = 10007
 
 
@@ -34,13 +35,26 @@ class Case:
 
 
 def cases(mode: Mode) -> tuple[Case, ...]:
-    """Sizes for one mode: its default hyper-parameters, a small width that they allow, and one or two numbers of
-    modalities."""
+    """Sizes for one mode: small ones that its hyper-parameters allow, and one or two numbers of modalities."""
     count = mode.spec.modalities
     least = max(count.minimum, 2) if count.maximum is None or count.maximum > 1 else 1
     most = least if count.maximum is not None and count.maximum <= least else least + 1
-    options = tuple((h.name.value, h.default) for h in mode.spec.hyperparameters)
-    return tuple(Case(_fitting_dims(mode, n, options)[0], n, options) for n in range(least, most + 1))
+    return tuple(_smallest(mode, n) for n in range(least, most + 1))
+
+
+def _smallest(mode: Mode, n_modalities: int) -> Case:
+    """A small width with hyper-parameters that are small too where the extents allow it, else with the defaults."""
+    defaults = tuple((h.name.value, h.default) for h in mode.spec.hyperparameters)
+    small = tuple(
+        (h.name.value, min(h.default, max(LARGEST_OPTION, h.minimum or 0)) if h.type == "int" else h.default)
+        for h in mode.spec.hyperparameters
+    )
+    fitting = _fitting_dims(mode, n_modalities, small)
+    options = small if fitting else defaults
+    fitting = fitting or _fitting_dims(mode, n_modalities, defaults)
+    if not fitting:
+        raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
+    return Case(fitting[0], n_modalities, options)
 
 
 def ragged_cases(mode: Mode) -> tuple[Case, ...]:
@@ -58,7 +72,7 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
             for name, x in case.options
         )
         dims = _fitting_dims(mode, case.n_modalities, fewer)
-        found.append(min((Case(dim, case.n_modalities, fewer) for dim in dims), key=full_lanes))
+        found.append(min((Case(dim, case.n_modalities, fewer) for dim in dims), key=full_lanes, default=case))
     return tuple(found)
 
 
@@ -73,8 +87,6 @@ def _fitting_dims(mode: Mode, n_modalities: int, options: tuple[tuple[str, int |
         except ValueError:
             continue
         found.append(dim)
-    if not found:
-        raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.backends.torch.module import runtime_functions
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode, Property, Result
@@ -41,6 +42,7 @@ class TestFile:
         bindings: statements that compute results under their names in the math, dimensions ``(b, …)``.
         properties: the property tests.
         assertions: the names of the assertions that they use.
+        runtime: the functions of the package's runtime that they use.
         wrong_modalities: a number of modalities that the mode refuses, or None.
     """
 
@@ -49,6 +51,7 @@ class TestFile:
     bindings: tuple[str, ...]
     properties: tuple[PropertyTest, ...]
     assertions: tuple[str, ...]
+    runtime: tuple[str, ...]
     wrong_modalities: int | None
 
 
@@ -65,6 +68,7 @@ def test_file(mode: Mode) -> TestFile:
         bindings=tuple(_binding(mode, result) for result in reversed(results.values())),
         properties=properties,
         assertions=tuple(sorted({line.partition("(")[0] for each in properties for line in each.lines[-1:]})),
+        runtime=runtime_functions("\n".join(line for each in properties for line in each.lines)),
         wrong_modalities=wrong,
     )
 

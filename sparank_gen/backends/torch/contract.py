@@ -6,15 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, parenthesised
-from sparank_gen.ir.node import Node
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import factors_of, product_of
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
-
-
-JOINED = "(joined)"
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         listed = _listed_axis(lowering, weight, (operand_axes - set(node.over)) & lowering.program.modality_axes)
         shared = (weight.axes & operand_axes) - set(node.over) - {listed}
         is_wide = len(rest) > 1 and not any(factor.axes == operand_axes for factor in rest)
+        if is_wide and _is_form(lowering, node, weight, operand_axes):
+            is_wide = False
         if not rest or shared or is_wide or not set(node.over) <= weight.axes & operand_axes or listed in node.over:
-            continue
-        if listed is not None and listed not in operand_axes:
             continue
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
             continue
@@ -60,6 +58,17 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
         return Gemm(weight, product_of(rest), outer, inner, listed)
     return None
+
+
+def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozenset[str]) -> bool:
+    """Whether ``node`` is a form in several vectors whose products are no more numbers than any way around them makes.
+
+    ``sum[i,j](W[o,i,j] * x[i] * y[j])`` is one GEMM on the products ``x[i] * y[j]``, or has ``W[o,i,j] * x[i]`` summed
+    over ``i`` first; where ``o`` is as long as ``i``, the products are as few.
+    """
+    extents = lowering.program.extents
+    lengths = {extents[axis] for axis in weight.axes - set(node.over)}
+    return operand_axes - {BATCH} == set(node.over) and bool(lengths & {extents[axis] for axis in node.over})
 
 
 def _listed_axis(lowering: Lowering, weight: Node, others: Collection[str] = ()) -> str | None:
@@ -159,13 +168,17 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
     joined = _joined_list(operand, gemm.inner)
     if joined is not None:
-        operand = joined
+        operand = _kept_join(lowering, gemm.operand, joined)
     elif isinstance(operand, Listed) and operand.axis in gemm.inner:
         operand = lowering.dense(operand)
 
+    if isinstance(operand, Listed):
+        matrix = _named(lowering, gemm.weight, matrix, (gemm.outer, gemm.inner))
+        offset = _named(lowering, bias, offset, (gemm.outer,)) if bias is not None and offset is not None else None
+
     def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
-        rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != JOINED)
-        if JOINED not in x.axes:
+        rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != composed(gemm.inner))
+        if set(gemm.inner) <= set(x.axes):
             x = x.ordered((*rest, *gemm.inner))
             x = x if len(gemm.inner) == 1 else Dense(f"{x.atom}.flatten({-len(gemm.inner)})", x.axes)
         if not gemm.outer:
@@ -193,7 +206,28 @@ def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
         element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
     sequence = Listed(operand.axis, element, operand.sources).sequence
     join = "cat" if tail else "stack"
-    return Dense(f"torch.{join}({sequence}, -1)", (*rest, JOINED))
+    return Dense(f"torch.{join}({sequence}, -1)", (*rest, composed(inner)))
+
+
+def _named(lowering: Lowering, leaf: Node, matrix: Value, groups: Sequence[tuple[str, ...]]) -> Value:
+    """A matrix that a loop reads, as a variable: the parameter's name, with the positions at which it is read."""
+    if not isinstance(matrix, Dense) or matrix.is_name:
+        return matrix
+    name = "_".join([lowering.variables[leaf.data[0]], *(str(index) for index in leaf.data[1] if isinstance(index, int))])
+    shown = Dense(matrix.code, tuple(composed(group) for group in groups if group))
+    return lowering.emitter.assign(shown, name)
+
+
+def _kept_join(lowering: Lowering, operand: Node, joined: Dense) -> Dense:
+    """A joined list, as a variable where several matrix products have it as their operand."""
+    if lowering.multiplied[operand] < 2:
+        return joined
+    key = (operand, joined.axes)
+    if key not in lowering.joins:
+        value = lowering.emitter.assign(joined, "joined")
+        assert isinstance(value, Dense)
+        lowering.joins[key] = value
+    return lowering.joins[key]
 
 
 def _matrix(
@@ -208,16 +242,16 @@ def _matrix(
     groups = tuple(group for group in (outer, inner) if group)
     plain = [index for k, index in enumerate(indices) if layout.axes[k] != per]
     position = 0
-    read: list[tuple[str, ...]] = []
+    read: list[tuple[str | int, ...]] = []
     for dimension in stored:
-        read.append(tuple(str(index) for index in plain[position : position + len(dimension)]))
+        read.append(tuple(plain[position : position + len(dimension)]))
         position += len(dimension)
-    fixed = any(isinstance(index, int) for index in plain)
     element = name if per is None else f"{name}_{axis}" if axis else f"{name}[{indices[layout.axes.index(per)]}]"
-    if not fixed and tuple(read) == groups:
-        value = Dense(element, tuple(outer + inner))
-    elif not fixed and tuple(read) == groups[::-1]:
-        value = Dense(f"{element}.t()", tuple(outer + inner))
+    code, kept = _sliced(lowering, element, stored, read)
+    if kept == groups:
+        value = Dense(code, tuple(outer + inner))
+    elif kept == groups[::-1]:
+        value = Dense(f"{code}.t()", tuple(outer + inner))
     else:
         code = lowering.stored(element, layout, per, plain).ordered(outer + inner).atom
         if len(inner) > 1:
@@ -228,11 +262,46 @@ def _matrix(
     return Listed(axis, value, ((element, name),)) if axis else value
 
 
+def _sliced(
+    lowering: Lowering, element: str, stored: Sequence[tuple[str, ...]], read: Sequence[tuple[str | int, ...]]
+) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """A stored tensor at the positions that ``read`` fixes: its code, and the axes that each remaining dimension holds."""
+    code = element
+    shown: list[str] = []
+    kept: list[tuple[str, ...]] = []
+    for position in reversed(range(len(stored))):
+        runs = _runs(stored[position], read[position])
+        if len(runs) > 1:
+            sizes = ", ".join(lowering.emitter.extents_code(axes) for axes, _ in runs)
+            code = f"{code}.unflatten({position}, ({sizes}))"
+        shown[:0] = [":" if isinstance(at, tuple) else str(at) for _, at in runs]
+        kept[:0] = [at for _, at in runs if isinstance(at, tuple)]
+    while shown and shown[-1] == ":":
+        shown.pop()
+    return f"{code}[{', '.join(shown)}]" if shown else code, tuple(kept)
+
+
+def _runs(axes: tuple[str, ...], read: tuple[str | int, ...]) -> list[tuple[tuple[str, ...], int | tuple[str, ...]]]:
+    """One dimension taken apart no more than the positions in it need: axes, and their position or their names."""
+    runs: list[tuple[tuple[str, ...], int | tuple[str, ...]]] = []
+    for axis, index in zip(axes, read, strict=True):
+        if isinstance(index, int):
+            runs.append(((axis,), index))
+        elif runs and isinstance(runs[-1][1], tuple):
+            runs[-1] = ((*runs[-1][0], axis), (*runs[-1][1], index))
+        else:
+            runs.append(((axis,), (index,)))
+    return runs
+
+
 def contraction(lowering: Lowering, node: Node) -> Value:
     """A sum over axes."""
     gemm = match_gemm(lowering, node)
     if gemm is not None:
         return linear(lowering, gemm)
+    own = _gemm_of_each(lowering, node)
+    if own is not None:
+        return own
     factors = factors_of(node.args[0]) if node.args[0] not in lowering.definitions else [node.args[0]]
     if len(factors) == 1:
         return _sum(lowering, lowering.lower(node.args[0]), node.over)
@@ -249,6 +318,16 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
         return _sum(lowering, inner, (axis,))
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
+
+
+def _gemm_of_each(lowering: Lowering, node: Node) -> Value | None:
+    """``sum[m,j](W[m,i,j] * x[m,j])`` with one weight for each modality: the sum of what each makes of its own operand."""
+    for axis in node.over:
+        rest = [other for other in node.over if other != axis]
+        gemm = match_gemm(lowering, ir.reduce("sum", node.args[0], rest)) if rest else None
+        if gemm is not None and _listed_axis(lowering, gemm.weight) == axis:
+            return _sum(lowering, linear(lowering, gemm), (axis,))
+    return None
 
 
 def _spans_modalities(lowering: Lowering, values: Sequence[Value], lists: set[str]) -> bool:

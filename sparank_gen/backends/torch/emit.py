@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sparank_gen.backends.torch.values import Listed, Scalar, Value, listed
@@ -12,7 +12,7 @@ from sparank_gen.lang.extents import Extent
 
 RESERVED = frozenset(
     """
-    self torch F math nn Tensor len zip h present return_extras sum_all sum_of_products lerp map list tuple float int
+    self torch F math nn Tensor len zip h present return_extras sum_all sum_of_products multiply_all lerp map list tuple float int
     features range min max abs sum dim l O I module modules cast Iterable dot
     place others
     """.split()
@@ -100,9 +100,21 @@ class Emitter:
         return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
     def size(self, axis: str) -> str:
-        """The extent of an axis in a comment: ``B`` for the batch, ``M`` for the modalities."""
-        return "B" if axis == BATCH else self.extents.get(axis, Extent.symbol(axis)).code({"modalities": "M"})
+        """The extent of an axis, or of composed ones, in a comment: ``B`` for the batch, ``M`` for the modalities."""
+        if axis == BATCH:
+            return "B"
+        total = Extent.number(1)
+        for part in axis.strip("()").split(" "):
+            total = total * self.extents.get(part, Extent.symbol(part))
+        return total.code({"modalities": "M"})
 
     def extent_code(self, axis: str) -> str:
         """The extent of an axis as code."""
-        return "h[0].shape[0]" if axis == BATCH else self.extents[axis].code(self.symbols)
+        return "h[0].shape[0]" if axis == BATCH else self.extents_code([axis])
+
+    def extents_code(self, axes: Sequence[str]) -> str:
+        """The extent of axes that share a dimension as code."""
+        total = Extent.number(1)
+        for axis in axes:
+            total = total * self.extents[axis]
+        return total.code(self.symbols)

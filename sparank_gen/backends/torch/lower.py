@@ -53,6 +53,8 @@ class Lowering:
                     shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
                     self.piece_names.setdefault(piece, (f"{definition.name}_{position}", shown))
         self.uses: Counter[Node] = Counter()
+        self.multiplied: Counter[Node] = Counter()
+        self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
         self.feature_tensor: Dense | None = None
         if stacked:
             value = emitter.assign(self.taken_apart("torch.stack(h)", stacked=True), "tokens")
@@ -63,6 +65,8 @@ class Lowering:
         """Learn which nodes are read more than once, so that they become variables."""
         self.uses = Counter(arg for node in ir.reachable(roots) for arg in node.args)
         self.uses.update(roots)
+        gemms = [contract.match_gemm(self, node) for node in ir.reachable(roots)]
+        self.multiplied = Counter(gemm.operand for gemm in gemms if gemm is not None)
 
     def lower(self, node: Node) -> Value:
         """The value of ``node``; statements that compute it are emitted as needed."""
@@ -261,7 +265,8 @@ class Lowering:
                 sources.update(value.sources)
                 elements.append(value.element)
             else:
-                elements.append(value if isinstance(value, Scalar) else self.emitter.name_for(value, "shared"))  # type: ignore[arg-type]
+                noun = "joined" if any(other.startswith("(") for other in value.axes) else "shared"
+                elements.append(value if isinstance(value, Scalar) else self.emitter.name_for(value, noun))  # type: ignore[arg-type]
         return Listed(axis, function(*elements), tuple(sources.items()))
 
     def shortened(self, node: Node, value: Value) -> Value:
@@ -322,6 +327,8 @@ class Lowering:
         value = self.pointwise(operand, node.over) if is_selection else self.lower(operand)
         if node.op == "mean" and isinstance(value, Listed) and node.over == (value.axis,):
             return Dense(f"sum_all({value.generator}) / {self.emitter.extent_code(value.axis)}", value.element.axes, 7)
+        if node.op == "prod" and isinstance(value, Listed) and node.over == (value.axis,):
+            return Dense(f"multiply_all({value.generator})", value.element.axes)
         if isinstance(value, Listed) and value.axis in node.over:
             value = self.dense(value)
         if node.op == "layernorm":

@@ -19,7 +19,7 @@ from sparank_gen.plan.schedule import stacks_features, working_set
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("container", "dot", "lerp", "sum_all", "sum_of_products", "uniform")
+RUNTIME = ("container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ModuleFile:
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
         text = self.text
-        names = ["FusionModule", "Tensors", *(name for name in RUNTIME if f"{name}(" in text)]
+        names = ["FusionModule", "Tensors", *runtime_functions(text)]
         names += ["require_number"] if self.arguments else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
@@ -114,6 +114,11 @@ class ModuleFile:
     @property
     def text(self) -> str:
         return "\n".join((*(value for _, value in self.assignments), *(f.text for f in self.functions), *self.bindings))
+
+
+def runtime_functions(code: str) -> tuple[str, ...]:
+    """The functions of the runtime that ``code`` calls."""
+    return tuple(name for name in RUNTIME if f"{name}(" in code)
 
 
 def module_file(mode: Mode) -> ModuleFile:

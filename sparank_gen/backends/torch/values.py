@@ -133,6 +133,11 @@ class Scalar:
 Value = Dense | Listed | Scalar
 
 
+def composed(axes: Sequence[str]) -> str:
+    """The name of one dimension that several axes share, as a layout writes it; of one axis, its own."""
+    return f"({' '.join(axes)})" if len(axes) > 1 else axes[0]
+
+
 def listed(name: str, axis: str, axes: Sequence[str]) -> Listed:
     """The sequence ``name`` along ``axis``, whose elements have dimensions ``axes``."""
     element = f"{name}_{axis}" if name.isidentifier() else "x"

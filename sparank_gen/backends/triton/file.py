@@ -34,12 +34,12 @@ from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.plan.pieces import cut_at_batch_sums
-from sparank_gen.plan.schedule import FEATURES, working_set
+from sparank_gen.plan.schedule import FEATURES, elements, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
 HAS_EXTRAS = "HAS_EXTRAS"
-TORCH_FUNCTIONS = ("dot", "others", "place", "sum_all", "sum_of_products")
+TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class KernelFile:
     results: tuple[tuple[str, str], ...]
     rest: Rest
     numbers_per_row: str
+    reshaped_per_row: str
     widest_weight: str
 
     @property
@@ -134,6 +135,7 @@ def kernel_file(mode: Mode) -> KernelFile:
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
     forward = _forward(mode, program, results, storages, symbols, numbers)
     backward, rest = _backward(mode, program, results, storages, symbols, numbers)
+    padded = symbols | _padded(program, symbols) | {"dim": "lanes"}
     set_size = working_set(program) or program.extents["m"] * Extent.symbol("dim")
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
@@ -150,7 +152,8 @@ def kernel_file(mode: Mode) -> KernelFile:
         backward=backward,
         results=tuple((result.variable, _shape(result.layout, program, symbols)) for result in results),
         rest=rest,
-        numbers_per_row=set_size.code(symbols | {"dim": "lanes"}),
+        numbers_per_row=set_size.code(padded),
+        reshaped_per_row=_reshaped(expand(program)).code(padded),
         widest_weight=_widest_weight(expand(program), symbols),
     )
 
@@ -167,6 +170,23 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
             sizes.append(size.code(symbols))
     distinct = list(dict.fromkeys(sizes))
     return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
+
+
+def _reshaped(program: Program) -> Extent:
+    """How many numbers of a row one kernel holds twice: results of matrix products that it takes apart into dimensions."""
+    total = Extent.number(0)
+    for node in ir.reachable(program[name].node for name in program.outputs):
+        outer = [axis for axis in node.axes if axis != BATCH and not is_unrolled(program, axis)]
+        if len(outer) > 1 and contraction_of(node, partial(is_unrolled, program)) is not None:
+            total = total + elements(node.axes, program)
+    return total
+
+
+def _padded(program: Program, symbols: Mapping[str, str]) -> dict[str, str]:
+    """For each name that is the extent of an axis, how many lanes the axis takes."""
+    lanes = KernelPrinter(program, {}, symbols).lanes
+    names = {extent.code({}): variable for extent, variable in lanes.items() if extent.code({}) in symbols}
+    return {name: f'constants["{variable.upper()}_LANES"]' for name, variable in names.items()}
 
 
 def _constants(

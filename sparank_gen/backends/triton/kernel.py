@@ -288,11 +288,11 @@ class KernelPrinter(KernelScope):
             other[axis] = f"{axis}_other"
             self.emit(f"for {axis}_other in tl.static_range({self.extent(axis)}):")
             self.depth += 1
-        same = " and ".join(f"{axis}_other == {env[axis]}" for axis in inner)
+        differs = " or ".join(f"{axis}_other != {env[axis]}" for axis in inner)
         tile = self.as_tile(self.expression(node.args[0], other))
         if lanes:
             tile = self.as_tile(self.reduced(ir.reduce("prod", node.args[0], lanes), other)).aligned(own.axes)
-        self.emit(f"if not ({same}):")
+        self.emit(f"if {differs}:")
         with self.indented():
             self.emit(f"{target} = {target} * {tile.atom}")
         self.depth = start

@@ -1445,10 +1445,10 @@ def forward(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
     lanes = triton.next_power_of_2(dim)
-    numbers = 4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
+    numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
+        rows, warps = tile_for(numbers + 3 * lanes * M, most=128)
         launch(
             attention_forward_kernel,
             batch,
@@ -1514,10 +1514,10 @@ def backward(
     )
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (4 * attn_heads * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
+    numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(numbers + 2 * (3 * lanes * M), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))

@@ -1,0 +1,158 @@
+"""How compiled programs run on torch: which operations they take, told by the operations that torch dispatches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.node import constant, leaf, make
+from sparank_gen.ir.simplify import fold_choice
+from sparank_gen.spec.load import parse_spec
+from test_random_programs import check_program, compiled
+
+HEAD = "version: 1\nmode: plan\nsummary: A program.\n"
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+TRILINEAR = """\
+modalities: "2"
+axes: {i: dim, j: dim, o: dim, k: hidden}
+hyperparameters: {hidden: {default: 3}}
+params:
+  form: {module: Bilinear, weight: "W[o,i,j]", bias: "c[o]"}
+  few: {module: Bilinear, weight: "V[k,i,j]", bias: "d[k]"}
+math: |
+  out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + c[o]
+  w[k]   = sum[i,j](V[k,i,j] * h[0,i] * h[1,j]) + d[k]
+weights: "w[b,k]"
+"""
+GATES = """\
+modalities: ">=2"
+axes: {i: dim, j: dim, n: modalities}
+params:
+  gates: {module: Linear, per: m, weight: "V[m,i,(n j)]", bias: "c[m,i]"}
+math: |
+  w[m,i] = sigmoid(sum[n,j](V[m,i,n,j] * h[n,j]) + c[m,i])
+  out[i] = sum[m](w[m,i] * h[m,i])
+weights: "w[m,b,i]"
+"""
+SHARED_JOIN = """\
+modalities: ">=2"
+axes: {i: dim, j: dim}
+params:
+  left: {module: Linear, weight: "U[i,(m j)]", bias: "c[i]"}
+  right: {module: Linear, weight: "V[i,(m j)]", bias: "d[i]"}
+math: |
+  w[i]   = sigmoid(sum[m,j](U[i,m,j] * h[m,j]) + c[i])
+  out[i] = w[i] * (sum[m,j](V[i,m,j] * h[m,j]) + d[i])
+weights: "w[b,i]"
+"""
+PACKED = """\
+modalities: "2"
+axes: {p: 2, i: dim, j: dim}
+params:
+  both: {module: Linear, weight: "W[(p i),j]", bias: "c[(p i)]"}
+math: |
+  w[i]   = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+  out[i] = w[i] * h[0,i] + (sum[j](W[1,i,j] * h[1,j]) + c[1,i])
+weights: "w[b,i]"
+"""
+SLICES = """\
+modalities: ">=2"
+axes: {p: 3, i: dim, j: dim}
+params:
+  three: {module: Linear, weight: "W[(p i),j]", bias: "c[(p i)]"}
+math: |
+  query[i]    = sum[j](W[0,i,j] * h[0,j]) + c[0,i]
+  key[m,i]    = sum[j](W[1,i,j] * h[m,j]) + c[1,i]
+  value[m,i]  = sum[j](W[2,i,j] * h[m,j]) + c[2,i]
+  w[m]        = softmax[m](sum[i](query[i] * key[m,i]))
+  out[i]      = sum[m](w[m] * value[m,i])
+weights: "w[b,m]"
+"""
+PRODUCT = """\
+modalities: ">=2"
+axes: {i: dim}
+math: |
+  out[i] = prod[m](tanh(h[m,i]))
+  w[m,i] = tanh(h[m,i])
+weights: "w[m,b,i]"
+"""
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that torch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[function._opname] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(text: str, n_modalities: int, dtype: torch.dtype = torch.float64) -> Counter[str]:
+    """The operations of one forward pass without weights."""
+    made, _ = compiled(check_spec(parse_spec(HEAD + text, "plan.yaml")))
+    layer = made(4, n_modalities).to(dtype)
+    with torch.no_grad(), Operations() as found:
+        layer([torch.randn(3, 4, dtype=dtype) for _ in range(n_modalities)])
+    return found.count
+
+
+def products(count: Counter[str]) -> int:
+    return sum(count[name] for name in PRODUCTS)
+
+
+@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT])
+@pytest.mark.parametrize("n_modalities", [2, 3])
+def test_results_and_gradients(text: str, n_modalities: int) -> None:
+    check_program(HEAD + text, 4, n_modalities, 3, 3)
+
+
+def test_a_form_in_two_vectors_is_one_product_where_it_makes_no_larger_tensor() -> None:
+    count = operations(TRILINEAR, 2)
+    assert count["addmm"] == 1 and products(count) == 1
+
+
+@pytest.mark.parametrize("n_modalities", [2, 3])
+def test_weights_of_each_modality_meet_all_modalities_without_stacks(n_modalities: int) -> None:
+    count = operations(GATES, n_modalities)
+    assert count["addmm"] == products(count) == n_modalities
+    assert count["cat"] == 1 and count["stack"] == 0
+
+
+def test_what_two_products_read_is_joined_once() -> None:
+    count = operations(SHARED_JOIN, 3)
+    assert count["cat"] == 1 and products(count) == 2
+
+
+def test_packed_weights_are_one_product_with_the_bias_in_it() -> None:
+    count = operations(PACKED, 2)
+    assert count["addmm"] == products(count) == 1 and count["add"] == 2
+
+
+@pytest.mark.parametrize("n_modalities", [2, 3])
+def test_slices_of_a_packed_weight_are_views_with_their_biases(n_modalities: int) -> None:
+    count = operations(SLICES, n_modalities)
+    assert count["addmm"] == products(count) >= 3
+    assert count["add"] == count["cat"] == count["clone"] == count["_reshape_copy"] == 0
+
+
+@pytest.mark.parametrize(("dtype", "stacks"), [(torch.float64, 0), (torch.bfloat16, 1)])
+def test_a_product_over_modalities_multiplies_them_one_by_one(dtype: torch.dtype, stacks: int) -> None:
+    count = operations(PRODUCT, 3, dtype)
+    assert count["stack"] == count["prod"] == stacks and count["mul"] == 2 * (1 - stacks)
+
+
+@pytest.mark.parametrize(("left", "taken"), [(2.0, "y"), (0.0, "x")])
+def test_a_choice_between_numbers_is_made_at_once(left: float, taken: str) -> None:
+    condition = make("eq", [constant(left), constant(0)])
+    choice = make("where", [condition, leaf("x", ("b", "i")), leaf("y", ("b", "i"))])
+    assert fold_choice(choice) is leaf(taken, ("b", "i"))
+    unknown = make("where", [make("eq", [leaf("x", ("b", "i")), constant(0)]), constant(1), constant(2)])
+    assert fold_choice(unknown) is None
