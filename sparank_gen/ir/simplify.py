@@ -112,7 +112,7 @@ def join_pads(extents: Mapping[str, Extent]) -> Rule:
     def rule(node: Node) -> Node | None:
         if node.op != "add":
             return None
-        terms = terms_of(node)
+        terms = _terms(node)
         for axis in sorted({term.over[0] for term in terms if term.op == "pad"}):
             pieces, rest = _filling(axis, terms, extents)
             if pieces:
@@ -145,6 +145,18 @@ def _start(node: Node) -> Extent:
     return place if isinstance(place, Extent) else Extent.number(place)
 
 
+def _terms(node: Node) -> list[Node]:
+    return [term for arg in node.args for term in _terms(arg)] if node.op == "add" else [node]
+
+
+def sum_of(terms: Sequence[Node]) -> Node:
+    """The sum of one or more nodes."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = ir.apply("add", total, term)
+    return total
+
+
 def factors_of(node: Node) -> list[Node]:
     """The factors of a product, from left to right."""
     return [factor for arg in node.args for factor in factors_of(arg)] if node.op == "mul" else [node]
@@ -163,14 +175,6 @@ def terms_of(node: Node) -> list[Node]:
     return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
 
 
-def sum_of(terms: list[Node]) -> Node:
-    """The sum of one or more nodes."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = ir.apply("add", total, term)
-    return total
-
-
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
     return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, join_pads(program.extents)))
@@ -178,5 +182,5 @@ def tidy(program: Program) -> Program:
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    views = (merge_views, join_pads(program.extents))
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *views, pull_factors, *MIXTURES, expand_number_lerp))
+    joined = join_pads(program.extents)
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, joined, pull_factors, *MIXTURES, expand_number_lerp))

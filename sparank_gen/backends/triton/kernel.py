@@ -97,6 +97,10 @@ class KernelPrinter(KernelScope):
 
     # Statements
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.taken.update(self.numbers.values())
+
     def run(self, stores: Sequence[Store]) -> None:
         """All statements of the kernel."""
         roots = [store.node for store in stores]
