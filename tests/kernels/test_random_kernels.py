@@ -105,3 +105,23 @@ def test_extents_that_are_sums_and_products(schedule: str) -> None:
     math = "math: |\n  x[m,f] = tanh(sum[j](P[f,j] * h[m,j]) + p[f])\n  y[g] = softmax[g](sum[m,f](Q[g,f] * x[m,f]))\n"
     out = "  out[i] = sum[n](S[i,n] * tanh(sum[g](R[n,g] * y[g])))\n  w[m] = sum[f](x[m,f])\nweights: 'w[b,m]'\n"
     check_kernels(head + axes + params + tensor + math + out, 3, 3, 2, 2, schedule)
+
+
+def test_modalities_joined_with_a_number() -> None:
+    """Modalities are unrolled, what they are joined into is not; the weights' cotangent may be absent where it is cut."""
+    text = """\
+version: 1
+mode: random
+summary: Modalities and one place more.
+modalities: ">=2"
+axes: {i: dim, x: modalities + 1, t: modalities, s: modalities - 1}
+math: |
+  v[x]   = softmax[x](concat[x: m, 1](tanh(sum[i](h[m,i])), 0.5)) * 2
+  u[t,i] = concat[t: 1, s](0.25, h[s + 1,i] * v[s + 2])
+  out[i] = sum[t](u[t,i] * u[t,i] * v[t + 1])
+  w[x]   = v[x] + tanh(sum[m,i](h[m,i]))
+weights: "w[b,x]"
+"""
+    for n_modalities in (2, 3):
+        for schedule in ("resident", "split"):
+            check_kernels(text, 3, n_modalities, 1, 2, schedule)

@@ -98,6 +98,10 @@ class KernelPrinter(KernelScope):
 
     # Statements
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.taken.update(self.numbers.values())
+
     def run(self, stores: Sequence[Store]) -> None:
         """All statements of the kernel."""
         roots = [store.node for store in stores]
@@ -355,7 +359,8 @@ class KernelPrinter(KernelScope):
         name, indices = node.data
         if BATCH not in node.axes or not self.is_kept(node):
             tile = self.load(node, env)
-            return replace(tile, code=self.present(name, tile, tile.axes))
+            code = self.present(name, tile, tile.axes)
+            return replace(tile, code=f"({code})" if name in self.optional else code)
         slots = self.storages[name].slots
         kept = self.values[self.leaf_key(node)]
         position = {
@@ -466,7 +471,7 @@ class KernelPrinter(KernelScope):
                 Scalar(f"tl.full((), {value.code}, ACC)") if isinstance(value, Scalar) else value for value in values[1:]
             )]
             if isinstance(values[0], Scalar):
-                whole = [self.broadcast(value, axes) if isinstance(value, Tile) and axes else value.code for value in values[1:]]
+                whole = [self.broadcast(self.as_tile(value), axes) if axes else value.code for value in values[1:]]
                 return Tile(f"({whole[0]} if {values[0].code} else {whole[1]})", axes, padding=padding)
         template = operator.triton or operator.torch
         infix = bool(operator.symbol) and not operator.triton
