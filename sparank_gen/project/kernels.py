@@ -113,7 +113,7 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
     if not (config.output / config.package / "kernels" / "modes" / f"{mode.name}.py").is_file():
         raise UsageError(f"{config.output} has no kernels of mode {mode.name!r}; run: sparank-gen build")
     try:
-        found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch)
+        found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch, case.chip.backend)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"mode {mode.name!r} does not take {case}: {_first_line(error)}") from None
     rows = []

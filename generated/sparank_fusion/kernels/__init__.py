@@ -18,8 +18,9 @@ from torch import Tensor
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 # How many numbers the rows of a program of 8 warps may need; about half of them are alive at once. It is a compromise
-# over kernels compiled for Hopper: most that need 107 thousand spill nothing, some that need 129 thousand a kilobyte.
-NUMBERS = 125_000
+# over kernels compiled for Hopper, where most that need 107 thousand spill nothing and some that need 129 thousand a
+# kilobyte, and for MI300, whose matrix products spread their tiles over more registers.
+NUMBERS = {"cuda": 125_000, "hip": 36_000}
 SHARED_BYTES = 65536
 # Operations that chips do in half precision while they move a byte: 150 to 295 on those from A100 to H100 and B200.
 OPERATIONS_A_BYTE = 250
@@ -143,6 +144,13 @@ def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     return y
 
 
+def most_numbers() -> int:
+    """How many numbers the rows of a program may need on this machine, or where launches are recorded for."""
+    if _recorded is not None:
+        return NUMBERS[_recorded.backend]
+    return NUMBERS["cuda" if torch.version.hip is None else "hip"]
+
+
 def acc(tensor: Tensor) -> Any:
     """The type that kernels compute in: float64 for float64, else float32."""
     return tl.float64 if tensor.dtype is torch.float64 else tl.float32
@@ -189,10 +197,10 @@ def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[in
         least: the smallest number of rows; matrix units take 16.
         most: the largest number of rows.
     """
-    rows = most
-    while rows > least and rows * numbers_per_row > NUMBERS:
+    rows, limit = most, most_numbers()
+    while rows > least and rows * numbers_per_row > limit:
         rows //= 2
-    return rows, 4 if 4 * rows * numbers_per_row <= NUMBERS else 8
+    return rows, 4 if 4 * rows * numbers_per_row <= limit else 8
 
 
 def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int, int]:
@@ -204,10 +212,10 @@ def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int
     """
     if _forced is not None and _forced[1] is not None:
         return *_forced[1], 4
-    rows, columns = 128, 128
-    while rows > 16 and rows * columns * numbers_per_element > NUMBERS:
+    rows, columns, limit = 128, 128, most_numbers()
+    while rows > 16 and rows * columns * numbers_per_element > limit:
         rows //= 2
-    warps = 4 if 2 * rows * columns * numbers_per_element <= NUMBERS else 8
+    warps = 4 if 2 * rows * columns * numbers_per_element <= limit else 8
     return rows, columns, 128 // tensor.dtype.itemsize, warps
 
 
@@ -261,12 +269,14 @@ def schedule(
     lost = SLOWER * operations_per_row * size / (2 * OPERATIONS_A_BYTE)
     if not (size == 2 or (tensor.dtype is torch.float32 and precision != "ieee")):
         chosen = "split"
-    elif 16 * numbers_per_row <= NUMBERS and widest_weight * size <= SHARED_BYTES:
+    elif 16 * numbers_per_row <= most_numbers() and widest_weight * size <= SHARED_BYTES:
         chosen = "resident"
     else:
         chosen = "columns" if spared > lost else "split"
     if _recorded is not None:
-        _recorded.choices.append(Choice(chosen, 16 * numbers_per_row, widest_weight * size, spared, lost))
+        _recorded.choices.append(
+            Choice(chosen, 16 * numbers_per_row, most_numbers(), widest_weight * size, spared, lost)
+        )
     return chosen
 
 
@@ -277,6 +287,7 @@ class Choice:
     Attributes:
         schedule: the schedule.
         numbers: how many numbers sixteen rows touch.
+        most_numbers: how many they may.
         widest_weight: the bytes of the largest weight.
         spared: the bytes that tiles of columns would not move for each row.
         lost: the bytes that would move in the time by which their products are slower.
@@ -284,6 +295,7 @@ class Choice:
 
     schedule: str
     numbers: int
+    most_numbers: int
     widest_weight: int
     spared: int
     lost: float
@@ -304,6 +316,7 @@ class Launch:
 class Recording:
     """What calls would do, in order."""
 
+    backend: str
     launches: list[Launch] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
 
@@ -312,10 +325,10 @@ _recorded: Recording | None = None
 
 
 @contextmanager
-def recording() -> Iterator[Recording]:
-    """Launches inside the block are noted, and not run: results are uninitialised."""
+def recording(backend: str = "cuda") -> Iterator[Recording]:
+    """Launches inside the block are noted as for a chip of ``backend``, and not run: results are uninitialised."""
     global _recorded
-    _recorded = Recording()
+    _recorded = Recording(backend)
     try:
         yield _recorded
     finally:

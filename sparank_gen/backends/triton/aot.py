@@ -60,14 +60,16 @@ class Compiled:
     shared: int
 
 
-def launches(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096) -> Any:
+def launches(
+    package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096, backend: str = "cuda"
+) -> Any:
     """The launches of a forward and a backward pass, and the choices behind them, noted and not run."""
     import torch
 
     kernels = importlib.import_module(f"{package}.kernels")
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(getattr(torch, dtype))
     features = [torch.empty(batch, dim, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(n_modalities)]
-    with kernels.recording() as found:
+    with kernels.recording(backend) as found:
         results = layer._fuse_kernels(features, bool(layer.extras))
         torch.autograd.backward(results, [torch.empty_like(result) for result in results])
     return found

@@ -72,11 +72,11 @@ def choices(file: KernelFile, made: Sequence[Any], limits: Any) -> Iterator[str]
 
 
 def _why(choice: Any, has_columns: bool, limits: Any) -> str:
-    rows = f"16 rows touch {choice.numbers:,} numbers, of {limits.NUMBERS:,} that registers hold"
+    rows = f"16 rows touch {choice.numbers:,} numbers, of {choice.most_numbers:,} that registers hold"
     weight = f"the widest weight has {choice.widest_weight:,} bytes, of {limits.SHARED_BYTES:,} of shared memory"
     if choice.schedule == "resident":
         return f"resident: {rows}; {weight}"
-    fits = choice.numbers <= limits.NUMBERS and choice.widest_weight <= limits.SHARED_BYTES
+    fits = choice.numbers <= choice.most_numbers and choice.widest_weight <= limits.SHARED_BYTES
     why = "matrix units do not serve this type at this precision" if fits else f"{rows}; {weight}"
     if not has_columns:
         return f"{choice.schedule}: {why}; what follows its products is not elementwise along columns"

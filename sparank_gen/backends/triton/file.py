@@ -136,7 +136,9 @@ def kernel_file(mode: Mode) -> KernelFile:
     forward = _forward(mode, program, results, storages, symbols, numbers)
     backward, rest = _backward(mode, program, results, storages, symbols, numbers)
     lanes, padded = _padded(program, symbols)
-    set_size = working_set(lanes, with_outer_results=True) or program.extents["m"] * Extent.symbol("dim")
+    # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
+    moved = program.extents["m"] * Extent.symbol("dim") * Extent.number(2)
+    set_size = working_set(lanes, with_outer_results=True) or moved
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules

@@ -275,12 +275,14 @@ def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
     assert not isinstance(value, Scalar)
     name, slots = definition.name, definition.axes
     element = value.element if isinstance(value, Listed) else value
+    # Not the product's own name where it is what another variable holds.
+    code = value.sequence if isinstance(value, Listed) else value.code
     order = tuple(slots.index(axis) for axis in element.axes)
     # What einsum returns, or what has more dimensions than a matrix, may be a view in another order than it stands.
     is_plain = len(order) <= 2 and "torch.einsum(" not in "".join(lowering.emitter.lines[-1:])
     if isinstance(value, Listed):
-        return Storage(name, slots, order, listed=slots.index(value.axis)), name if is_plain else f"x.contiguous() for x in {name}"
-    return Storage(name, slots, order), name if is_plain else f"{name}.contiguous()"
+        return Storage(name, slots, order, listed=slots.index(value.axis)), code if is_plain else f"x.contiguous() for x in {code}"
+    return Storage(name, slots, order), code if is_plain else f"{code}.contiguous()"
 
 
 def _parts(store: Store, whole: set[Node], program: Program) -> list[Store]:

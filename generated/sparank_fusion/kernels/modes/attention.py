@@ -1462,7 +1462,7 @@ def forward(
         with multiplied_in(product_dtype, h[0]):
             # product_1: M × (B, 3, attn_heads, dim // attn_heads)
             product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         launch(
             attention_forward_operands_2,
@@ -1475,7 +1475,7 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             attention_forward_epilogue,
             batch,

@@ -1473,7 +1473,7 @@ def forward(
             W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
             # product_3: M × (B, attn_heads, dim // attn_heads)
             product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
         launch(
             cross_attention_forward_operands_2,
@@ -1494,7 +1494,7 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             cross_attention_forward_epilogue,
             batch,

@@ -1519,7 +1519,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_1 = h[0].new_empty((M, batch, hidden))
         launch(
             deep_sets_forward_operands_2,
@@ -1532,7 +1532,7 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(operand_1, C)  # (M, B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_2 = h[0].new_empty((batch, hidden))
         launch(
             deep_sets_forward_operands_3,
@@ -1545,13 +1545,13 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(operand_2, D)  # (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_3 = h[0].new_empty((batch, hidden))
         launch(deep_sets_forward_operands_4, batch, rows, warps, (d, product_3, operand_3, batch), constants)
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(operand_3, E)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(deep_sets_forward_epilogue, batch, rows, warps, (e, out, product_4, batch), constants)
 
     return results

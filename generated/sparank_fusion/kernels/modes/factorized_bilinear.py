@@ -592,7 +592,7 @@ def forward(
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
             product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             factorized_bilinear_forward_epilogue,
             batch,

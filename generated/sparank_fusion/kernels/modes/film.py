@@ -548,7 +548,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             film_forward_epilogue,
             batch,

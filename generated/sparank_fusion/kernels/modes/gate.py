@@ -772,7 +772,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             gate_forward_epilogue,
             batch,

@@ -754,7 +754,7 @@ def forward(
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[0], U)  # (B, rank)
             product_2 = F.linear(h[1], V)  # (B, rank)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_1 = h[0].new_empty((batch, rank))
         launch(
             low_rank_bilinear_forward_operands_2,
@@ -767,7 +767,7 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(operand_1, P)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
 
     return results

@@ -450,7 +450,7 @@ def forward(
         with multiplied_in(product_dtype, h[0]):
             # product_1: M × (B, terms, dim)
             product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dim)) for h_m, W_m in zip(h, W)]
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             low_rank_fusion_forward_epilogue,
             batch,

@@ -560,7 +560,7 @@ def forward(
             joined = torch.cat(h, -1)  # (B, dim * M)
             product_1 = F.linear(joined, R)  # (B, experts)
             product_2 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             mixture_of_experts_forward_epilogue,
             batch,

@@ -449,7 +449,7 @@ def forward(
         )
 
     else:
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         operand_1 = h[0].new_empty((batch, dim, dim))
         launch(
             multiplicative_interaction_forward_operands_1,
@@ -464,7 +464,7 @@ def forward(
             product_1 = F.linear(operand_1.flatten(-2), W.flatten(1))  # (B, dim)
             product_2 = F.linear(h[0], U)  # (B, dim)
             product_3 = F.linear(h[1], V)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             multiplicative_interaction_forward_epilogue,
             batch,

@@ -632,7 +632,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=128)
+        rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             sigmoid_gate_forward_epilogue,
             batch,
