@@ -1,0 +1,354 @@
+"""Expressions of a kernel: the value of a node at given positions of the unrolled axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sparank_gen.backends.torch.lower import number_code
+from sparank_gen.backends.torch.values import Scalar
+from sparank_gen.backends.triton.scope import KernelScope, infinite
+from sparank_gen.backends.triton.tiles import Tile, expansion
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of
+from sparank_gen.ir.rewrite import is_tensor
+from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.plan.stages import contraction_of
+
+LINEAR = frozenset({"add", "sub", "mul", "neg"})
+NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A variable: a tile, or a tuple of tiles along unrolled axes."""
+
+    name: str
+    unrolled: tuple[str, ...]
+    tile: Tile
+
+
+@dataclass
+class ExpressionPrinter(KernelScope):
+    """Prints expressions over the variables of a kernel.
+
+    Attributes:
+        values: the variables so far, by node or by what a leaf reads.
+        loaded: the leaf that each variable of what a leaf reads holds.
+        numbers: the compile-time constant of each number that the host computes.
+        optional: cotangents that may be absent, with the constant that says whether they are there.
+    """
+
+    values: dict[object, Kept] = field(default_factory=dict)
+    loaded: dict[object, Node] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
+
+    def expression(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        """The value of ``node`` at the positions ``env`` of its unrolled axes."""
+        if node in self.values:
+            return self.read(self.values[node], env)
+        if not node.axes and not is_tensor(node):
+            return self.number(node)
+        if node.op == "leaf":
+            return self.leaf(node, env)
+        if node.op == "position":
+            (axis,) = node.over
+            return Scalar(env[axis]) if self.is_unrolled(axis) else Tile(self.lane(axis), (axis,))
+        if node.op == "rename":
+            return self.renamed(node, env)
+        if node.op in ("select", "place", "stack"):
+            return self.view(node, env)
+        operator = OPERATORS[node.op]
+        if operator.kind in ("pointwise", "comparison"):
+            return self.pointwise(node, env)
+        return self.reduced(node, env)
+
+    def view(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        return {"select": self.select, "place": self.place, "stack": self.stack}[node.op](node, env)
+
+    def read(self, kept: Kept, env: Mapping[str, str]) -> Tile:
+        if not kept.unrolled:
+            return replace(kept.tile, code=kept.name, precedence=10)
+        index = env[kept.unrolled[0]]
+        for axis in kept.unrolled[1:]:
+            extent = self.extent(axis)
+            index = f"{index if index.isidentifier() or index.isdigit() else f'({index})'} * {extent} + {env[axis]}"
+        return replace(kept.tile, code=f"{kept.name}[{index}]", precedence=10)
+
+    def leaf(self, node: Node, env: Mapping[str, str]) -> Tile:
+        name, indices = node.data
+        if BATCH not in node.axes or not self.is_kept(node):
+            tile = self.load(node, env)
+            code = self.present(name, tile, tile.axes)
+            return replace(tile, code=f"({code})" if name in self.optional else code)
+        slots = self.storages[name].slots
+        kept = self.values[self.leaf_key(node)]
+        position = {
+            slot: self.position(index, slot, env) for slot, index in zip(slots, indices, strict=True) if slot in kept.unrolled
+        }
+        pairs = zip(self.loaded[self.leaf_key(node)].data[1], indices, strict=True)
+        names = {axis_of(own): axis_of(index) for own, index in pairs if not isinstance(index, FIXED)}
+        return self.read(kept, position).renamed(names)
+
+    def number(self, node: Node) -> Scalar:
+        """A number: arithmetic on extents as it is, anything else computed on the host and passed in."""
+        if node.op == "constant":
+            return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
+        if node.op == "extent":
+            code = node.data.code(self.symbols)
+            return Scalar(code, 10 if code.isidentifier() or code.isdigit() else 6)
+        code = self.host_number(node)
+        if code not in self.numbers:
+            self.numbers[code] = self.unique("NUMBER")
+        return Scalar(self.numbers[code])
+
+    def host_number(self, node: Node, is_operand: bool = False) -> str:
+        """Python code for a number, in parentheses where it is an operand and binds less tightly than a call."""
+        if node.op == "constant":
+            code = number_code(node.data)
+            return f"({code})" if is_operand and node.data < 0 else code
+        if node.op == "extent":
+            code = node.data.code(self.symbols)
+            return f"({code})" if is_operand and not code.isidentifier() else code
+        scalar = OPERATORS[node.op].scalar
+        is_call = scalar.startswith("math.") and scalar.endswith("({0})")
+        code = scalar.format(*(self.host_number(arg, not is_call) for arg in node.args))
+        return code if is_call or not is_operand else f"({code})"
+
+    def renamed(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        names = dict(node.data)
+        inner = dict(env)
+        for old, new in names.items():
+            if new in env:
+                inner[old] = env[new]
+        value = self.expression(node.args[0], inner)
+        return value.renamed(names) if isinstance(value, Tile) else value
+
+    def select(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        (axis,), position = node.over, node.data
+        if self.is_unrolled(axis):
+            return self.expression(node.args[0], {**env, axis: self.fixed(position)})
+        tile = self.as_tile(self.expression(node.args[0], env))
+        if axis not in tile.axes:
+            return tile
+        at = tile.axes.index(axis)
+        rest = tuple(other for other in tile.axes if other != axis)
+        chosen = f"tl.where({self.lane(axis)}{expansion((axis,), tile.axes)} == {self.fixed(position)}, {tile.code}, 0.0)"
+        return Tile(f"tl.sum({chosen}, {at})", rest, padding={a: v for a, v in tile.padding.items() if a != axis})
+
+    def place(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        (axis,), position = node.over, node.data
+        value = self.as_tile(self.expression(node.args[0], env))
+        if self.is_unrolled(axis):
+            if env[axis].isdigit() and isinstance(position, int):
+                return value if int(env[axis]) == position else Scalar("0.0")
+            code = f"{value.code} if {env[axis]} == {self.fixed(position)} else tl.zeros_like({value.code})"
+            padding = {a: v for a, v in value.padding.items() if v == 0.0}
+            return Tile(f"({code})", value.axes, padding=padding)
+        axes = self.split(frozenset({*value.axes, axis}))[1]
+        lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
+        code = value.aligned(axes).code if value.axes else value.code
+        padding = {a: v for a, v in value.padding.items() if v == 0.0} | {axis: 0.0}
+        return Tile(f"tl.where({lane} == {self.fixed(position)}, {code}, 0.0)", axes, padding=padding)
+
+    def stack(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        (axis,) = node.over
+        if self.is_unrolled(axis) and env[axis].isdigit():
+            return self.expression(node.args[int(env[axis])], env)
+        pieces = [self.as_tile(self.expression(piece, env)) for piece in node.args]
+        union = frozenset(a for piece in pieces for a in piece.axes)
+        if self.is_unrolled(axis):
+            axes = self.split(union)[1]
+            codes = [p.ordered(axes).code if set(p.axes) == union else self.broadcast(p, axes) for p in pieces]
+            code = codes[-1]
+            for position in reversed(range(len(codes) - 1)):
+                code = f"({codes[position]}) if {env[axis]} == {position} else ({code})"
+            return Tile(f"({code})", axes)
+        axes = self.split(union | {axis})[1]
+        lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
+        codes = [piece.aligned(axes).code if piece.axes else f"tl.full((), {piece.code}, ACC)" for piece in pieces]
+        code = codes[-1]
+        for position in reversed(range(len(codes) - 1)):
+            code = f"tl.where({lane} == {position}, {codes[position]}, {code})"
+        return Tile(code, axes)
+
+    def pointwise(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        operator = OPERATORS[node.op]
+        values = [self.expression(arg, env) for arg in node.args]
+        tiles = [value for value in values if isinstance(value, Tile)]
+        if not tiles and node.op != "where":
+            codes = [f"({value.code})" if value.precedence < 10 else value.code for value in values]
+            return Scalar(operator.scalar.format(*codes), operator.precedence)
+        axes = self.union(tiles)
+        values = [value.aligned(axes) if isinstance(value, Tile) and value.axes else value for value in values]
+        padding = {} if self.bounds_product(node) else self.padding_after(node.op, values, axes)
+        if node.op == "pow" and node.args[1].op == "constant" and node.args[1].data == int(node.args[1].data) > 0:
+            exponent = int(node.args[1].data)
+            call = f"square({values[0].code})" if exponent == 2 else f"integer_power({values[0].code}, {exponent})"
+            return Tile(call, axes, padding=padding)
+        if node.op == "where":
+            values = [values[0], *(
+                Scalar(f"tl.full((), {value.code}, ACC)") if isinstance(value, Scalar) else value for value in values[1:]
+            )]
+            if isinstance(values[0], Scalar):
+                whole = [self.broadcast(self.as_tile(value), axes) if axes else value.code for value in values[1:]]
+                return Tile(f"({whole[0]} if {values[0].code} else {whole[1]})", axes, padding=padding)
+        template = operator.triton or operator.torch
+        infix = bool(operator.symbol) and not operator.triton
+        codes = []
+        for position, value in enumerate(values):
+            tight = operator.precedence + (1 if position else 0)
+            if infix:
+                codes.append(value.code if value.precedence >= tight else f"({value.code})")
+            else:
+                codes.append(f"tl.full((), {value.code}, ACC)" if node.op != "where" and _is_rounded(value) else value.code)
+        return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
+
+    def bounds_product(self, node: Node) -> bool:
+        """Whether a node may make finite numbers of a matrix product's infinite ones.
+
+        The product of an infinite operand and a weight's empty lanes is not 0, but nan, which then is worse than the rest.
+        """
+        inner = ir.reachable(node.args)
+        return node.op not in LINEAR and any(contraction_of(other, self.is_unrolled) is not None for other in inner)
+
+    def union(self, tiles: Sequence[Tile]) -> tuple[str, ...]:
+        """The dimensions of a pointwise result: those of an operand that has them all, or the canonical order."""
+        union = frozenset(axis for tile in tiles for axis in tile.axes)
+        whole = next((tile.axes for tile in tiles if len(tile.axes) == len(union)), None)
+        return whole if whole is not None else self.split(union)[1]
+
+    def padding_after(self, op: str, values: Sequence[Tile | Scalar], axes: Sequence[str]) -> dict[str, float]:
+        """What a pointwise result holds in the padding of each axis: known where all operands are."""
+        meaning = OPERATORS[{"max": "maximum", "min": "minimum", "sum": "add"}.get(op, op)].meaning
+        known: dict[str, float] = {}
+        for axis in axes:
+            held: list[float | None] = []
+            for value in values:
+                if isinstance(value, Scalar):
+                    held.append(_literal(value.code))
+                else:
+                    held.append(value.padding.get(axis) if axis in value.axes else None)
+            if all(number is not None for number in held):
+                with np.errstate(all="ignore"):
+                    result = float(meaning(*(np.float64(number) for number in held)))
+                if np.isfinite(result):
+                    known[axis] = result
+        return known
+
+    def reduced(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
+        """A reduction over dimensions of a tile."""
+        if node.op == "product_of_others":
+            return self.lane_others(self.as_tile(self.expression(node.args[0], env)), node.over)
+        contracted = self.contraction(node, env) if node.op == "sum" else None
+        if contracted is not None:
+            return contracted
+        tile = self.as_tile(self.expression(node.args[0], env))
+        tile = self.broadcast_over(tile, node.over)
+        tile = self.restored(tile, node.over, NEUTRAL[node.op])
+        for axis in node.over:
+            at = tile.axes.index(axis)
+            call = f"tl.sum({tile.code}, {at})" if node.op == "sum" else f"tl.reduce({tile.code}, {at}, {OPERATORS[node.op].triton})"
+            padding = {a: v for a, v in tile.padding.items() if a != axis and v == NEUTRAL[node.op]}
+            tile = Tile(call, tile.axes[:at] + tile.axes[at + 1 :], padding=padding)
+        return tile
+
+    def contraction(self, node: Node, env: Mapping[str, str]) -> Tile | None:
+        """A sum of products with one stored parameter as a matrix product, or None where it is none."""
+        found = None if node.args[0] in self.values else contraction_of(node, self.is_unrolled)
+        if found is None:
+            return None
+        outer = tuple(axis for axis in self.split(found.weight.axes)[1] if axis not in node.over)
+        return self.matrix_product(found.weight, found.operand, outer, self.split(frozenset(node.over))[1], env)
+
+    def matrix_product(
+        self, weight: Node, operand: Node, outer: tuple[str, ...], inner: tuple[str, ...], env: Mapping[str, str]
+    ) -> Tile:
+        tile = self.as_tile(self.expression(operand, env))
+        rows = tuple(axis for axis in tile.axes if axis not in inner)
+        tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0)
+        left = self.flat(tile.code, (rows, inner), len(tile.axes))
+        matrix = self.load(weight, env, (*inner, *outer))
+        variable = self.unique(f"{weight.data[0]}_tile")
+        self.emit(f"{variable} = {matrix.code}")
+        right = self.flat(variable, (inner, outer), len(matrix.axes))
+        code = f"contract({left}, {right}, ACC, PRECISION)"
+        padding = dict.fromkeys(outer, 0.0)
+        if len(rows) + len(outer) > 2:
+            sizes = ", ".join(self.size(axis) for axis in (*rows, *outer))
+            code = f"tl.reshape({code}, ({sizes}))"
+        return Tile(code, (*rows, *outer), padding=padding)
+
+    def flat(self, code: str, groups: Sequence[Sequence[str]], rank: int) -> str:
+        """A tile as a matrix: each group of dimensions becomes one."""
+        if rank == 2:
+            return code
+        sizes = ", ".join(" * ".join(self.size(axis) for axis in group) for group in groups)
+        return f"tl.reshape({code}, ({sizes}))"
+
+    def as_tile(self, value: Tile | Scalar) -> Tile:
+        return value if isinstance(value, Tile) else Tile(value.code, (), value.precedence)
+
+    def lane_others(self, tile: Tile, over: Sequence[str]) -> Tile:
+        """For every position along lanes, the product of what the other positions hold."""
+        tile = self.broadcast_over(tile, over)
+        rows = tuple(axis for axis in tile.axes if axis not in over)
+        tile = self.restored(tile.ordered((*rows, *over)), over, 1.0)
+        groups = [" * ".join(self.size(axis) for axis in group) or "1" for group in (rows, over)]
+        sizes = ", ".join(self.size(axis) for axis in tile.axes)
+        code = f"product_of_others(tl.reshape({tile.code}, ({', '.join(groups)})))"
+        return Tile(f"tl.reshape({code}, ({sizes}{',' if len(tile.axes) == 1 else ''}))", tile.axes)
+
+    def broadcast_over(self, tile: Tile, over: Sequence[str]) -> Tile:
+        """``tile`` at full size along ``over``."""
+        missing = [axis for axis in over if axis not in tile.axes]
+        if not missing:
+            return tile
+        axes = self.split(frozenset({*tile.axes, *missing}))[1]
+        return Tile(self.broadcast(tile, axes), axes)
+
+    def leaf_key(self, leaf: Node) -> object:
+        name, indices = leaf.data
+        slots = self.storages[name].slots
+        return (name, tuple(
+            "u" if slot != BATCH and self.is_unrolled(slot)
+            else (self.lane(index.axis), index.shift) if isinstance(index, Window) and self.is_part(slot, index)
+            else index if isinstance(index, FIXED) else self.lane(axis_of(index))
+            for slot, index in zip(slots, indices, strict=True)
+        ))
+
+    def is_kept(self, leaf: Node) -> bool:
+        """Whether a tensor is loaded once for all its uses: not where unrolled tiles are pieces of one of its rows."""
+        name, indices = leaf.data
+        pairs = zip(self.storages[name].slots, indices, strict=True)
+        return not any(isinstance(i, Window) and self.is_unrolled(i.axis) and not self.is_unrolled(s) for s, i in pairs)
+
+    def present(self, name: str, tile: Tile, axes: Sequence[str]) -> str:
+        """A loaded tile in the accumulator's type; zero where the tensor is absent."""
+        code = f"{tile.code}.to(ACC)"
+        if name in self.optional:
+            sizes = ", ".join(self.size(axis) for axis in axes)
+            code = f"{code} if {self.optional[name]} else tl.zeros(({sizes},), ACC)"
+        return code
+
+
+def neutral_code(op: str) -> str:
+    return infinite(NEUTRAL[op])
+
+
+def _is_rounded(value: Tile | Scalar) -> bool:
+    """Whether a number would lose digits as the float32 that a function of tiles takes it for."""
+    if not isinstance(value, Scalar):
+        return False
+    number = _literal(value.code)
+    return number is None or float(np.float32(number)) != number
+
+
+def _literal(code: str) -> float | None:
+    try:
+        return float(code)
+    except ValueError:
+        return None
