@@ -112,7 +112,7 @@ math: |
 
 
 def paper_mode(name: str) -> Mode:
-    return check_spec(parse_spec(f"version: 1\nmode: {name}\nsummary: s\n{LAYERS[name].spec}", f"{name}.yaml"))
+    return check_spec(parse_spec(f"version: 1\nmode: paper_{name}\nsummary: s\n{LAYERS[name].spec}", f"{name}.yaml"))
 
 
 def check_layer(name: str, made: Callable[..., nn.Module], dim: int, backend: str) -> None:

@@ -17,6 +17,12 @@ SCHEDULES = pytest.mark.parametrize("schedule", ["resident", "columns", "split"]
 MODES = pytest.mark.parametrize("mode", list_modes())
 
 
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """No test is near the limit of how often torch.compile compiles one function."""
+    torch._dynamo.reset()
+
+
 def layer_and_features(mode: str, backend: str = "triton") -> tuple[FusionLayer, list[Tensor]]:
     torch.manual_seed(0)
     layer = FusionLayer(16, MODALITIES, mode, backend=backend)
@@ -94,11 +100,17 @@ def everything_under_autocast(layer: Any, features: list[Tensor], enabled: bool 
     return [*results, *torch.autograd.grad(total, [*given, *layer.parameters()])]  # type: ignore[arg-type]
 
 
+def error(found: list[Tensor], exact: list[Tensor]) -> float:
+    """The root mean square of all errors together, each relative to the largest number of its tensor."""
+    squares = [((x - true) / true.abs().max()).square().flatten() for x, true in zip(found, exact, strict=True)]
+    return float(torch.cat(squares).mean().sqrt())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @SCHEDULES
 @MODES
 def test_autocast(mode: str, schedule: str, dtype: torch.dtype) -> None:
-    """Types are those that torch's operators give under autocast, and errors no larger than a few times theirs."""
+    """Types are those that torch's operators give under autocast, and errors together no more than twice theirs."""
     layer, features = layer_and_features(mode)
     other, _ = layer_and_features(mode, "torch")
     features = [x.to(dtype) for x in features]
@@ -107,9 +119,7 @@ def test_autocast(mode: str, schedule: str, dtype: torch.dtype) -> None:
     with forced(schedule):
         found = everything_under_autocast(layer, features)
     assert [x.dtype for x in found] == [x.dtype for x in wanted]
-    for ours, theirs, true in zip(found, wanted, exact, strict=True):
-        allowed = 4 * (theirs - true).square().mean().sqrt() + 4 * torch.finfo(theirs.dtype).eps * true.abs().max()
-        assert (ours - true).square().mean().sqrt() <= allowed
+    assert error(found, exact) <= 2 * error(wanted, exact) + torch.finfo(torch.bfloat16).eps
 
 
 @MODES
