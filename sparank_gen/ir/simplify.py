@@ -112,7 +112,7 @@ def join_pads(extents: Mapping[str, Extent]) -> Rule:
     def rule(node: Node) -> Node | None:
         if node.op != "add":
             return None
-        terms = _terms(node)
+        terms = terms_of(node)
         for axis in sorted({term.over[0] for term in terms if term.op == "pad"}):
             pieces, rest = _filling(axis, terms, extents)
             if pieces:
@@ -143,10 +143,6 @@ def _start(node: Node) -> Extent:
     """The first position at which a padded or placed node is not zero."""
     place: Extent | int = node.data.shift if node.op == "pad" else node.data
     return place if isinstance(place, Extent) else Extent.number(place)
-
-
-def _terms(node: Node) -> list[Node]:
-    return [term for arg in node.args for term in _terms(arg)] if node.op == "add" else [node]
 
 
 def sum_of(terms: Sequence[Node]) -> Node:

@@ -10,6 +10,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.simplify import factors_of
 from sparank_gen.lang.extents import Extent
+from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,8 @@ def operations_per_row(roots: Iterable[Node], program: Program) -> Extent:
     """
     total = Extent.number(0)
     for node in ir.reachable(roots):
-        if not is_matrix_product(node):
-            continue
-        size = Extent.number(2)
-        for axis in sorted(node.args[0].axes - {BATCH}):
-            size = size * program.extents[axis]
-        total = total + size
+        if is_matrix_product(node):
+            total = total + Extent.number(2) * elements(node.args[0].axes, program)
     return total
 
 

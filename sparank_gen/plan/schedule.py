@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.simplify import factors_of
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
-FEATURES = "h"
 LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, CUTS, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.pieces import Buffer, IsUnrolled, memory_order
-from sparank_gen.plan.schedule import FEATURES
 
 
 @dataclass(frozen=True)

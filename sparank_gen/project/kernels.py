@@ -125,9 +125,8 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
         operations = per_row[name].number_for(numbers | {"modalities": case.modalities}) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
         rows.append(Row(_compiled(launch, case), cost))
-    limits = importlib.import_module(f"{config.package}.kernels")
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
-    return Report((*choices(file, found.choices, limits), *after), tuple(rows))
+    return Report((*choices(file, found.choices), *after), tuple(rows))
 
 
 def _compiled(launch: Any, case: Case) -> Compiled:

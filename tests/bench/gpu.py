@@ -32,6 +32,7 @@ from gpu_layers import (
     EAGER,
     FORWARD,
     MAX_AUTOTUNE,
+    PUBLISHED_MODES,
     RESIDENT,
     SPLIT,
     TORCH,
@@ -45,7 +46,6 @@ from gpu_report import Result, machine, table, write
 from gpu_timing import Clock, Peak, measured_peak
 from gpu_tune import tune
 
-from sparank_fusion import list_modes
 from sparank_fusion.layer import mode_class
 
 LARGE, SMALL = 65536, 256
@@ -203,11 +203,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="start no case after that")
     parser.add_argument("--skip", type=lambda s: s.split(","), default=[], help=f"of {', '.join(CANDIDATES)}")
     parser.add_argument("--reference", action="store_true", help="our plain reference as the published layer")
-    parser.add_argument("--modes", type=words, default=list_modes(), help="in one argument, as all lists here")
+    parser.add_argument("--modes", type=words, default=PUBLISHED_MODES, help="in one argument, as all lists here")
     parser.add_argument("--steps", type=lambda s: s.split(), default=[FORWARD, BOTH])
     for name, kind in (("modalities", int), ("dims", int), ("batches", int), ("dtypes", str)):
         parser.add_argument(f"--{name}", type=lambda s, kind=kind: [kind(word) for word in s.split()])
     arguments = parser.parse_args()
+    unknown = [mode for mode in arguments.modes if mode not in PUBLISHED_MODES]
+    if unknown:
+        parser.error(f"the published layer has no mode {unknown[0]!r}; it has {', '.join(PUBLISHED_MODES)}")
     if arguments.smoke and os.environ.get("TRITON_INTERPRET") != "1":
         parser.error("--smoke needs TRITON_INTERPRET=1 in the environment")
     if not arguments.smoke and not torch.cuda.is_available():

@@ -23,6 +23,7 @@ EAGER, COMPILED, MAX_AUTOTUNE, CAT = "eager", "compiled", "max-autotune", "torch
 CANDIDATES = (AUTO, RESIDENT, COLUMNS, SPLIT, TORCH, EAGER, COMPILED, MAX_AUTOTUNE, CAT)
 OURS = (AUTO, RESIDENT, COLUMNS, SPLIT)
 HEADS = 4
+PUBLISHED_MODES = ("attention", "concat", "gate", "sigmoid_gate")
 CHECKED_NUMBERS = 1 << 26  # numbers of all features that are checked at most; more rows are left out
 SEED = 0
 

@@ -71,7 +71,7 @@ def seconds_of(call: Callable[[Inputs], Any], clock: Clock, sets: list[Inputs]) 
 
 def settings(schedule: str, smoke: bool) -> list[Setting | None]:
     """What is tried, the kernels' own choice first."""
-    rows = [n for n in ROWS if n >= LEAST_ROWS or schedule != "resident"]
+    rows = [n for n in ROWS if n >= LEAST_ROWS or schedule == "split"]
     grid = list(itertools.product(rows, WARPS))
     return [None, *(grid[:2] if smoke else grid)]
 

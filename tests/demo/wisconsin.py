@@ -31,6 +31,7 @@ from sparank_fusion import FusionLayer, list_modes
 MODALITIES = {"mean": slice(0, 10), "error": slice(10, 20), "worst": slice(20, 30)}
 CHOICES = (("mean", "error", "worst"), ("mean", "worst"))  # a mode gets the first choice that it takes
 MEASUREMENTS, CLASSES = 10, 2
+WIDTH = 96  # of the table, in characters
 DIM, EPOCHS, BATCH, LEARNING_RATE = 32, 30, 64, 3e-3
 
 Layer = Callable[..., Any]  # called with dim, number of modalities and mode
@@ -138,14 +139,14 @@ def published_offers(mode: str, count: int) -> bool:
     return True
 
 
-def modality_means(weights: Tensor, count: int) -> Tensor:
-    """Mean weight of each modality over all other axes.
+def modality_means(weights: Tensor, count: int) -> Tensor | None:
+    """Mean weight of each modality over all other axes; None where they are no weights of modalities.
 
     The modalities are the last axis of their extent: the leading axis of weights (M, B, dim), and the
     attended tokens of an attention matrix (B, M, M).
     """
-    axis = max(axis for axis, extent in enumerate(weights.shape) if extent == count)
-    return weights.movedim(axis, 0).flatten(1).mean(1)
+    axes = [axis for axis, extent in enumerate(weights.shape) if extent == count]
+    return weights.movedim(axes[-1], 0).flatten(1).mean(1) if axes else None
 
 
 def train_seed(outcome: Outcome, seed: int, bar: tqdm[Any]) -> None:
@@ -174,8 +175,9 @@ def record(outcome: Outcome, run: Training, test: tuple[Tensor, Tensor]) -> None
     outcome.out_dim = model.fusion.out_dim
     outcome.parameters = sum(parameter.numel() for parameter in model.fusion.parameters())
     outcome.accuracies.append(float(correct.float().mean()))
-    if info["weights"] is not None:
-        outcome.weights.append(modality_means(info["weights"], len(outcome.names)))
+    means = None if info["weights"] is None else modality_means(info["weights"], len(outcome.names))
+    if means is not None:
+        outcome.weights.append(means)
 
 
 def compare(outcome: Outcome, ours: Training, published: Training, measurements: Tensor) -> None:
@@ -216,7 +218,8 @@ def print_table(outcomes: Sequence[Outcome], seeds: int) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*table_row(outcome))
-    console = Console()
+    # No name of a mode is cut short, on a narrow terminal either.
+    console = Console(width=max(WIDTH, Console().width))
     console.print(table)
     console.print(f"Test accuracy in percent: mean ± standard deviation over {seeds} seeds.")
     console.print("Weights: means over test rows and dimensions.")

@@ -274,9 +274,8 @@ def schedule(
     else:
         chosen = "columns" if spared > lost else "split"
     if _recorded is not None:
-        _recorded.choices.append(
-            Choice(chosen, 16 * numbers_per_row, most_numbers(), widest_weight * size, spared, lost)
-        )
+        numbers, weight = 16 * numbers_per_row, widest_weight * size
+        _recorded.choices.append(Choice(chosen, numbers, most_numbers(), weight, SHARED_BYTES, spared, lost))
     return chosen
 
 
@@ -289,6 +288,7 @@ class Choice:
         numbers: how many numbers sixteen rows touch.
         most_numbers: how many they may.
         widest_weight: the bytes of the largest weight.
+        most_bytes: how many it may have.
         spared: the bytes that tiles of columns would not move for each row.
         lost: the bytes that would move in the time by which their products are slower.
     """
@@ -297,6 +297,7 @@ class Choice:
     numbers: int
     most_numbers: int
     widest_weight: int
+    most_bytes: int
     spared: int
     lost: float
 

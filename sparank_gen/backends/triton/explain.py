@@ -57,26 +57,25 @@ def rest(file: KernelFile) -> tuple[tuple[tuple[str, ...], str], ...]:
     return tuple((names, why) for why, names in groups.items() if names)
 
 
-def choices(file: KernelFile, made: Sequence[Any], limits: Any) -> Iterator[str]:
+def choices(file: KernelFile, made: Sequence[Any]) -> Iterator[str]:
     """A sentence for each pass: how it runs, and what that was decided by.
 
     Args:
         file: the mode's kernels.
         made: the package's ``Choice`` of each pass that has several schedules, in order.
-        limits: the package's common part of kernels, which holds the limits that choices are made by.
     """
     remaining = iter(made)
     for name, found in (("forward", file.forward), ("backward", file.backward)):
-        why = _why(next(remaining), bool(found.columns), limits) if found.split else "resident: it has no matrix products"
+        why = _why(next(remaining), bool(found.columns)) if found.split else "resident: it has no matrix products"
         yield f"{file.mode.name} {name}: {why}"
 
 
-def _why(choice: Any, has_columns: bool, limits: Any) -> str:
+def _why(choice: Any, has_columns: bool) -> str:
     rows = f"16 rows touch {choice.numbers:,} numbers, of {choice.most_numbers:,} that registers hold"
-    weight = f"the widest weight has {choice.widest_weight:,} bytes, of {limits.SHARED_BYTES:,} of shared memory"
+    weight = f"the widest weight has {choice.widest_weight:,} bytes, of {choice.most_bytes:,} of shared memory"
     if choice.schedule == "resident":
         return f"resident: {rows}; {weight}"
-    fits = choice.numbers <= choice.most_numbers and choice.widest_weight <= limits.SHARED_BYTES
+    fits = choice.numbers <= choice.most_numbers and choice.widest_weight <= choice.most_bytes
     why = "matrix units do not serve this type at this precision" if fits else f"{rows}; {weight}"
     if not has_columns:
         return f"{choice.schedule}: {why}; what follows its products is not elementwise along columns"

@@ -30,11 +30,11 @@ from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import simplify
-from sparank_gen.ir.views import feature_leaf
+from sparank_gen.ir.views import FEATURES, feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.plan.pieces import cut_at_batch_sums
-from sparank_gen.plan.schedule import FEATURES, elements, working_set
+from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}

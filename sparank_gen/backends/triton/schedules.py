@@ -16,10 +16,11 @@ from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer
-from sparank_gen.plan.schedule import FEATURES
+from sparank_gen.plan.schedule import elements
 from sparank_gen.plan.stages import Split, Stage, column_extent, products_read, split_at_contractions
 
 HOST_NAMES = frozenset(
@@ -155,10 +156,11 @@ def schedules(made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer]) ->
     inside = [stage for stage, columns in zip(split.stages, tiled[1:], strict=False) if columns]
     products = [definition for stage in inside for definition in stage.products]
     operations = operations_per_row([definition.node for definition in products], made.program)
+    kept = {definition.name for columns in tiled if columns for definition in columns.kept}
     saved = Extent.number(0)
     for definition in products:
-        kept = sum(definition.name in (d.name for d in columns.kept) for columns in tiled if columns)
-        saved = saved + _numbers(definition.axes, made.program) * Extent.number(1 if kept else 2)
+        ways_spared = Extent.number(1 if definition.name in kept else 2)
+        saved = saved + elements(definition.node.axes, made.program) * ways_spared
     return Schedules(
         resident,
         tuple(_told_apart(_steps(made, split, stores, written, tiled), library)),
@@ -211,8 +213,8 @@ def _steps(
         own = [buffer_store(buffer) for buffer in stage.operands] + [stores[position] for position in stage.results]
         new = {buffer.name: buffer for buffer in stage.operands}
         if columns is not None:
-            kept = [Buffer(d.name, d.axes, ir.leaf(d.name, d.axes), False) for d in columns.kept]
             held = [Buffer(d.name, d.axes, ir.leaf(d.name, d.axes), False) for d in columns.products]
+            kept = [buffer for buffer, product in zip(held, columns.products, strict=True) if product in columns.kept]
             own = [*(buffer_store(buffer) for buffer in kept), *own]
             new |= {buffer.name: buffer for buffer in kept}
             made = made.holding(held)
@@ -259,14 +261,6 @@ def buffer_store(buffer: Buffer) -> Store:
     count = "programs" if buffer.partial else "batch"
     storage = Storage(buffer.name, buffer.axes, tuple(range(len(buffer.axes))), count=count)
     return Store(storage, buffer.node, buffer.axes, partial=buffer.partial)
-
-
-def _numbers(axes: Iterable[str], program: Program) -> Extent:
-    """How many numbers a tensor has for one row."""
-    total = Extent.number(1)
-    for axis in axes:
-        total = total if axis == BATCH else total * program.extents[axis]
-    return total
 
 
 def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
