@@ -126,7 +126,7 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
         cost = Cost(bytes_moved(launch.arguments), int(operations))
         rows.append(Row(_compiled(launch, case), cost))
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
-    return Report((*choices(file, found.choices), *after), tuple(rows))
+    return Report((*choices(file, found), *after), tuple(rows))
 
 
 def _compiled(launch: Any, case: Case) -> Compiled:

@@ -14,16 +14,17 @@ from sparank_gen.backends.torch.module import Argument, arguments, prepared
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.schedules import (
-    Kernel,
+    Before,
     Pass,
-    Schedules,
     buffer_store,
     host_emitter,
     parameter_variables,
     result_variables,
     schedules,
+    split_of,
 )
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
+from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
@@ -99,10 +100,21 @@ class KernelFile:
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The names of the schedules that at least one pass has."""
+        """The names of the schedules that at least one pass has, or, of ``"again"``, that the two have together."""
         passes = (self.forward, self.backward)
         has = {"resident": True, "columns": any(p.columns for p in passes), "split": any(p.split for p in passes)}
-        return tuple(name for name in has if has[name])
+        return tuple(name for name, found in (has | {"again": bool(self.kept)}).items() if found)
+
+    @property
+    def kept(self) -> tuple[Product, ...]:
+        """The products that the forward pass can keep for the backward one, as the forward pass has them."""
+        names = {product.name for product in self.backward.kept}
+        return tuple(product for step in self.forward.split for product in step.products if product.name in names)
+
+    @property
+    def kept_slices(self) -> list[str]:
+        """Where each of these stands among the tensors that are kept."""
+        return slices(self.kept, SYMBOLS)
 
     @property
     def imports(self) -> list[str]:
@@ -111,6 +123,7 @@ class KernelFile:
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
+        always += ["keeps", "separate"] if self.kept else []
         has_lines = bool(self.rest.lines) or any(step.lines for step in (*self.forward.steps, *self.backward.steps))
         always += ["multiplied_in"] if has_lines else []
         always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
@@ -133,8 +146,8 @@ def kernel_file(mode: Mode) -> KernelFile:
     program, results = with_results(mode)
     storages = _storages(mode, results)
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
-    forward = _forward(mode, program, results, storages, symbols, numbers)
-    backward, rest = _backward(mode, program, results, storages, symbols, numbers)
+    forward, before = _forward(mode, program, results, storages, symbols, numbers)
+    backward, rest = _backward(mode, program, results, storages, symbols, numbers, before)
     lanes, padded = _padded(program, symbols)
     # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
     moved = program.extents["m"] * Extent.symbol("dim") * Extent.number(2)
@@ -286,7 +299,7 @@ def _forward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
-) -> Schedules:
+) -> tuple[Schedules, Before]:
     expanded = expand(program)
     stores = [
         Store(
@@ -298,7 +311,9 @@ def _forward(
         for result in results
     ]
     passed = {result.variable: result.variable for result in results}
-    return schedules(Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers), stores, ())
+    made = Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers)
+    found = schedules(made, stores, ())
+    return found, Before(made, split_of(made, stores), found.split)
 
 
 def _backward(
@@ -308,6 +323,7 @@ def _backward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
+    before: Before,
 ) -> tuple[Schedules, Rest]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
@@ -321,7 +337,7 @@ def _backward(
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
-    return schedules(made, stores, cut.buffers), _rest(mode, cut.rest, symbols)
+    return schedules(made, stores, cut.buffers, before), _rest(mode, cut.rest, symbols)
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:

@@ -14,6 +14,7 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -21,19 +22,22 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     square,
     tile_for,
     unit_stride,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -368,7 +372,7 @@ def factorized_bilinear_backward_kernel(
 
 
 @triton.jit
-def factorized_bilinear_backward_operands_2(
+def factorized_bilinear_backward_operands_1(
     u_ptr,
     v_ptr,
     out_bar_ptr,
@@ -568,15 +572,16 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     (out,) = results
     batch, dim = h[0].shape
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 8 * lanes + 5 * lanes * constants["K_LANES"] + 3
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors, kept=keep)
     if chosen == "resident":
         rows, warps = tile_for(numbers + 2 * lanes * constants["K_LANES"], most=128)
         launch(
@@ -602,14 +607,40 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([product_1.contiguous(), product_2.contiguous()], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    U: Tensor,
+    u: Tensor,
+    V: Tensor,
+    v: Tensor,
+    factors: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
+    batch, dim = h[0].shape
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, dim, factors), dtype=dtype),
+            h[0].new_empty((batch, dim, factors), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::factorized_bilinear_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
@@ -621,13 +652,13 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch, dim = h[0].shape
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (8 * lanes + 5 * lanes * constants["K_LANES"] + 3)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors, kept=bool(kept))
     if chosen == "resident":
         rows, warps = tile_for(numbers + 2 * (2 * lanes * constants["K_LANES"]), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
@@ -658,31 +689,25 @@ def backward(
         )
 
     else:
-        with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
-            product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
+                product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
+
+            kept = separate([product_1.contiguous(), product_2.contiguous()], product_dtype or h[0].dtype)
+        product_1, product_2 = kept[0], kept[1]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
         rows_2 = h[0].new_empty((batch, dim, factors))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
         rows_4 = h[0].new_empty((batch, dim, factors))
         launch(
-            factorized_bilinear_backward_operands_2,
+            factorized_bilinear_backward_operands_1,
             batch,
             rows,
             warps,
-            (
-                u,
-                v,
-                out_bar,
-                partial_1,
-                rows_2,
-                partial_3,
-                rows_4,
-                product_1.contiguous(),
-                product_2.contiguous(),
-                batch,
-            ),
+            (u, v, out_bar, partial_1, rows_2, partial_3, rows_4, product_1, product_2, batch),
             constants,
         )
 
@@ -715,6 +740,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
@@ -729,19 +755,48 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v]]
 
 
+def _keeps(
+    h: list[Tensor],
+    U: Tensor,
+    u: Tensor,
+    V: Tensor,
+    v: Tensor,
+    factors: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dim = h[0].shape[1]
+    constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 8 * lanes + 5 * lanes * constants["K_LANES"] + 3
+    return keeps(h[0], constants["PRECISION"], numbers, dim * dim * factors, 4 * dim * dim * factors)
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[1:])
+        ctx.given = len(tensors)
+        return tuple(results[:1])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -764,8 +819,9 @@ def fuse(
         v.contiguous(),
     ]
     options = (factors, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

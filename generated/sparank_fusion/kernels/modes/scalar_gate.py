@@ -26,8 +26,9 @@ from sparank_fusion.runtime import place
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     True,
     True,
 )
@@ -349,8 +350,9 @@ def fuse(
         *(x.contiguous() for x in c),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments)
     return tuple(results if return_extras else results[:1])
