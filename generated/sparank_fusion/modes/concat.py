@@ -27,6 +27,7 @@ class ConcatFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = None
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

@@ -51,6 +51,7 @@ class FactorizedBilinearFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]"
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

@@ -46,6 +46,7 @@ class FilmFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = False
     numbered = "gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]"
+    one_width = "i"
     batch_dims = (0, 0)
 
     def __init__(

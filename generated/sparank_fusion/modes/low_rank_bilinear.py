@@ -51,6 +51,7 @@ class LowRankBilinearFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])"
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

@@ -47,6 +47,7 @@ class MixtureOfExpertsFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = False
     numbered = None
+    one_width = "i"
     batch_dims = (0, 0)
 
     def __init__(

@@ -45,6 +45,7 @@ class MultiplicativeInteractionFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]"
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

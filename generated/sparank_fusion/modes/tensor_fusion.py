@@ -42,6 +42,7 @@ class TensorFusionFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "x[p] = concat[p: i, 1](h[0,i], 1)"
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

@@ -10,6 +10,7 @@ from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, comp
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.lang.widths import owners
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
@@ -55,6 +56,9 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
             continue
         inner = tuple(axis for axis in layout_axes if axis in node.over)
+        differing = set(owners(weight.axes, lowering.program.extents).values()) - {listed}
+        if differing and not differing <= {*inner[:1]}:
+            continue
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
         return Gemm(weight, product_of(rest), outer, inner, listed)
     return None
@@ -166,7 +170,7 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     matrix = _matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
     offset = _matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else None
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
-    joined = _joined_list(operand, gemm.inner)
+    joined = _joined_list(lowering, operand, gemm.inner)
     if joined is not None:
         operand = _kept_join(lowering, gemm.operand, joined)
     elif isinstance(operand, Listed) and operand.axis in gemm.inner:
@@ -193,14 +197,16 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     return lowering.each(matrix.axis, call, *operands) if isinstance(matrix, Listed) else lowering.lift(call, *operands)
 
 
-def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
+def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> Dense | None:
     """A list that is contracted along its own axis too, concatenated: one GEMM instead of one for each modality."""
     if not isinstance(operand, Listed) or operand.axis not in inner:
         return None
-    tail = operand.element.axes[len(operand.element.axes) - len(inner) + 1 :]
+    element = operand.element
+    if lowering.emitter.differs(operand):
+        element = element.ordered((*(axis for axis in element.axes if axis not in inner), *inner[1:]))
+    tail = element.axes[len(element.axes) - len(inner) + 1 :]
     if inner != (operand.axis, *tail):
         return None
-    element = operand.element
     rest = element.axes[: len(element.axes) - len(tail)]
     if len(tail) > 1:
         element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)

@@ -10,19 +10,11 @@ from functools import partial
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, prepared
+from sparank_gen.backends.torch.module import Argument, arguments, prepared, width_symbols
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
-from sparank_gen.backends.triton.schedules import (
-    Before,
-    Pass,
-    buffer_store,
-    host_emitter,
-    parameter_variables,
-    result_variables,
-    schedules,
-    split_of,
-)
+from sparank_gen.backends.triton.names import host_emitter, parameter_variables, result_variables
+from sparank_gen.backends.triton.schedules import Before, Pass, buffer_store, schedules, split_of
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.ir import node as ir
@@ -34,6 +26,7 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.views import FEATURES, feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
@@ -117,9 +110,15 @@ class KernelFile:
         return slices(self.kept, SYMBOLS)
 
     @property
+    def width(self) -> str:
+        """How many numbers the features of the widest modality have."""
+        return "dim" if self.mode.one_width is not None else "max(dims)"
+
+    @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
+        always = [] if self.mode.one_width is not None else ["starts", "widths"]
+        always += ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
@@ -142,7 +141,7 @@ class KernelFile:
 
 def kernel_file(mode: Mode) -> KernelFile:
     """The kernels of one mode."""
-    symbols = SYMBOLS | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
+    symbols = SYMBOLS | width_symbols(mode, "dims") | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
     program, results = with_results(mode)
     storages = _storages(mode, results)
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
@@ -150,7 +149,8 @@ def kernel_file(mode: Mode) -> KernelFile:
     backward, rest = _backward(mode, program, results, storages, symbols, numbers, before)
     lanes, padded = _padded(program, symbols)
     # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
-    moved = program.extents["m"] * Extent.symbol("dim") * Extent.number(2)
+    width = WIDEST if mode.one_width is None else Extent.symbol(ONE_WIDTH)
+    moved = program.extents["m"] * width * Extent.number(2)
     set_size = working_set(lanes, with_outer_results=True) or moved
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
@@ -181,7 +181,7 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
         if contraction is not None:
             size = Extent.number(1)
             for axis in sorted(contraction.weight.axes):
-                size = size if is_unrolled(program, axis) else size * program.extents[axis]
+                size = size if is_unrolled(program, axis) else size * widest(program.extents[axis])
             sizes.append(size.code(symbols))
     distinct = list(dict.fromkeys(sizes))
     return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
@@ -202,11 +202,11 @@ def _padded(program: Program, symbols: Mapping[str, str]) -> tuple[Program, dict
     lanes = KernelPrinter(program, {}, symbols).lanes
     constants = {extent: f"{variable.upper()}_LANES" for extent, variable in lanes.items()}
     sums = {extent: Extent.symbol(constant) for extent, constant in constants.items() if len(extent.terms) > 1}
-    named = {axis: sums.get(extent, extent) for axis, extent in program.extents.items()}
+    named = {axis: sums.get(widest(extent), widest(extent)) for axis, extent in program.extents.items()}
     names = {extent.code({}): constant for extent, constant in constants.items() if extent.code({}) in symbols}
     names |= {constant: constant for constant in constants.values()}
     written = {name: f'constants["{constant}"]' for name, constant in names.items()}
-    return replace(program, extents=named), {**symbols, **written, "dim": "lanes"}
+    return replace(program, extents=named), {**symbols, **written, "dim": "lanes", "max(dim)": "lanes"}
 
 
 def _constants(
@@ -214,7 +214,8 @@ def _constants(
 ) -> tuple[tuple[str, str], ...]:
     """The compile-time arguments that all kernels of a mode take, and how a launch computes each."""
     lanes = KernelPrinter(program, {}, symbols).lanes
-    found = [("M", "len(h)"), ("dim", "dim"), *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
+    sizes = [("dim", "dim")] if mode.one_width is not None else [("dims", "dims"), ("starts", "starts(dims)")]
+    found = [("M", "len(h)"), *sizes, *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
     found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
@@ -355,6 +356,9 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             value = lowering.tensor(lowering.lower(definition.node))
             axes = parameter.layout.axes
             wanted = tuple(axis for axis in axes if axis != module.per)
+            if isinstance(value, Listed) and emitter.differs(value) and value.axis != module.per:
+                gradients[name] = lowering.pieces_joined(value, parameter.layout)
+                continue
             if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
                 value = lowering.dense(value)
             if isinstance(value, Listed):
@@ -383,8 +387,6 @@ def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...]) -> Dense:
 def _shape(layout: Layout, program: Program, symbols: Mapping[str, str]) -> str:
     sizes = []
     for dimension in layout.dimensions:
-        size = Extent.number(1)
-        for axis in dimension:
-            size = size * (Extent.symbol("batch") if axis == BATCH else program.extents[axis])
-        sizes.append(size.code(symbols))
+        extents = {**program.extents, BATCH: Extent.symbol("batch")}
+        sizes.append(size_of(dimension, extents).code(symbols))
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

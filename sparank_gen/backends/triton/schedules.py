@@ -6,21 +6,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
+from sparank_gen.backends.triton.names import host_emitter, parameter_variables
 from sparank_gen.backends.triton.scope import Storage, is_unrolled
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, Step
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import owner_of, widest
 from sparank_gen.plan.cost import operations_per_row
-from sparank_gen.plan.pieces import Buffer
+from sparank_gen.plan.pieces import Buffer, made_buffer
 from sparank_gen.plan.schedule import elements
 from sparank_gen.plan.stages import (
     Split,
@@ -31,17 +31,6 @@ from sparank_gen.plan.stages import (
     split_at_contractions,
     with_leaves,
 )
-
-HOST_NAMES = frozenset(
-    """
-    Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
-    partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
-    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
-    results cotangents kept keep keeps KEPT separate
-    """.split()
-)
-# How the buffers between kernels are called.
-_BUFFER = re.compile(r"^(rows|partial|operand|product)_(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -69,6 +58,15 @@ class Pass:
 
     def is_unrolled(self, axis: str) -> bool:
         return is_unrolled(self.program, axis)
+
+    def shape(self, axes: Iterable[str], count: str = "batch") -> str:
+        """The shape of a tensor with these axes, of which the batch axis has ``count`` entries."""
+        sizes = [count if axis == BATCH else self.program.extents[axis].code(self.symbols) for axis in axes]
+        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+    def loop_over(self, axis: str) -> str:
+        """A loop over the modalities, by their widths."""
+        return f"for {self.symbols[f'dim[{axis}]']} in dims"
 
     def holding(self, buffers: Iterable[Buffer]) -> Pass:
         """The same pass, with buffers that its kernels may read and write."""
@@ -215,7 +213,7 @@ def _steps(
         own = [buffer_store(buffer) for buffer in stage.operands] + [stores[position] for position in stage.results]
         new = {buffer.name: buffer for buffer in stage.operands}
         if columns is not None:
-            held = [Buffer(d.name, d.axes, ir.leaf(d.name, d.axes), False) for d in columns.products]
+            held = [made_buffer(d.name, d.axes, ir.leaf(d.name, d.axes), False, made.program) for d in columns.products]
             kept = [buffer for buffer, product in zip(held, columns.products, strict=True) if product in columns.kept]
             own = [*(buffer_store(buffer) for buffer in kept), *own]
             new |= {buffer.name: buffer for buffer in kept}
@@ -244,26 +242,25 @@ def _told_apart(steps: Iterable[Step], others: Iterable[Step], suffix: str) -> t
     return tuple(found)
 
 
-def _allocated(made: Pass, stores: Iterable[Store], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str, bool], ...]:
+def _allocated(made: Pass, stores: Iterable[Store], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str, str, bool], ...]:
     """The buffers that a kernel writes."""
     own = [buffers[store.storage.name] for store in stores if store.storage.name in buffers]
-    return tuple((b.name, _buffer_shape(b, made), b.partial) for b in own)
+    return tuple((b.name, *_buffer_shape(b, made), b.partial) for b in own)
 
 
-def _buffer_shape(buffer: Buffer, made: Pass) -> str:
-    return shape_of(buffer.axes, made, "tiles" if buffer.partial else "batch")
-
-
-def shape_of(axes: Iterable[str], made: Pass, count: str = "batch") -> str:
-    """The shape of a tensor with these axes, of which the batch axis has ``count`` entries."""
-    sizes = [count if axis == BATCH else made.program.extents[axis].code(made.symbols) for axis in axes]
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+def _buffer_shape(buffer: Buffer, made: Pass) -> tuple[str, str]:
+    """The shape of a buffer, and of a list of them the loop that makes one for each modality."""
+    axes = [axis for axis in buffer.axes if axis != buffer.listed]
+    loop = made.loop_over(buffer.listed) if buffer.listed is not None else ""
+    return made.shape(axes, "tiles" if buffer.partial else "batch"), loop
 
 
 def buffer_store(buffer: Buffer) -> Store:
     """How a kernel writes a buffer."""
     count = "programs" if buffer.partial else "batch"
-    storage = Storage(buffer.name, buffer.axes, tuple(range(len(buffer.axes))), count=count)
+    listed = buffer.axes.index(buffer.listed) if buffer.listed is not None else None
+    order = tuple(position for position in range(len(buffer.axes)) if position != listed)
+    storage = Storage(buffer.name, buffer.axes, order, listed, count=count)
     return Store(storage, buffer.node, buffer.axes, partial=buffer.partial)
 
 
@@ -280,8 +277,13 @@ def _product(lowering: Lowering, definition: Definition, made: Pass) -> Product:
     is_plain = len(order) <= 2 and "torch.einsum(" not in "".join(lowering.emitter.lines[-1:])
     if not is_plain:
         code = f"{code}.contiguous()" if listed is None else f"x.contiguous() for x in {code}"
-    storage = Storage(definition.name, slots, order, listed=None if listed is None else slots.index(listed))
-    return Product(storage, code, shape_of(element.axes, made), made.program.extents[listed] if listed else None)
+    if listed is None:
+        return Product(Storage(definition.name, slots, order), code, made.shape(element.axes))
+    extents = made.program.extents
+    is_wide = any(owner_of(extents[axis]) == listed for axis in element.axes if axis != BATCH)
+    loop = made.loop_over(listed) if is_wide else f"for _ in range({extents[listed].code(made.symbols)})"
+    storage = Storage(definition.name, slots, order, listed=slots.index(listed))
+    return Product(storage, code, made.shape(element.axes), loop, extents[listed])
 
 
 def _parts(store: Store, whole: set[Node], program: Program) -> list[Store]:
@@ -340,7 +342,7 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
         pointers.append((f"{label}_ptrs", f"tuple({variable})") if is_listed else (f"{label}_ptr", variable))
     columns = None
     if printer.columns is not None:
-        columns = f"{printer.lanes[printer.columns].upper()}_LANES", printer.columns.code(printer.symbols)
+        columns = f"{printer.lanes[widest(printer.columns)].upper()}_LANES", printer.columns.code(printer.symbols)
     return Kernel(name, title, tuple(pointers), (*_prologue(printer), *printer.lines), operations, columns)
 
 
@@ -351,8 +353,8 @@ def _prologue(printer: KernelPrinter) -> list[str]:
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
     prologue = []
     if printer.columns is not None:
-        width = f"{printer.lanes[printer.columns].upper()}_LANES"
-        prologue.append(f"columns = tl.cdiv({printer.columns.code(printer.symbols)}, {width})")
+        width = f"{printer.lanes[widest(printer.columns)].upper()}_LANES"
+        prologue.append(f"columns = tl.cdiv({printer.number_code(printer.columns, {})}, {width})")
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
     prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
@@ -364,28 +366,9 @@ def _prologue(printer: KernelPrinter) -> list[str]:
     for extent, variable in printer.lanes.items():
         if re.search(rf"\b(in_)?{variable}\b", text):
             width = f"{variable.upper()}_LANES"
-            first = f"tl.program_id(0) % columns * {width} + " if extent == printer.columns else ""
+            is_tiled = printer.columns is not None and extent == widest(printer.columns)
+            first = f"tl.program_id(0) % columns * {width} + " if is_tiled else ""
             prologue.append(f"{variable} = {first}tl.arange(0, {width})")
         if re.search(rf"\bin_{variable}\b", text):
-            prologue.append(f"in_{variable} = {variable} < {extent.code(printer.symbols)}")
+            prologue.append(f"in_{variable} = {variable} < {printer.number_code(extent, {})}")
     return prologue + printer.mask_lines
-
-
-def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
-    """The argument that holds each parameter in the functions that launch kernels."""
-    emitter = host_emitter(mode, symbols)
-    return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
-
-
-def host_emitter(mode: Mode, symbols: Mapping[str, str]) -> Emitter:
-    """An emitter for the functions that launch kernels."""
-    results = [name + suffix for name in result_variables(mode) for suffix in ("", ADJOINT)]
-    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *results, *symbols.values()})
-
-
-def result_variables(mode: Mode) -> tuple[str, ...]:
-    """The variable of each result, in the functions that launch kernels and as the label of its pointer in them."""
-    parameters = {p.layout.name for module in mode.modules for p in module.parameters}
-    taken = parameters | {*RESERVED, *HOST_NAMES, *(h.name.value for h in mode.spec.hyperparameters)} - {"out", "weights"}
-    emitter = Emitter(mode.program.extents, {}, taken=taken)
-    return tuple(emitter.unique(_BUFFER.sub(r"\1_of_\2", result.key)) for result in mode.results)

@@ -37,14 +37,16 @@ class Product:
     Attributes:
         storage: how it lies there; it is named as the product is.
         code: an expression, or the expressions of a tuple, that pass it to a kernel.
-        shape: the size of each of its dimensions, ``listed`` left out.
-        listed: how many tensors it is, where it is a list of them.
+        shape: its shape, or that of each of its tensors.
+        loop: the loop over these, where it is a list.
+        listed: how many they are.
     """
 
     storage: Storage
     code: str
     shape: str
-    listed: Extent | None
+    loop: str = ""
+    listed: Extent | None = None
 
     @property
     def name(self) -> str:
@@ -62,13 +64,14 @@ class Step:
     """One step of a function: buffers to allocate, a kernel to launch, statements that follow.
 
     Attributes:
-        buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
+        buffers: name, shape, the loop where there is one for each modality, and whether it holds partial sums, of each
+            buffer that the kernel writes.
         kernel: the kernel, or None.
         lines: torch statements.
         products: the matrix products that these compute.
     """
 
-    buffers: tuple[tuple[str, str, bool], ...]
+    buffers: tuple[tuple[str, str, str, bool], ...]
     kernel: Kernel | None
     lines: tuple[str, ...] = ()
     products: tuple[Product, ...] = ()
