@@ -145,11 +145,21 @@ def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     return y
 
 
-def most_numbers() -> int:
-    """How many numbers the rows of a program may need on this machine, or where launches are recorded for."""
+def backend() -> str:
+    """The kind of chip of this machine, or of the one that launches are recorded for."""
     if _recorded is not None:
-        return NUMBERS[_recorded.backend]
-    return NUMBERS["cuda" if torch.version.hip is None else "hip"]
+        return _recorded.backend
+    return "cuda" if torch.version.hip is None else "hip"
+
+
+def most_numbers() -> int:
+    """How many numbers the rows of a program may need."""
+    return NUMBERS[backend()]
+
+
+def warps_for(is_small: bool) -> int:
+    """How many warps a program has. Four of 64 lanes, as AMD has them, share all registers that more would share."""
+    return 4 if is_small or backend() == "hip" else 8
 
 
 def acc(tensor: Tensor) -> Any:
@@ -212,7 +222,7 @@ def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[in
     rows, limit = most, most_numbers()
     while rows > least and rows * numbers_per_row > limit:
         rows //= 2
-    return rows, 4 if 4 * rows * numbers_per_row <= limit else 8
+    return rows, warps_for(4 * rows * numbers_per_row <= limit)
 
 
 def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int, int]:
@@ -227,7 +237,7 @@ def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int
     rows, columns, limit = 128, 128, most_numbers()
     while rows > 16 and rows * columns * numbers_per_element > limit:
         rows //= 2
-    warps = 4 if 2 * rows * columns * numbers_per_element <= limit else 8
+    warps = warps_for(2 * rows * columns * numbers_per_element <= limit)
     return rows, columns, 128 // tensor.dtype.itemsize, warps
 
 

@@ -148,10 +148,11 @@ def kernel_file(mode: Mode) -> KernelFile:
     forward, before = _forward(mode, program, results, storages, symbols, numbers)
     backward, rest = _backward(mode, program, results, storages, symbols, numbers, before)
     lanes, padded = _padded(program, symbols)
-    # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
     width = WIDEST if mode.one_width is None else Extent.symbol(ONE_WIDTH)
-    moved = program.extents["m"] * width * Extent.number(2)
-    set_size = working_set(lanes, with_outer_results=True) or moved
+    set_size = working_set(lanes, with_outer_results=True) or program.extents["m"] * width
+    if not forward.split:
+        # Where nothing is multiplied, all of it is alive at once, and not half of it as elsewhere.
+        set_size = set_size * Extent.number(2)
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules

@@ -239,7 +239,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = lanes + lanes * M + 3 * M
+    numbers = 2 * lanes + 2 * lanes * M + 6 * M
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(
         scalar_gate_forward_kernel,
@@ -272,7 +272,7 @@ def backward(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (lanes + lanes * M + 3 * M)
+    numbers = 2 * (2 * lanes + 2 * lanes * M + 6 * M)
     rows, warps = tile_for(numbers, least=1, most=32)
     partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows)))
     partial_2 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))

@@ -118,7 +118,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = lanes + lanes * M
+    numbers = 2 * lanes + 2 * lanes * M
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(sum_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
 
@@ -141,7 +141,7 @@ def backward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (lanes + lanes * M)
+    numbers = 2 * (2 * lanes + 2 * lanes * M)
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(sum_backward_kernel, batch, rows, warps, (tuple(h_bar), out_bar, batch), constants)
 

@@ -175,7 +175,7 @@ def forward(
     (out,) = results
     batch = h[0].shape[0]
     constants = _constants(h, return_extras, product_dtype, result_dtype)
-    numbers = 2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"]
+    numbers = 4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"]
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(
         tensor_fusion_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants
@@ -199,7 +199,7 @@ def backward(
     batch = h[0].shape[0]
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    numbers = 2 * (2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"])
+    numbers = 2 * (4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"])
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(
         tensor_fusion_backward_kernel,
