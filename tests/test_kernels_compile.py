@@ -59,6 +59,13 @@ def test_what_is_not_multiplied_is_all_alive_and_stays_in_registers(mode: str) -
         assert compile_launch(launch, TARGETS["sm_90"]).spilled <= MOST_SPILLED
 
 
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(("mode", "dim"), [("film", 128), ("mixture_of_experts", 64)])
+def test_weights_of_products_over_several_axes_leave_rows_fewer_registers(mode: str, dim: int, target: str) -> None:
+    _, backward = launches("sparank_fusion", mode, dim, 2, "bfloat16").launches
+    assert compile_launch(backward, TARGETS[target]).spilled <= MOST_SPILLED
+
+
 @pytest.mark.parametrize("mode", ["low_rank_bilinear", "film", "deep_sets"])
 def test_four_wide_warps_share_all_registers(mode: str) -> None:
     """Eight of 64 lanes would have half as many each, and spill hundreds of bytes."""

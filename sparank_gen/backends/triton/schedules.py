@@ -33,6 +33,10 @@ from sparank_gen.plan.stages import (
 )
 
 
+# One in how many registers rows may fill where weights crowd them: what it takes for compiled kernels to spill nothing.
+CROWDED = 3
+
+
 @dataclass(frozen=True)
 class Pass:
     """The forward or the backward pass of a mode, on its way into kernels.
@@ -157,7 +161,13 @@ def _around_products(
     split = split_of(made, stores, buffers, named)
     made, stores = replace(made, program=split.program), _over_products(stores, split)
     written = {buffer.name: buffer for buffer in buffers}
-    return replace(found, split=tuple(_steps(made, split, stores, written, [None] * len(split.stages))))
+    steps = tuple(_steps(made, split, stores, written, [None] * len(split.stages)))
+    return replace(found, split=steps, share=CROWDED if before is not None and _sums_over_several_axes(split) else 1)
+
+
+def _sums_over_several_axes(split: Split) -> bool:
+    """Whether a product is contracted over more than one axis: compiled kernels hold the weights for all of them at once."""
+    return any(len(definition.node.over) > 1 for stage in split.stages for definition in stage.products)
 
 
 def _over_products(stores: Sequence[Store], split: Split) -> list[Store]:

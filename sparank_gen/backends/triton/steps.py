@@ -90,6 +90,7 @@ class Schedules:
         operations: of the products that ``columns`` computes in kernels, for one row.
         numbers: of their results, how many ``columns`` neither writes nor reads where ``split`` does, for one row.
         operations_again: of the products that ``again`` computes, for one row.
+        share: which part of the registers the rows of ``resident`` may fill; the weights of its products take the others.
     """
 
     resident: Step
@@ -100,6 +101,7 @@ class Schedules:
     operations: str = "0"
     numbers: str = "0"
     operations_again: str = "0"
+    share: int = 1
 
     @property
     def steps(self) -> tuple[Step, ...]:

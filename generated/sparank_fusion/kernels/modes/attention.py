@@ -1513,7 +1513,7 @@ def backward(
     numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (3 * lanes * M), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (3 * lanes * M)), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))

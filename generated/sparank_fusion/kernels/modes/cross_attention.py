@@ -1543,7 +1543,7 @@ def backward(
     numbers = 2 * (4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (lanes + 2 * lanes * M), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (lanes + 2 * lanes * M)), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))

@@ -660,7 +660,7 @@ def backward(
     numbers = 2 * (8 * lanes + 5 * lanes * constants["K_LANES"] + 3)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (2 * lanes * constants["K_LANES"]), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (2 * lanes * constants["K_LANES"])), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
         rows_2 = h[0].new_empty((batch, dim, factors))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))

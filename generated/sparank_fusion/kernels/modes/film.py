@@ -612,7 +612,7 @@ def backward(
         h[0], constants["PRECISION"], numbers, dim * dim, 8 * dim * dim, 6 * dim, kept=bool(kept)
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(3 * numbers, most=32)
         partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((2, batch, dim))
         launch(

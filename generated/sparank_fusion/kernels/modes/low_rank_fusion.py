@@ -513,7 +513,7 @@ def backward(
     numbers = 2 * (lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"])
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * terms, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (lanes * M * constants["R_LANES"]), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (lanes * M * constants["R_LANES"])), most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dim))
         rows_2 = h[0].new_empty((M, batch, terms, dim))
         launch(

@@ -605,7 +605,7 @@ def backward(
         h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts), kept=bool(kept)
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (lanes * constants["E_LANES"]), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (lanes * constants["E_LANES"])), most=32)
         rows_1 = h[0].new_empty((batch, experts))
         rows_2 = h[0].new_empty((batch, dim))
         rows_3 = h[0].new_empty((M, batch, experts, dim))

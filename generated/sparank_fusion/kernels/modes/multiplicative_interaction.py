@@ -501,7 +501,7 @@ def backward(
     numbers = 2 * (6 * lanes + lanes * lanes)
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * dim * dim, dim * dim))
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(3 * numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
         rows_3 = h[0].new_empty((batch, dim, dim))
