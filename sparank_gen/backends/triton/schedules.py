@@ -32,7 +32,6 @@ from sparank_gen.plan.stages import (
     with_leaves,
 )
 
-
 # One in how many registers rows may fill where weights crowd them: what it takes for compiled kernels to spill nothing.
 CROWDED = 3
 
