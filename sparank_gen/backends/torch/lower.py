@@ -99,6 +99,8 @@ class Lowering:
             return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
         if node.op == "extent":
             code = node.data.code(self.emitter.symbols)
+            if node.axes:
+                return self.number_of_each(next(iter(node.axes)), code)
             return Scalar(code, 10 if code.replace(".", "").isidentifier() or code.isdigit() else 6)
         if node.op == "rename":
             return self.rename(node)
@@ -141,6 +143,12 @@ class Lowering:
             return self.stored(f"{name}[{indices[slot]}]", layout, per, rest)
         element = f"{name}_{indices[slot]}"
         return Listed(indices[slot], self.stored(element, layout, per, rest), ((element, name),))
+
+    def number_of_each(self, owner: str, code: str) -> Dense:
+        """A number for each modality, made of its width, as a tensor."""
+        widths, variable = self.emitter.symbols[WIDTHS], self.emitter.symbols[f"dim[{owner}]"]
+        numbers = widths if code == variable else f"[{code} for {variable} in {widths}]"
+        return Dense(f"h[0].new_tensor({numbers})", (owner,))
 
     def pieces(self, code: str, name: str, layout: Layout, owner: str, indices: Sequence[str | int]) -> Value:
         """A tensor laid out as pieces of a size for each modality, as the list of them; ``name`` is in that of a piece."""
@@ -221,7 +229,14 @@ class Lowering:
         return self.lift(pick, value)
 
     def stack(self, node: Node) -> Value:
-        pieces = [self.dense(self.tensor(self.lower(piece))) for piece in node.args]
+        values = [self.tensor(self.lower(piece)) for piece in node.args]
+        apart = next((value.axis for value in values if isinstance(value, Listed) and self.emitter.differs(value)), None)
+        if apart is not None:
+            return self.each(apart, lambda *pieces: self.stacked(node, pieces), *values)
+        return self.stacked(node, [self.dense(value) for value in values])
+
+    def stacked(self, node: Node, pieces: Sequence[Dense]) -> Dense:
+        """The pieces of a stack along its new axis."""
         axes = self.sorted(set().union(*(piece.axes for piece in pieces)))
         if len(pieces) == 1:
             return Dense(f"{pieces[0].ordered(axes).atom}.unsqueeze(0)", (*node.over, *axes))
@@ -317,7 +332,8 @@ class Lowering:
         """Pointwise work; lists along axes of ``joined`` are stacked before it."""
         operator = OPERATORS[node.op]
         values = [self.shortened(arg, self.lower(arg)) for arg in node.args]
-        values = [self.dense(x) if isinstance(x, Listed) and x.axis in joined else x for x in values]
+        stacks = [isinstance(x, Listed) and x.axis in joined and not self.emitter.differs(x) for x in values]
+        values = [self.dense(x) if stacked and isinstance(x, Listed) else x for x, stacked in zip(values, stacks, strict=True)]
         if all(isinstance(value, Scalar) for value in values):
             operands = self.operands(operator.scalar, operator.precedence, values, bool(operator.symbol))
             precedence = operator.precedence if operator.symbol else 2 if " if " in operator.scalar else 5
@@ -378,10 +394,12 @@ class Lowering:
         joined, inner = self.joined(value, node.over)
         operator = OPERATORS[node.op]
         if node.op == "layernorm":
-            return self.taken_to_pieces(value, self.layer_norm(replace(node, over=joined.axes[-1:]), joined), inner)
+            return self.taken_to_pieces(node, value, self.layer_norm(replace(node, over=joined.axes[-1:]), joined), inner)
         code = Dense(operator.torch.format(joined.atom, dim=-1), joined.axes)
+        if node.op == "product_of_others":
+            code = self.dense_over_axes(node.op, joined, joined.axes[-1:])
         if operator.kind == "normalisation":
-            return self.taken_to_pieces(value, code, inner)
+            return self.taken_to_pieces(node, value, code, inner)
         return Dense(code.code, joined.axes[:-1])
 
     def joined(self, value: Listed, over: Sequence[str]) -> tuple[Dense, tuple[str, ...]]:
@@ -393,15 +411,15 @@ class Lowering:
         sequence = replace(value, element=element).sequence
         return Dense(f"torch.cat({sequence}, -1)", (*rest, composed((value.axis, *inner)))), inner
 
-    def taken_to_pieces(self, value: Listed, joined: Dense, inner: tuple[str, ...]) -> Listed:
-        """The pieces of a joined tensor that ``value`` was, the axes ``inner`` of each a dimension."""
+    def taken_to_pieces(self, node: Node, value: Listed, joined: Dense, inner: tuple[str, ...]) -> Listed:
+        """The pieces of ``node``, joined as its operand ``value`` was, the axes ``inner`` of each a dimension."""
         size, widths = self.emitter.extents_code(inner), self.emitter.symbols[WIDTHS]
         variable = self.emitter.symbols[f"dim[{value.axis}]"]
         sizes = widths if size == variable else f"[{size} for {variable} in {widths}]"
-        piece = Dense("x", joined.axes)
-        piece = piece if len(inner) == 1 else Dense(f"x.unflatten(-1, {self.sizes(inner)})", joined.axes)
-        source = ("x", f"{joined.atom}.split({sizes}, -1)")
-        return self.emitter.with_widths(Listed(value.axis, replace(piece, axes=(*joined.axes[:-1], *inner)), (source,)))
+        piece = self.emitter.unique(f"{node.op}_part")
+        code = piece if len(inner) == 1 else f"{piece}.unflatten(-1, {self.sizes(inner)})"
+        source = (piece, f"{joined.atom}.split({sizes}, -1)")
+        return self.emitter.with_widths(Listed(value.axis, Dense(code, (*joined.axes[:-1], *inner)), (source,)))
 
     def dense_over_axes(self, op: str, value: Dense, over: Sequence[str]) -> Dense:
         """A reduction or normalisation of one tensor by a method of torch."""
