@@ -11,6 +11,7 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, prepared, width_symbols
+from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.schedules import (
@@ -381,7 +382,7 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             if owner is not None:
                 inner = tuple(axis for axis in axes if axis != owner)
                 pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
-                gradients[name] = pieces.sequence if module.per else lowering.pieces_joined(pieces, parameter.layout)
+                gradients[name] = pieces.sequence if module.per else laid_out(lowering, pieces, parameter.layout)
                 continue
             if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
                 value = lowering.dense(value)
