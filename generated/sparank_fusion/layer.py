@@ -166,6 +166,8 @@ class FusionLayer(FusionModule):
             "low_rank_fusion": {"terms": terms},
             "mixture_of_experts": {"experts": experts},
         }
+        if isinstance(dim, (list, tuple)) and len(dim) == n_modalities and len(set(dim)) == 1:
+            dim = dim[0]
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
         # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the

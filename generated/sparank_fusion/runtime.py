@@ -81,7 +81,7 @@ class FusionModule(nn.Module):
             raise ValueError(
                 f"expected dim to be one width, or one for each of {n_modalities} modalities, got {list(dim)}"
             )
-        if cls.one_width is not None and len(set(dim)) > 1:
+        if cls.one_width is not None:
             raise ValueError(
                 f"expected one width for fusion_type {cls.fusion_type!r}, whose formula has index {cls.one_width!r} for all"
                 f" modalities, got dim={list(dim)}; map the features to one width before, or choose another mode"

@@ -28,11 +28,13 @@ from support import (
 CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2},
     {"dim": 6, "n_modalities": 3},
+    {"dim": [7, 6, 8], "n_modalities": 3},
 ]
 # Sizes that leave lanes of kernels empty, and a batch that leaves rows of the last of several programs empty.
 RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2},
     {"dim": 6, "n_modalities": 3},
+    {"dim": [7, 6, 8], "n_modalities": 3},
 ]
 KERNELS = kernel_runs("resident")
 RUNS = [*TORCH, *KERNELS]

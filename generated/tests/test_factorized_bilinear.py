@@ -28,10 +28,12 @@ from support import (
 
 CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2, "factors": 5},
+    {"dim": [7, 6], "n_modalities": 2, "factors": 5},
 ]
 # Sizes that leave lanes of kernels empty, and a batch that leaves rows of the last of several programs empty.
 RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2, "factors": 5},
+    {"dim": [7, 6], "n_modalities": 2, "factors": 5},
 ]
 KERNELS = kernel_runs("resident", "split", "again")
 RUNS = [*TORCH, *KERNELS]

@@ -27,10 +27,12 @@ from support import (
 
 CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2, "rank": 5},
+    {"dim": [7, 6], "n_modalities": 2, "rank": 5},
 ]
 # Sizes that leave lanes of kernels empty, and a batch that leaves rows of the last of several programs empty.
 RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2, "rank": 5},
+    {"dim": [7, 6], "n_modalities": 2, "rank": 5},
 ]
 KERNELS = kernel_runs("resident", "columns", "split", "again")
 RUNS = [*TORCH, *KERNELS]

@@ -28,11 +28,13 @@ from support import (
 CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2, "terms": 4},
     {"dim": 6, "n_modalities": 3, "terms": 4},
+    {"dim": [7, 6, 8], "n_modalities": 3, "terms": 4},
 ]
 # Sizes that leave lanes of kernels empty, and a batch that leaves rows of the last of several programs empty.
 RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2, "terms": 3},
     {"dim": 6, "n_modalities": 3, "terms": 3},
+    {"dim": [7, 6, 8], "n_modalities": 3, "terms": 3},
 ]
 KERNELS = kernel_runs("resident", "split", "again")
 RUNS = [*TORCH, *KERNELS]

@@ -27,10 +27,12 @@ from support import (
 
 CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2},
+    {"dim": [7, 6], "n_modalities": 2},
 ]
 # Sizes that leave lanes of kernels empty, and a batch that leaves rows of the last of several programs empty.
 RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2},
+    {"dim": [7, 6], "n_modalities": 2},
 ]
 KERNELS = kernel_runs("resident", "split")
 RUNS = [*TORCH, *KERNELS]

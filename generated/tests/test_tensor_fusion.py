@@ -28,10 +28,12 @@ from support import (
 
 CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2},
+    {"dim": [7, 6], "n_modalities": 2},
 ]
 # Sizes that leave lanes of kernels empty, and a batch that leaves rows of the last of several programs empty.
 RAGGED_CASES: list[dict[str, Any]] = [
     {"dim": 6, "n_modalities": 2},
+    {"dim": [7, 6], "n_modalities": 2},
 ]
 KERNELS = kernel_runs("resident")
 RUNS = [*TORCH, *KERNELS]
@@ -74,7 +76,7 @@ def test_golden(
 def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
-    out = layer(h).unflatten(1, (layer.dim + 1, layer.dim + 1))
+    out = layer(h).unflatten(1, (layer.dims[0] + 1, layer.dims[1] + 1))
     # max[p,q](out[p,q]) >= 1
     assert_at_most(1, out.amax((1, 2)))
 

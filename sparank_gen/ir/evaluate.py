@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of, leaf, reachable
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owner_of, owners, read_at
+from sparank_gen.lang.widths import owners
 
 Array = NDArray[np.float64]
 
@@ -93,20 +93,35 @@ def evaluate_in(
     """A value as a layout says, broadcast along the axes that it lacks; what differs in size is joined."""
     value = values[node]
     axes = tuple(axis for dimension in dimensions for axis in dimension)
-    owner = value.owner if isinstance(value, Apart) else next(iter(owners(axes, extents).values()), None)
+    owner = value.owner if isinstance(value, Apart) else next((o for o in owners(axes, extents).values() if o in axes), None)
     if owner is None:
         assert isinstance(value, Value)
         counts = {axis: int(sizes["batch"]) if extents[axis].symbols == {"batch"} else extents[axis].value(sizes) for axis in axes}
         array = np.broadcast_to(value.along(axes), [counts[axis] for axis in axes])
         return np.array(array).reshape([math.prod(counts[axis] for axis in dimension) for dimension in dimensions])
     joined = next(place for place, dimension in enumerate(dimensions) if owner in dimension)
-    own = [tuple(axis for axis in dimension if axis != owner) for dimension in dimensions]
+    position = dimensions[joined].index(owner)
+    before, after = dimensions[joined][:position], dimensions[joined][position + 1 :]
+    own = [*dimensions[:joined], *((axis,) for axis in before), after, *dimensions[joined + 1 :]]
+    whole = np.concatenate(evaluate_apart(node, owner, own, values, extents, sizes), joined + position)
+    end = joined + position + 1
+    return whole.reshape((*whole.shape[:joined], math.prod(whole.shape[joined:end]), *whole.shape[end:]))
+
+
+def evaluate_apart(
+    node: Node,
+    owner: str,
+    dimensions: Sequence[tuple[str, ...]],
+    values: Mapping[Node, Value | Apart],
+    extents: Mapping[str, Extent],
+    sizes: Sizes,
+) -> list[Array]:
+    """A value at each position of a modality axis, as a layout says that lacks it."""
     evaluator = _Evaluator({}, extents, sizes)
-    parts = [
-        evaluate_in(node, own, {node: evaluator.part(value, owner, m)}, {**extents, **evaluator.extents_of(owner, m)}, sizes)
+    return [
+        evaluate_in(node, dimensions, {node: evaluator.part(values[node], owner, m)}, extents, evaluator.sizes_of(owner, m))
         for m in range(evaluator.count)
     ]
-    return np.concatenate(parts, joined)
 
 
 @dataclass(frozen=True)
@@ -121,9 +136,10 @@ class _Evaluator:
     def count(self) -> int:
         return int(self.sizes["modalities"])
 
-    def extents_of(self, owner: str, m: int) -> dict[str, Extent]:
-        """The extents that depend on ``owner``, for modality ``m``."""
-        return {axis: read_at(e, {owner: m}) for axis, e in self.extents.items() if owner_of(e) == owner}
+    def sizes_of(self, owner: str, m: int) -> Sizes:
+        """The sizes where ``owner`` is modality ``m``."""
+        width = self.sizes.get(f"dim[{m}]")
+        return self.sizes if width is None else {**self.sizes, f"dim[{owner}]": width}
 
     def part(self, value: Value | Apart, owner: str, m: int) -> Value:
         """What a value is for modality ``m``."""
@@ -136,12 +152,13 @@ class _Evaluator:
 
     def value(self, node: Node, args: list[Value | Apart]) -> Value | Apart:
         """The value of a node; where sizes differ, of one modality after another."""
-        apart = next((arg.owner for arg in args if isinstance(arg, Apart)), None)
+        differing = [owner for owner in owners(node.axes - {BATCH}, self.extents).values() if owner in node.axes]
+        apart = next((arg.owner for arg in args if isinstance(arg, Apart)), next(iter(differing), None) if args else None)
         if node.op == "leaf" and isinstance(self.tensors[node.data[0]], Pieces):
             return self.pieces(node)
         if node.op == "extent" and node.axes:
             (owner,) = node.axes
-            numbers = [read_at(node.data, {owner: m}).number_for(self.sizes) for m in range(self.count)]
+            numbers = [node.data.number_for(self.sizes_of(owner, m)) for m in range(self.count)]
             return Value(np.array([float(number) for number in numbers]), (owner,))
         if apart is not None and node.op == "rename":
             names = dict(node.data)
@@ -156,7 +173,7 @@ class _Evaluator:
         if apart in node.over:
             return self.over_joined(node, args[0])
         parts = tuple(
-            _value(node, [self.part(arg, apart, m) for arg in args], {}, {**self.extents, **self.extents_of(apart, m)}, self.sizes)
+            _value(node, [self.part(arg, apart, m) for arg in args], {}, self.extents, self.sizes_of(apart, m))
             for m in range(self.count)
         )
         return self.together(node, apart, parts)
@@ -178,8 +195,8 @@ class _Evaluator:
         numbers = range(self.count) if isinstance(which, str) else [_whole(which, self.sizes)]
         parts = []
         for m in numbers:
-            extents = {**self.extents, **(self.extents_of(which, m) if isinstance(which, str) else {})}
-            parts.append(_leaf(leaf(name, rest), {name: tensor.arrays[m]}, extents, self.sizes))
+            sizes = self.sizes_of(which, m) if isinstance(which, str) else self.sizes
+            parts.append(_leaf(leaf(name, rest), {name: tensor.arrays[m]}, self.extents, sizes))
         return self.together(node, which, tuple(parts)) if isinstance(which, str) else parts[0]
 
     def placed(self, node: Node, arg: Value | Apart) -> Apart:
@@ -189,8 +206,8 @@ class _Evaluator:
         differing = owners(node.axes - {BATCH}, self.extents)
         parts = []
         for m in range(self.count):
-            extents = self.extents_of(owner, m)
-            shape = [extents[a].value(self.sizes) if a in differing else own.array.shape[k] for k, a in enumerate(own.axes)]
+            sizes = self.sizes_of(owner, m)
+            shape = [self.extents[a].value(sizes) if a in differing else own.array.shape[k] for k, a in enumerate(own.axes)]
             parts.append(own if m == _whole(node.data, self.sizes) else Value(np.zeros(shape), own.axes))
         return Apart(owner, tuple(parts))
 

@@ -13,7 +13,7 @@ from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.lang.functions import CONCAT
 from sparank_gen.lang.ops import OPERATORS, Operator
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
-from sparank_gen.lang.widths import owners, read_at, size_of
+from sparank_gen.lang.widths import owner_of, owners, read_at, size_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
@@ -138,9 +138,8 @@ def check_slots(
         raise errors.WrongIndexCount(f"{name!r} takes {expected}, found {len(indices)}", span, "write one index for each axis")
     axes = [index.value for index in indices if isinstance(index.value, str)]
     moves = {axis: index.value for axis, index in zip(quantity.axes, indices, strict=True)}
-    slots = tuple(read_at(slot, moves) for slot in slots)
     found: list[Position] = []
-    for slot, index in zip(slots, indices, strict=True):
+    for slot, index in zip((read_at(slot, moves) for slot in slots), indices, strict=True):
         extent = scope.resolved(slot)
         if isinstance(index.value, int):
             limit = extent.constant
@@ -159,6 +158,12 @@ def check_slots(
             )
         own = scope.resolved(scope.extents[axis])
         if index.offset is not None:
+            if slot not in slots and owner_of(slot) is None:
+                raise errors.ExtentMismatch(
+                    f"{name!r} has extent {slot} here, that of one modality, and is read from an offset on",
+                    index.span,
+                    f"name the whole of it first, as in 'x[j] = {name}[…,j]' with 'j: {slot}', and read that",
+                )
             found.append(_window(name, slot, axis, index, index.offset, scope))
             continue
         if own != extent:
@@ -280,6 +285,13 @@ def _call(expression: Call, scope: Scope) -> Node:
                 index.span,
                 f"use {index.value!r} inside, or leave it out",
             )
+    inner = [axis for axis, owner in owners(arguments[0].axes & scope.extents.keys(), scope.extents).items() if owner in axes]
+    if len(inner) > 1:
+        raise errors.ExtentMismatch(
+            f"{' and '.join(map(repr, inner))} have extents that depend on {owner_of(scope.extents[inner[0]])!r}, which they are reduced with",
+            expression.span,
+            f"reduce over {', '.join(inner)} first: {operator.name}[{owner_of(scope.extents[inner[0]])}]({operator.name}[{','.join(inner)}](…))",
+        )
     return ir.reduce(operator.name, arguments[0], axes, _options(expression, operator))
 
 

@@ -82,5 +82,6 @@ class Mode:
     @property
     def one_width(self) -> str | None:
         """The index that needs all modalities to have one width, ``dim``; None where each may have its own."""
-        extents = self.program.extents
-        return next((axis for axis, extent in extents.items() if ONE_WIDTH in extent.symbols), None)
+        extents, one = self.program.extents, Extent.symbol(ONE_WIDTH)
+        whole = [axis for axis, extent in extents.items() if extent == one]
+        return next(iter([*whole, *(axis for axis, extent in extents.items() if ONE_WIDTH in extent.symbols)]), None)

@@ -22,11 +22,14 @@ def broadcast_reduce(op: str, node: Node, over: Iterable[str], extents: Mapping[
     over = list(over)
     absent = [axis for axis in over if axis not in node.axes]
     present = [axis for axis in over if axis in node.axes]
-    if set(owners(absent, extents).values()) & set(present):
+    differing = owners(over, extents)
+    own = set(differing.values()) & set(over)
+    if own and (len(differing) > 1 or own & set(present) and set(differing) & set(absent)):
         # So many entries for each modality: they count before modalities are summed over.
-        size = ir.extent(size_of(over, extents))
-        weighed = ir.apply("mul", node, ir.extent(size_of(absent, extents)))
-        return ir.reduce("sum", weighed if op == "sum" else ir.apply("div", weighed, size), present)
+        inner = [axis for axis in over if axis not in own]
+        part = broadcast_reduce("sum", node, inner, extents)
+        total = broadcast_reduce("sum", part, own, extents)
+        return total if op == "sum" else ir.apply("div", total, ir.extent(size_of(over, extents)))
     if present:
         node = ir.reduce(op, node, present)
     return ir.apply("mul", node, ir.extent(size_of(absent, extents))) if absent and op == "sum" else node

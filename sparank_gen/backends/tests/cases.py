@@ -154,16 +154,16 @@ def tensors(mode: Mode, case: Case, batch: int = BATCH) -> dict[str, Array | Pie
     extents, sizes = mode.program.extents, case.sizes(batch)
     modality, rows, own = mode.features.dimensions
     features = [rule(f"features.{m}", (batch, width)) for m, width in enumerate(case.dims)]
-    found = {FEATURES: _indexed(features, (rows, own), (*rows, *modality, *own), modality[0], extents, sizes)}
+    found = {FEATURES: indexed(features, (rows, own), (*rows, *modality, *own), modality[0], extents, sizes)}
     for module in mode.modules:
         for parameter in module.parameters:
             layout = parameter.layout
             dimensions = layout.without(module.per)
-            found[layout.name] = _indexed(parts[layout.name], dimensions, layout.axes, module.per, extents, sizes)
+            found[layout.name] = indexed(parts[layout.name], dimensions, layout.axes, module.per, extents, sizes)
     return found
 
 
-def _indexed(
+def indexed(
     stored: Sequence[Array],
     dimensions: Sequence[tuple[str, ...]],
     indices: tuple[str, ...],

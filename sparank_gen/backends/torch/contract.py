@@ -56,12 +56,19 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
             continue
         inner = tuple(axis for axis in layout_axes if axis in node.over)
-        differing = set(owners(weight.axes, lowering.program.extents).values()) - {listed}
-        if differing and not differing <= {*inner[:1]}:
+        joined = _joined_slot(lowering, weight)
+        if joined is not None and (not inner or weight.data[1][joined] != inner[0]):
             continue
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
         return Gemm(weight, product_of(rest), outer, inner, listed)
     return None
+
+
+def _joined_slot(lowering: Lowering, leaf: Node) -> int | None:
+    """The slot of a parameter along which pieces of a size for each modality are joined, or None."""
+    layout, per = lowering.parameters[leaf.data[0]]
+    owner = next(iter(owners(layout.axes, lowering.program.extents).values()), None)
+    return layout.axes.index(owner) if owner is not None and per is None else None
 
 
 def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozenset[str]) -> bool:
@@ -120,6 +127,8 @@ def _terms(lowering: Lowering, node: Node) -> list[tuple[int, Node]]:
 
 def _is_bias(lowering: Lowering, bias: Node, gemm: Gemm) -> bool:
     if bias.op != "leaf" or bias.data[0] not in lowering.parameters or not gemm.outer:
+        return False
+    if _joined_slot(lowering, bias) is not None:
         return False
     listed = _listed_axis(lowering, bias, [gemm.listed] if gemm.listed else ())
     return bias.axes - {listed} == set(gemm.outer) and listed == gemm.listed
@@ -313,7 +322,9 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         return _sum(lowering, lowering.lower(node.args[0]), node.over)
     values = [lowering.shortened(factor, lowering.lower(factor)) for factor in factors]
     lists = {value.axis for value in values if isinstance(value, Listed)}
-    if len(lists) == 1 and lists <= set(node.over) and not _spans_modalities(lowering, values, lists):
+    apart = {value.axis for value in values if isinstance(value, Listed) and lowering.emitter.differs(value)}
+    lists = apart or lists
+    if len(lists) == 1 and lists <= set(node.over) and (apart or not _spans_modalities(lowering, values, lists)):
         (axis,) = lists
         rest = [other for other in node.over if other != axis]
         if not rest and len(values) == 2 and not any(isinstance(value, Scalar) for value in values):

@@ -133,4 +133,4 @@ class Emitter:
 
     def extents_code(self, axes: Sequence[str]) -> str:
         """The extent of axes that share a dimension as code."""
-        return size_of(axes, self.extents).code(self.symbols)
+        return size_of(self.known(axes), self.extents).code(self.symbols)

@@ -333,7 +333,9 @@ class ExpressionPrinter(KernelScope):
         name, indices = leaf.data
         pairs = list(zip(self.storages[name].slots, indices, strict=True))
         windows = [(slot, index) for slot, index in pairs if isinstance(index, Window)]
-        if any(owner_of(self.program.extents[slot]) in [s for s, i in pairs if isinstance(i, FIXED)] for slot, _ in windows):
+        numbered = {slot for slot, index in pairs if isinstance(index, FIXED)}
+        extents = self.program.extents
+        if any(owner_of(extents[slot]) in numbered or owner_of(extents[index.axis]) not in (None, *leaf.axes) for slot, index in windows):
             return False
         return not any(self.is_unrolled(index.axis) and not self.is_unrolled(slot) for slot, index in windows)
 

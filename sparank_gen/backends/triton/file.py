@@ -11,6 +11,7 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, prepared, width_symbols
+from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import host_emitter, parameter_variables, result_variables
@@ -22,11 +23,12 @@ from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
-from sparank_gen.ir.simplify import simplify
+from sparank_gen.ir.rewrite import rewrite
+from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
 from sparank_gen.ir.views import FEATURES, feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, size_of, widest
+from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owners, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
@@ -335,11 +337,39 @@ def _backward(
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
     h_bar = Storage("h_bar", feature, _but_listed(feature), listed=1)
-    stores = [Store(h_bar, definition.node, feature) for definition in cut.rows]
+    exact = mode.spec.modalities.exact
+    stores = [store for definition in cut.rows for store in _feature_stores(h_bar, definition.node, expanded, exact)]
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
     return schedules(made, stores, cut.buffers, before), _rest(mode, cut.rest, symbols)
+
+
+def _feature_stores(storage: Storage, node: Node, program: Program, exact: int | None) -> list[Store]:
+    """How the gradient of the features is written: by number where the formula names modalities so, else in a loop."""
+    modality, *apart = storage.slots[1:]
+    terms = terms_of(node)
+    is_numbered = all(term.op == "place" and term.over == (modality,) and isinstance(term.data, int) for term in terms)
+    if exact is None or not is_numbered:
+        return [Store(storage, node, storage.slots)]
+    stores = []
+    for number in range(exact):
+        own = [term.args[0] for term in terms if term.data == number]
+        extents = {axis: read_at(program.extents[axis], {modality: number}) for axis in apart}
+        axes = {axis: _axis_of_extent(own, axis, extent, program) for axis, extent in extents.items()}
+        part = sum_of([ir.rename(term, axes) for term in own]) if own else ir.constant(0)
+        named = replace(program, definitions=(Definition(storage.name, tuple(axes.values()), part),))
+        stores.append(Store(storage, rewrite(named, (merge_views,))[storage.name].node, (BATCH, number, *axes.values())))
+    return stores
+
+
+def _axis_of_extent(nodes: Sequence[Node], axis: str, extent: Extent, program: Program) -> str:
+    """The axis that nodes have of an extent, where ``axis`` stands for it in the features: that which it renamed, if any."""
+    if program.extents[axis] == extent:
+        return axis
+    renamed: list[str] = [old for node in nodes if node.op == "rename" for old, new in node.data if new == axis]
+    others = [other for other in program.extents if all(other not in node.axes for node in nodes)]
+    return next((other for other in (*renamed, *others) if program.extents[other] == extent), axis)
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
@@ -357,8 +387,11 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             value = lowering.tensor(lowering.lower(definition.node))
             axes = parameter.layout.axes
             wanted = tuple(axis for axis in axes if axis != module.per)
-            if isinstance(value, Listed) and emitter.differs(value) and value.axis != module.per:
-                gradients[name] = lowering.pieces_joined(value, parameter.layout)
+            owner = next(iter(owners(axes, mode.program.extents).values()), None)
+            if owner is not None:
+                inner = tuple(axis for axis in axes if axis != owner)
+                pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
+                gradients[name] = pieces.sequence if module.per else laid_out(lowering, pieces, parameter.layout)
                 continue
             if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
                 value = lowering.dense(value)

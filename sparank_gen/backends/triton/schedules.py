@@ -18,7 +18,7 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import owner_of, widest
+from sparank_gen.lang.widths import has_widths, owner_of, widest
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, made_buffer
 from sparank_gen.plan.schedule import elements
@@ -378,6 +378,9 @@ def _prologue(printer: KernelPrinter) -> list[str]:
             is_tiled = printer.columns is not None and extent == widest(printer.columns)
             first = f"tl.program_id(0) % columns * {width} + " if is_tiled else ""
             prologue.append(f"{variable} = {first}tl.arange(0, {width})")
-        if re.search(rf"\bin_{variable}\b", text):
+        if re.search(rf"\bin_{variable}\b", text) and not has_widths([extent]):
             prologue.append(f"in_{variable} = {variable} < {printer.number_code(extent, {})}")
+    for extent, condition in printer.bounds.items():
+        if re.search(rf"\b{condition}\b", text):
+            prologue.append(f"{condition} = {printer.lanes[widest(extent)]} < {printer.number_code(extent, {})}")
     return prologue + printer.mask_lines

@@ -72,6 +72,7 @@ class KernelScope:
         lanes: the variable that counts along each extent; along that of the widest modality, where widths differ.
         looped: the variable that counts along each axis inside a loop over tiles of it.
         used: the tensors that are read or written.
+        bounds: the variable of the condition that a lane lies inside the width of a modality that has a number.
         masks: the variable of each condition on several dimensions, and the statements that set them.
     """
 
@@ -85,6 +86,7 @@ class KernelScope:
     lanes: dict[Extent, str] = field(default_factory=dict)
     looped: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    bounds: dict[Extent, str] = field(default_factory=dict)
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
 
@@ -152,12 +154,21 @@ class KernelScope:
             return "INNER"
         return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
 
+    def bound(self, axis: str, extent: Extent) -> str | None:
+        """The variable of the condition that a lane lies inside the extent of an axis; None where each modality has its own."""
+        if axis == BATCH or axis in self.looped or not has_widths([extent]):
+            return f"in_{self.lane(axis)}"
+        if owner_of(extent) is not None:
+            return None
+        if extent not in self.bounds:
+            first = next(axis for axis, other in self.program.extents.items() if other == extent)
+            self.bounds[extent] = self.unique(f"in_{first}")
+        return self.bounds[extent]
+
     def inside(self, axis: str, within: Sequence[str], env: Mapping[str, str], extent: Extent) -> str:
         """The condition that a lane of a tile of ``within`` lies inside the extent of one axis."""
-        lane = self.lane(axis)
-        if axis == BATCH or axis in self.looped or not has_widths([extent]):
-            return f"in_{lane}{expansion((axis,), within)}"
-        return f"({lane}{expansion((axis,), within)} < {self.number_code(extent, env)})"
+        variable, shape = self.bound(axis, extent), expansion((axis,), within)
+        return f"{variable}{shape}" if variable else f"({self.lane(axis)}{shape} < {self.number_code(extent, env)})"
 
     def mask(
         self, axes: Sequence[str], within: Sequence[str], env: Mapping[str, str], read: Mapping[str, Extent] | None = None
@@ -172,9 +183,9 @@ class KernelScope:
         """
         extents = {**self.program.extents, **(read or {})}
         code = " & ".join(self.inside(axis, within, env, extents[axis]) for axis in axes)
-        if len(axes) < 2 or tuple(axes) != tuple(within) or self.looped or has_widths(self.program.extents[a] for a in axes):
+        key = tuple(bound[3:] for axis in axes if (bound := self.bound(axis, extents[axis])) is not None)
+        if len(axes) < 2 or tuple(axes) != tuple(within) or self.looped or len(key) < len(axes):
             return code
-        key = tuple(self.lane(axis) for axis in axes)
         if key not in self.masks:
             self.masks[key] = self.unique(f"in_{'_'.join(key)}")
             self.mask_lines.append(f"{self.masks[key]} = {code}")
@@ -205,7 +216,7 @@ class KernelScope:
         moves = {slot: index for slot, index in zip(storage.slots, indices, strict=True) if isinstance(index, (str, int))}
         return {slot: widths.read_at(self.program.extents[slot], moves) for slot in storage.slots}
 
-    def bounds(self, extent: Extent, window: Window) -> tuple[bool, bool]:
+    def reaches_out(self, extent: Extent, window: Window) -> tuple[bool, bool]:
         """Whether a window may reach below the first and beyond the last position of a dimension of this extent."""
         left = extent - self.program.extents[window.axis] - window.shift
         return not window.shift.is_at_least_zero({}), not left.is_at_least_zero({})
@@ -214,7 +225,7 @@ class KernelScope:
         """One position of a dimension; where a window may reach outside it, what is read there is not used."""
         if isinstance(index, Window):
             code = self.shifted(env[index.axis], index.shift, env)
-            return f"{code} % {self.fixed(extent, env)}" if any(self.bounds(extent, index)) else code
+            return f"{code} % {self.fixed(extent, env)}" if any(self.reaches_out(extent, index)) else code
         return self.fixed(index, env) if isinstance(index, FIXED) else env[index]
 
     def address(self, storage: Storage, indices: Sequence[Index], env: Mapping[str, str], axes: Sequence[str]) -> str:
@@ -267,7 +278,7 @@ class KernelScope:
         for slot, index in zip(self.storages[name].slots, indices, strict=True):
             if isinstance(index, Window) and index.axis in axes:
                 place = self.shifted(self.lane(index.axis) + expansion((index.axis,), axes), index.shift, env)
-                below, beyond = self.bounds(extents[slot], index)
+                below, beyond = self.reaches_out(extents[slot], index)
                 conditions += [f"({place} >= 0)"] if below else []
                 conditions += [f"({place} < {self.number_code(extents[slot], env)})"] if beyond else []
         mask = f", mask={' & '.join(conditions)}, other=0.0" if conditions else ""

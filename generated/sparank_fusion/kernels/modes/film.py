@@ -24,8 +24,10 @@ from sparank_fusion.kernels import (
     schedule,
     separate,
     shaped,
+    starts,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -53,7 +55,8 @@ def film_forward_kernel(
     weights_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -69,26 +72,35 @@ def film_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_j = i < dims[1]
+    in_i = i < dims[0]
+    in_j_i = in_j[:, None] & in_i[None, :]
     in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_i = in_i[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     total = ()
     for p in tl.static_range(2):
-        W_tile = tl.load(W_ptr + p * dim * dim + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
+        W_tile = tl.load(
+            W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0
+        )
         total = total + (
             contract(h[1], W_tile, ACC, PRECISION)
-            + tl.load(c_ptr + p * dim + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -101,7 +113,8 @@ def film_forward_products(
     weights_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -115,23 +128,23 @@ def film_forward_products(
     \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i}
     \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
     """
-    columns = tl.cdiv(dim, I_LANES)
+    columns = tl.cdiv(dims[0], I_LANES)
     b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for p in tl.static_range(2):
         total = tl.zeros((ROWS, I_LANES), ACC)
-        for start in range(0, dim, INNER):
+        for start in range(0, dims[1], INNER):
             j = start + tl.arange(0, INNER)
-            in_j = j < dim
+            in_j = j < dims[1]
             h_tile = tl.load(
                 h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
             )
             W_tile = tl.load(
-                W_ptr + p * dim * dim + i[None, :] * dim + j[:, None],
+                W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + j[:, None],
                 mask=in_j[:, None] & in_i[None, :],
                 other=0.0,
             )
@@ -139,17 +152,25 @@ def film_forward_products(
         product_1 = product_1 + (total,)
     total = ()
     for p in tl.static_range(2):
-        total = total + (product_1[p] + tl.load(c_ptr + p * dim + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        total = total + (
+            product_1[p] + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+        )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -162,7 +183,8 @@ def film_forward_epilogue(
     product_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -178,28 +200,36 @@ def film_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for p in tl.static_range(2):
         product_1 = product_1 + (
-            tl.load(product_1_ptr + b[:, None] * 2 * dim + p * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
+            tl.load(
+                product_1_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
         )
     total = ()
     for p in tl.static_range(2):
-        total = total + (product_1[p] + tl.load(c_ptr + p * dim + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        total = total + (
+            product_1[p] + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+        )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -215,7 +245,8 @@ def film_backward_kernel(
     rows_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -234,20 +265,30 @@ def film_backward_kernel(
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_i = in_i[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_j_i = in_j[:, None] & in_i[None, :]
+    in_i_j = in_i[:, None] & in_j[None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    W_tile = tl.load(W_ptr + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
+    W_tile = tl.load(W_ptr + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0)
     gamma = 1 + (
         contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     )
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
     gamma_bar = (
-        tl.load(gamma_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         if HAS_EXTRAS
         else tl.zeros(
             (
@@ -265,37 +306,36 @@ def film_backward_kernel(
         )
     total_2 = 0.0
     for p in tl.static_range(2):
-        W_tile_2 = tl.load(W_ptr + p * dim * dim + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        total_2 = total_2 + contract(total[p], W_tile_2, ACC, PRECISION)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (out_bar * gamma if m == 0 else tl.zeros_like(out_bar * gamma))
-            + (total_2 if m == 1 else tl.zeros_like(total_2)),
+        W_tile_2 = tl.load(
+            W_ptr + p * dims[0] * dims[1] + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0
         )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        total_2 = total_2 + contract(total[p], W_tile_2, ACC, PRECISION)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_b_j)
     for p in tl.static_range(2):
         tl.store(
-            partial_1_ptr + p * dim * programs + program * dim + i,
+            partial_1_ptr + p * dims[0] * programs + program * dims[0] + i,
             tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),
             mask=in_i,
         )
     for p in tl.static_range(2):
-        tl.store(rows_2_ptr + p * batch * dim + b[:, None] * dim + i[None, :], total[p], mask=in_b_i)
+        tl.store(rows_2_ptr + p * batch * dims[0] + b[:, None] * dims[0] + i[None, :], total[p], mask=in_b_i)
 
 
 @triton.jit
 def film_backward_operands_1(
     h_ptrs,
     h_rows,
+    c_ptr,
+    h_bar_ptrs,
     out_bar_ptr,
     gamma_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
+    product_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -314,11 +354,21 @@ def film_backward_operands_1(
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_1 = ()
+    for p in tl.static_range(2):
+        product_1 = product_1 + (
+            tl.load(
+                product_1_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
+        )
+    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+    gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
     gamma_bar = (
-        tl.load(gamma_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         if HAS_EXTRAS
         else tl.zeros(
             (
@@ -330,7 +380,13 @@ def film_backward_operands_1(
     )
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     total = ()
     for p in tl.static_range(2):
         total = total + (
@@ -339,101 +395,22 @@ def film_backward_operands_1(
         )
     for p in tl.static_range(2):
         tl.store(
-            partial_1_ptr + p * dim * programs + program * dim + i,
+            partial_1_ptr + p * dims[0] * programs + program * dims[0] + i,
             tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),
             mask=in_i,
         )
     for p in tl.static_range(2):
-        tl.store(rows_2_ptr + p * batch * dim + b[:, None] * dim + i[None, :], total[p], mask=in_b_i)
-
-
-@triton.jit
-def film_backward_products(
-    h_ptrs,
-    h_rows,
-    W_ptr,
-    c_ptr,
-    h_bar_ptrs,
-    out_bar_ptr,
-    rows_2_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    I_LANES: tl.constexpr,
-    HAS_EXTRAS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows and columns: matrix products and what follows them.
-
-    \gamma_{i} = 1 + \sum_{j} W_{0,i,j}\,h_{1,j} + c_{0,i}
-    \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i}
-    \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
-    """
-    columns = tl.cdiv(dim, I_LANES)
-    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_1 = ()
-    for p in tl.static_range(2):
-        total = tl.zeros((ROWS, I_LANES), ACC)
-        for start in range(0, dim, INNER):
-            j = start + tl.arange(0, INNER)
-            in_j = j < dim
-            h_tile = tl.load(
-                h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
-            )
-            W_tile = tl.load(
-                W_ptr + p * dim * dim + i[None, :] * dim + j[:, None],
-                mask=in_j[:, None] & in_i[None, :],
-                other=0.0,
-            )
-            total = total + contract(h_tile, W_tile, ACC, PRECISION)
-        product_1 = product_1 + (total,)
-    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    product_2 = tl.zeros((ROWS, I_LANES), ACC)
-    for p in tl.static_range(2):
-        for start in range(0, dim, INNER):
-            i_2 = start + tl.arange(0, INNER)
-            in_i_2 = i_2 < dim
-            rows_2_tile = tl.load(
-                rows_2_ptr + p * batch * dim + b[:, None] * dim + i_2[None, :],
-                mask=in_b[:, None] & in_i_2[None, :],
-                other=0.0,
-            )
-            W_tile = tl.load(
-                W_ptr + p * dim * dim + i_2[:, None] * dim + i[None, :],
-                mask=in_i_2[:, None] & in_i[None, :],
-                other=0.0,
-            )
-            product_2 = product_2 + contract(rows_2_tile, W_tile, ACC, PRECISION)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (out_bar * gamma if m == 0 else tl.zeros_like(out_bar * gamma))
-            + (product_2 if m == 1 else tl.zeros_like(product_2)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        tl.store(rows_2_ptr + p * batch * dims[0] + b[:, None] * dims[0] + i[None, :], total[p], mask=in_b_i)
 
 
 @triton.jit
 def film_backward_epilogue(
-    c_ptr,
     h_bar_ptrs,
-    out_bar_ptr,
-    product_1_ptr,
     product_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -449,27 +426,10 @@ def film_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_1 = ()
-    for p in tl.static_range(2):
-        product_1 = product_1 + (
-            tl.load(product_1_ptr + b[:, None] * 2 * dim + p * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
-        )
-    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    product_2 = tl.load(product_2_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (out_bar * gamma if m == 0 else tl.zeros_like(out_bar * gamma))
-            + (product_2 if m == 1 else tl.zeros_like(product_2)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    in_j = i < dims[1]
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_2 = tl.load(product_2_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_2, mask=in_b_j)
 
 
 def _constants(
@@ -481,11 +441,12 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "dims": dims,
+        "starts": starts(dims),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -501,10 +462,12 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((batch, dim) if return_extras else (0,), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -521,11 +484,21 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 6 * lanes
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim, 4 * dim, kept=keep)
+    chosen = schedule(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * max(dims),
+        4 * max(dims) * max(dims),
+        4 * max(dims),
+        kept=keep,
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -547,12 +520,12 @@ def forward(
             warps,
             (tuple(h), row_strides(h), W, c, out, weights, batch),
             tile,
-            triton.cdiv(dim, columns),
+            triton.cdiv(dims[0], columns),
         )
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
+            product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             film_forward_epilogue,
@@ -580,11 +553,13 @@ def _outputs(
     keep: bool,
 ) -> list[Tensor]:
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     if keep:
         dtype = product_dtype or h[0].dtype
         results += [
-            h[0].new_empty((batch, 2, dim), dtype=dtype),
+            h[0].new_empty((batch, 2, dims[0]), dtype=dtype),
         ]
 
     return results
@@ -603,18 +578,18 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (6 * lanes)
-    chosen = schedule(
-        h[0], constants["PRECISION"], numbers, dim * dim, 8 * dim * dim, 6 * dim, kept=bool(kept)
-    )
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims), kept=bool(kept))
     if chosen == "resident":
         rows, warps = tile_for(3 * numbers, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((2, batch, dim))
+        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
+        rows_2 = h[0].new_empty((2, batch, dims[0]))
         launch(
             film_backward_kernel,
             batch,
@@ -624,66 +599,45 @@ def backward(
             constants,
         )
 
-    elif chosen == "columns":
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((2, batch, dim))
-        launch(
-            film_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), out_bar, weights_bar, partial_1, rows_2, batch),
-            constants,
-        )
-
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            film_backward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, tuple(h_bar), out_bar, rows_2, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
-
     else:
         if not kept:
             with multiplied_in(product_dtype, h[0]):
-                product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
+                product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
 
             kept = separate([product_1.contiguous()], product_dtype or h[0].dtype)
         product_1 = kept[0]
 
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((2, batch, dim))
+        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
+        rows_2 = h[0].new_empty((2, batch, dims[0]))
         launch(
             film_backward_operands_1,
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), out_bar, weights_bar, partial_1, rows_2, batch),
+            (
+                tuple(h),
+                row_strides(h),
+                c,
+                tuple(h_bar),
+                out_bar,
+                weights_bar,
+                partial_1,
+                rows_2,
+                product_1,
+                batch,
+            ),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim)
+            product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            film_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (c, tuple(h_bar), out_bar, product_1, product_2, batch),
-            constants,
-        )
+        launch(film_backward_epilogue, batch, rows, warps, (tuple(h_bar), product_2, batch), constants)
 
     with multiplied_in(product_dtype, h[0]):
-        W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim, dim)
-        c_bar = partial_1.sum(1)  # (2, dim)
+        W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim[0], dim[1])
+        c_bar = partial_1.sum(1)  # (2, dim[0])
     return [
         *h_bar,
         *shaped([W_bar], [W]),
@@ -715,18 +669,18 @@ def _keeps(
     result_dtype: torch.dtype,
 ) -> bool:
     """Whether the forward pass keeps matrix products for the backward one."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 6 * lanes
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        dim * dim,
-        4 * dim * dim,
-        (4 * dim * dim, 4 * dim),
-        (8 * dim * dim, 6 * dim),
+        max(dims) * max(dims),
+        4 * max(dims) * max(dims),
+        (4 * max(dims) * max(dims), 4 * max(dims)),
+        (0, 0),
     )
 
 

@@ -25,9 +25,11 @@ from sparank_fusion.kernels import (
     separate,
     shaped,
     square,
+    starts,
     tanh,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -62,7 +64,8 @@ def low_rank_bilinear_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -79,22 +82,30 @@ def low_rank_bilinear_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < rank
-    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_i_r = in_i[:, None] & in_r[None, :]
+    in_j_r = in_j[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
+    in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    U_tile = tl.load(U_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
+    U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
     x = tanh(
         contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    V_tile = tl.load(V_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
+    V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
     y = tanh(
         contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
@@ -104,7 +115,7 @@ def low_rank_bilinear_forward_kernel(
         contract(tl.where(in_r[None, :], x * y, 0.0), P_tile, ACC, PRECISION)
         + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -118,7 +129,8 @@ def low_rank_bilinear_forward_products_2(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -140,26 +152,28 @@ def low_rank_bilinear_forward_products_2(
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
     product_1 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    for start in range(0, dims[0], INNER):
         i_2 = start + tl.arange(0, INNER)
-        in_i_2 = i_2 < dim
+        in_i_2 = i_2 < dims[0]
         h_tile = tl.load(
             h_ptrs[0] + b[:, None] * h_rows[0] + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
         )
         U_tile = tl.load(
-            U_ptr + r[None, :] * dim + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
+            U_ptr + r[None, :] * dims[0] + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
         )
         product_1 = product_1 + contract(h_tile, U_tile, ACC, PRECISION)
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
     x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product_2 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    for start in range(0, dims[1], INNER):
         j = start + tl.arange(0, INNER)
-        in_j = j < dim
+        in_j = j < dims[1]
         h_tile = tl.load(
             h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
         )
-        V_tile = tl.load(V_ptr + r[None, :] * dim + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0)
+        V_tile = tl.load(
+            V_ptr + r[None, :] * dims[1] + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0
+        )
         product_2 = product_2 + contract(h_tile, V_tile, ACC, PRECISION)
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
     y = tanh(product_2 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
@@ -174,7 +188,8 @@ def low_rank_bilinear_forward_products(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -189,11 +204,11 @@ def low_rank_bilinear_forward_products(
     y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
     \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
     """
-    columns = tl.cdiv(dim, I_LANES)
+    columns = tl.cdiv(dims[0], I_LANES)
     b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_3 = tl.zeros((ROWS, I_LANES), ACC)
     for start in range(0, rank, INNER):
@@ -208,7 +223,7 @@ def low_rank_bilinear_forward_products(
         product_3 = product_3 + contract(operand_1_tile, P_tile, ACC, PRECISION)
     # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
     out = product_3 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -220,7 +235,8 @@ def low_rank_bilinear_forward_operands_2(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -255,7 +271,8 @@ def low_rank_bilinear_forward_epilogue(
     product_3_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -272,12 +289,12 @@ def low_rank_bilinear_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_3 = tl.load(product_3_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_3 = tl.load(product_3_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
     out = product_3 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -300,7 +317,8 @@ def low_rank_bilinear_backward_kernel(
     rows_7_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -318,62 +336,66 @@ def low_rank_bilinear_backward_kernel(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < rank
+    in_j = i < dims[1]
+    in_i = i < dims[0]
+    in_j_r = in_j[:, None] & in_r[None, :]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_i_r = in_i[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
+    in_r_j = in_r[:, None] & in_j[None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
     in_b_r = in_b[:, None] & in_r[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    U_tile = tl.load(U_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
-    x = tanh(
-        contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-    )
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
-    total = contract(out_bar, P_tile, ACC, PRECISION)
-    y_bar = x * total
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    V_tile = tl.load(V_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
+    V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
     y = tanh(
         contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
-    product = y_bar * (1 - square(y))
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
+    total = contract(out_bar, P_tile, ACC, PRECISION)
     x_bar = y * total
-    product_2 = x_bar * (1 - square(x))
-    h_bar = ()
-    for m in tl.static_range(M):
-        V_tile_2 = tl.load(V_ptr + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0)
-        U_tile_2 = tl.load(U_ptr + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0)
-        h_bar = h_bar + (
-            (
-                contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION)
-                if m == 1
-                else tl.zeros_like(contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION))
-            )
-            + (
-                contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION)
-                if m == 0
-                else tl.zeros_like(
-                    contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION)
-                )
-            ),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
-    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
-    tl.store(
-        partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0), mask=in_r
+    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+    U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
+    x = tanh(
+        contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
-    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
+    product = x_bar * (1 - square(x))
+    U_tile_2 = tl.load(U_ptr + r[:, None] * dims[0] + i[None, :], mask=in_r_i, other=0.0)
+    tl.store(
+        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+        contract(tl.where(in_r[None, :], product, 0.0), U_tile_2, ACC, PRECISION),
+        mask=in_b_i,
+    )
+    y_bar = x * total
+    product_2 = y_bar * (1 - square(y))
+    V_tile_2 = tl.load(V_ptr + r[:, None] * dims[1] + i[None, :], mask=in_r_j, other=0.0)
+    tl.store(
+        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+        contract(tl.where(in_r[None, :], product_2, 0.0), V_tile_2, ACC, PRECISION),
+        mask=in_b_j,
+    )
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    tl.store(
+        partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0), mask=in_r
+    )
+    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
+    tl.store(partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
+    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
     tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
-    tl.store(rows_7_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
@@ -383,7 +405,8 @@ def low_rank_bilinear_backward_operands_1_after_columns(
     rows_7_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -401,11 +424,13 @@ def low_rank_bilinear_backward_operands_1_after_columns(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(rows_7_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
@@ -425,7 +450,8 @@ def low_rank_bilinear_backward_products_2(
     rows_7_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -447,42 +473,44 @@ def low_rank_bilinear_backward_products_2(
     r = tl.program_id(0) % columns * R_LANES + tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
-    product_1 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    product_3 = tl.zeros((ROWS, R_LANES), ACC)
+    for start in range(0, dims[0], INNER):
         i_2 = start + tl.arange(0, INNER)
-        in_i_2 = i_2 < dim
+        in_i_2 = i_2 < dims[0]
         h_tile = tl.load(
             h_ptrs[0] + b[:, None] * h_rows[0] + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
         )
         U_tile = tl.load(
-            U_ptr + r[None, :] * dim + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
+            U_ptr + r[None, :] * dims[0] + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
         )
-        product_1 = product_1 + contract(h_tile, U_tile, ACC, PRECISION)
+        product_3 = product_3 + contract(h_tile, U_tile, ACC, PRECISION)
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    x = tanh(product_3 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product_2 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    for start in range(0, dims[0], INNER):
         o = start + tl.arange(0, INNER)
-        in_o = o < dim
+        in_o = o < dims[0]
         rows_7_tile = tl.load(
-            rows_7_ptr + b[:, None] * dim + o[None, :], mask=in_b[:, None] & in_o[None, :], other=0.0
+            rows_7_ptr + b[:, None] * dims[0] + o[None, :], mask=in_b[:, None] & in_o[None, :], other=0.0
         )
         P_tile = tl.load(
             P_ptr + o[:, None] * rank + r[None, :], mask=in_o[:, None] & in_r[None, :], other=0.0
         )
         product_2 = product_2 + contract(rows_7_tile, P_tile, ACC, PRECISION)
     y_bar = x * product_2
-    product_3 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    product_1 = tl.zeros((ROWS, R_LANES), ACC)
+    for start in range(0, dims[1], INNER):
         j = start + tl.arange(0, INNER)
-        in_j = j < dim
+        in_j = j < dims[1]
         h_tile = tl.load(
             h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
         )
-        V_tile = tl.load(V_ptr + r[None, :] * dim + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0)
-        product_3 = product_3 + contract(h_tile, V_tile, ACC, PRECISION)
+        V_tile = tl.load(
+            V_ptr + r[None, :] * dims[1] + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0
+        )
+        product_1 = product_1 + contract(h_tile, V_tile, ACC, PRECISION)
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    y = tanh(product_3 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    y = tanh(product_1 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product = y_bar * (1 - square(y))
     tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
     tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
@@ -496,65 +524,38 @@ def low_rank_bilinear_backward_products_2(
 
 
 @triton.jit
-def low_rank_bilinear_backward_products(
-    U_ptr,
-    V_ptr,
+def low_rank_bilinear_backward_epilogue_after_columns(
     h_bar_ptrs,
-    rows_3_ptr,
-    rows_5_ptr,
+    product_4_ptr,
+    product_5_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
-    INNER: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows and columns: matrix products and what follows them.
+    r"""The backward pass on a tile of rows: what follows the matrix products.
 
     x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
     y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
     \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
     """
-    columns = tl.cdiv(dim, I_LANES)
-    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
+    i = tl.arange(0, I_LANES)
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_4 = tl.zeros((ROWS, I_LANES), ACC)
-    for start in range(0, rank, INNER):
-        r_2 = start + tl.arange(0, INNER)
-        in_r_2 = r_2 < rank
-        rows_3_tile = tl.load(
-            rows_3_ptr + b[:, None] * rank + r_2[None, :], mask=in_b[:, None] & in_r_2[None, :], other=0.0
-        )
-        V_tile = tl.load(
-            V_ptr + r_2[:, None] * dim + i[None, :], mask=in_r_2[:, None] & in_i[None, :], other=0.0
-        )
-        product_4 = product_4 + contract(rows_3_tile, V_tile, ACC, PRECISION)
-    product_5 = tl.zeros((ROWS, I_LANES), ACC)
-    for start in range(0, rank, INNER):
-        r_2 = start + tl.arange(0, INNER)
-        in_r_2 = r_2 < rank
-        rows_5_tile = tl.load(
-            rows_5_ptr + b[:, None] * rank + r_2[None, :], mask=in_b[:, None] & in_r_2[None, :], other=0.0
-        )
-        U_tile = tl.load(
-            U_ptr + r_2[:, None] * dim + i[None, :], mask=in_r_2[:, None] & in_i[None, :], other=0.0
-        )
-        product_5 = product_5 + contract(rows_5_tile, U_tile, ACC, PRECISION)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (product_4 if m == 1 else tl.zeros_like(product_4))
-            + (product_5 if m == 0 else tl.zeros_like(product_5)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_4 = tl.load(product_4_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_4, mask=in_b_i)
+    product_5 = tl.load(product_5_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_5, mask=in_b_j)
 
 
 @triton.jit
@@ -569,7 +570,8 @@ def low_rank_bilinear_backward_operands_1(
     product_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -587,13 +589,15 @@ def low_rank_bilinear_backward_operands_1(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < rank
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_b_r = in_b[:, None] & in_r[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
     product_2 = tl.load(product_2_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
     y = tanh(product_2 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
@@ -601,7 +605,7 @@ def low_rank_bilinear_backward_operands_1(
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
     x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
-    tl.store(rows_7_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
@@ -617,7 +621,8 @@ def low_rank_bilinear_backward_operands_2(
     product_4_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -663,7 +668,8 @@ def low_rank_bilinear_backward_epilogue(
     product_6_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -680,18 +686,14 @@ def low_rank_bilinear_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_5 = tl.load(product_5_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_6 = tl.load(product_6_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (product_5 if m == 1 else tl.zeros_like(product_5))
-            + (product_6 if m == 0 else tl.zeros_like(product_6)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_5 = tl.load(product_5_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_5, mask=in_b_i)
+    product_6 = tl.load(product_6_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_6, mask=in_b_j)
 
 
 def _constants(
@@ -708,12 +710,13 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
+        "dims": dims,
+        "starts": starts(dims),
         "rank": rank,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "R_LANES": triton.next_power_of_2(rank),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -734,9 +737,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
     ]
 
 
@@ -758,12 +763,20 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     (out,) = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * lanes + 6 * constants["R_LANES"]
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, dim * rank, 6 * dim * rank, 2 * dim + 4 * rank, kept=keep
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * rank,
+        6 * max(dims) * rank,
+        2 * max(dims) + 4 * rank,
+        kept=keep,
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -799,7 +812,7 @@ def forward(
             warps,
             (P, c, out, operand_1, batch),
             tile,
-            triton.cdiv(dim, columns),
+            triton.cdiv(dims[0], columns),
         )
 
     else:
@@ -818,7 +831,7 @@ def forward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_3 = F.linear(operand_1, P)  # (B, dim)
+            product_3 = F.linear(operand_1, P)  # (B, dim[0])
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
 
@@ -845,6 +858,7 @@ def _outputs(
 ) -> list[Tensor]:
     results = _results(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     batch = h[0].shape[0]
+
     if keep:
         dtype = product_dtype or h[0].dtype
         results += [
@@ -872,29 +886,31 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
     chosen = schedule(
         h[0],
         constants["PRECISION"],
         numbers,
-        dim * rank,
-        10 * dim * rank,
-        4 * dim + 6 * rank,
+        max(dims) * rank,
+        6 * max(dims) * rank,
+        6 * rank,
         kept=bool(kept),
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_3 = h[0].new_empty((batch, rank))
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_5 = h[0].new_empty((batch, rank))
         rows_6 = h[0].new_empty((batch, rank))
-        rows_7 = h[0].new_empty((batch, dim))
+        rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_kernel,
             batch,
@@ -924,8 +940,8 @@ def backward(
 
     elif chosen == "columns":
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_7 = h[0].new_empty((batch, dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
+        rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_operands_1_after_columns,
             batch,
@@ -967,16 +983,17 @@ def backward(
             triton.cdiv(rank, columns),
         )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(rows_5, U.t())  # (B, dim[0])
+            product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
+        rows, warps = tile_for(numbers, least=1, most=32)
         launch(
-            low_rank_bilinear_backward_products,
+            low_rank_bilinear_backward_epilogue_after_columns,
             batch,
             rows,
             warps,
-            (U, V, tuple(h_bar), rows_3, rows_5, batch),
-            tile,
-            triton.cdiv(dim, columns),
+            (tuple(h_bar), product_4, product_5, batch),
+            constants,
         )
 
     else:
@@ -989,9 +1006,9 @@ def backward(
         product_1, product_2 = kept[0], kept[1]
 
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
         rows_6 = h[0].new_empty((batch, rank))
-        rows_7 = h[0].new_empty((batch, dim))
+        rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_operands_1,
             batch,
@@ -1018,8 +1035,8 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_5 = F.linear(rows_3, V.t())  # (B, dim)
-            product_6 = F.linear(rows_5, U.t())  # (B, dim)
+            product_5 = F.linear(rows_5, U.t())  # (B, dim[0])
+            product_6 = F.linear(rows_3, V.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             low_rank_bilinear_backward_epilogue,
@@ -1031,12 +1048,12 @@ def backward(
         )
 
     with multiplied_in(product_dtype, h[0]):
-        U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim, rank)
+        U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim[0], rank)
         u_bar = partial_4.sum(0)  # (rank,)
-        V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim, rank)
+        V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim[1], rank)
         v_bar = partial_2.sum(0)  # (rank,)
-        P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim)
-        c_bar = partial_1.sum(0)  # (dim,)
+        P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim[0])
+        c_bar = partial_1.sum(0)  # (dim[0],)
     return [
         *h_bar,
         *shaped([U_bar.transpose(0, 1)], [U]),
@@ -1081,18 +1098,18 @@ def _keeps(
     result_dtype: torch.dtype,
 ) -> bool:
     """Whether the forward pass keeps matrix products for the backward one."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * lanes + 6 * constants["R_LANES"]
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        dim * rank,
-        4 * dim * rank,
-        (6 * dim * rank, 2 * dim + 4 * rank),
-        (10 * dim * rank, 4 * dim + 6 * rank),
+        max(dims) * rank,
+        4 * max(dims) * rank,
+        (6 * max(dims) * rank, 2 * max(dims) + 4 * rank),
+        (6 * max(dims) * rank, 6 * rank),
     )
 
 
