@@ -359,7 +359,7 @@ def _feature_stores(storage: Storage, node: Node, program: Program, exact: int |
         axes = {axis: _axis_of_extent(own, axis, extent, program) for axis, extent in extents.items()}
         part = sum_of([ir.rename(term, axes) for term in own]) if own else ir.constant(0)
         named = replace(program, definitions=(Definition(storage.name, tuple(axes.values()), part),))
-        stores.append(Store(storage, rewrite(named, (merge_views,))[storage.name].node, (BATCH, number, *axes.values())))
+        stores.append(Store(storage, rewrite(named, (merge_views(program.extents),))[storage.name].node, (BATCH, number, *axes.values())))
     return stores
 
 
