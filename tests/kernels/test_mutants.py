@@ -115,9 +115,8 @@ class Mutations:
                 if keyword.arg == "mask":
                     yield self.mutant("mask", node, "", self.end(node.args[-1]), self.end(node.keywords[-1]))
                     if isinstance(keyword.value, ast.BinOp):
-                        left, right = keyword.value.left, keyword.value.right
-                        yield self.mutant("mask", left, "", None, self.start(right))
-                        yield self.mutant("mask", right, "", self.end(left), None)
+                        for condition in (keyword.value.right, keyword.value.left):
+                            yield self.mutant("mask", keyword.value, ast.unparse(condition))
 
     def axes(self) -> Iterator[Mutant]:
         """A sum over another axis; rows for columns in an address or next to a tile."""
