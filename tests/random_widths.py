@@ -44,6 +44,7 @@ PARAMETERS = {
     "split": ("{module: Linear, weight: 'Wf[(m i),k]', bias: 'cf[(m i)]'}", {"Wf": "mik", "cf": "mi"}),
     "norm": ("{module: LayerNorm, per: m, weight: 'cg[m,i]', bias: 'ch[m,i]'}", {"cg": "mi", "ch": "mi"}),
     "longer": ("{tensor: 'Wg[m,p,k]', per: m, init: xavier_uniform, fan: {in: p, out: k}}", {"Wg": "mpk"}),
+    "heads": ("{module: Linear, per: m, weight: 'Wh[m,k,(t u)]', bias: 'cj[m,k]'}", {"Wh": "mktu", "cj": "mk"}),
     "table": ("{tensor: 'ci[(m i)]', init: normal, std: 0.5}", {"ci": "mi"}),
 }
 OUTPUTS = {"k": "k", "a": "a", "mi": "(m i)", "mp": "(m p)", "kmi": "(k m i)", "mik": "(m i k)", "km": "(m k)", "ac": "(a c)", "kq": "(k q)"}
