@@ -15,11 +15,13 @@ from sparank_fusion.kernels import (
     column_tile,
     contract,
     grouped,
+    keeps,
     launch,
     multiplied_in,
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     sigmoid,
     square,
@@ -30,14 +32,16 @@ from sparank_fusion.kernels import (
     widths,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "columns",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     True,
     True,
 )
@@ -564,7 +568,7 @@ def gated_multimodal_unit_backward_epilogue(
 
 
 @triton.jit
-def gated_multimodal_unit_backward_operands_2(
+def gated_multimodal_unit_backward_operands_1(
     out_bar_ptr,
     z_bar_ptr,
     rows_1_ptr,
@@ -699,8 +703,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, Z, units, return_extras, product_dtype, result_dtype)
     out, weights = results
     batch, M = h[0].shape[0], len(h)
@@ -716,6 +721,7 @@ def forward(
         max(dims) * units,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         4 * M * units,
+        kept=keep,
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -756,14 +762,39 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([*product_1, *product_2], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: list[Tensor],
+    Z: list[Tensor],
+    units: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, Z, units, return_extras, product_dtype, result_dtype)
+    batch, M = h[0].shape[0], len(h)
+
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            *(h[0].new_empty((batch, units), dtype=dtype) for _ in range(M)),
+            *(h[0].new_empty((batch, units), dtype=dtype) for _ in range(M)),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::gated_multimodal_unit_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -774,7 +805,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch, M = h[0].shape[0], len(h)
     dims = widths(h)
 
@@ -789,9 +820,10 @@ def backward(
         max(dims) * units,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         4 * M * units,
+        kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(3 * numbers, most=32)
         rows_1 = h[0].new_empty((M, batch, units))
         rows_2 = h[0].new_empty((M, batch, units))
         launch(
@@ -845,15 +877,20 @@ def backward(
         )
 
     else:
-        with multiplied_in(product_dtype, h[0]):
-            joined = torch.cat(h, -1)  # (B, sum(dim))
-            product_1 = [F.linear(joined, Z_m) for Z_m in Z]  # M × (B, units)
-            product_2 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, units)
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                joined = torch.cat(h, -1)  # (B, sum(dim))
+                product_1 = [F.linear(joined, Z_m) for Z_m in Z]  # M × (B, units)
+                product_2 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, units)
+
+            kept = separate([*product_1, *product_2], product_dtype or h[0].dtype)
+        product_1, product_2 = kept[:M], kept[M : 2 * M]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         rows_1 = h[0].new_empty((M, batch, units))
         rows_2 = h[0].new_empty((M, batch, units))
         launch(
-            gated_multimodal_unit_backward_operands_2,
+            gated_multimodal_unit_backward_operands_1,
             batch,
             rows,
             warps,
@@ -890,6 +927,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -903,19 +941,54 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *Z]]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: list[Tensor],
+    Z: list[Tensor],
+    units: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dims = widths(h)
+    M = len(h)
+    constants = _constants(h, W, Z, units, return_extras, product_dtype, result_dtype)
+    numbers = 5 * M * constants["O_LANES"] + constants["O_LANES"]
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * units,
+        2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
+        (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 4 * M * units),
+        (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 4 * M * units),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -934,8 +1007,9 @@ def fuse(
         *(x.contiguous() for x in Z),
     ]
     options = (units, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])
