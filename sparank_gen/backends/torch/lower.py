@@ -134,8 +134,9 @@ class Lowering:
         layout, per = self.parameters[name]
         name = self.variables[name]
         owner = next(iter(owners(layout.axes, self.program.extents).values()), None)
-        if per is None and owner is not None:
-            return split_apart(self, name, name, layout, owner, indices)
+        if owner not in (None, per):
+            code = name if per is None else f"torch.stack({name}, {layout.dimensions.index((per,))})"
+            return split_apart(self, code, name, layout, str(owner), indices)
         if per is None:
             return self.stored(name, layout, None, indices)
         slot = layout.axes.index(per)

@@ -320,7 +320,9 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             if owner is not None:
                 inner = tuple(axis for axis in axes if axis != owner)
                 pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
-                gradients[name] = pieces.sequence if module.per else laid_out(lowering, pieces, parameter.layout)
+                dimensions = (((module.per,),) if module.per is not None else ()) + parameter.layout.without(module.per)
+                joined = replace(parameter.layout, dimensions=dimensions)
+                gradients[name] = pieces.sequence if module.per == owner else laid_out(lowering, pieces, joined)
                 continue
             if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
                 value = lowering.dense(value)
