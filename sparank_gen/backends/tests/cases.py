@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import state_key
 from sparank_gen.ir.views import FEATURES
+from sparank_gen.lang.extents import Extent
 
 Array = NDArray[np.float64]
 
@@ -49,21 +50,21 @@ def _smallest(mode: Mode, n_modalities: int) -> Case:
         (h.name.value, min(h.default, max(LARGEST_OPTION, h.minimum or 0)) if h.type == "int" else h.default)
         for h in mode.spec.hyperparameters
     )
-    fitting = _fitting_dims(mode, n_modalities, small)
-    options = small if fitting else defaults
-    fitting = fitting or _fitting_dims(mode, n_modalities, defaults)
-    if not fitting:
-        raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
-    return Case(fitting[0], n_modalities, options)
+    for options in (small, defaults):
+        for case in _fitting(mode, n_modalities, options):
+            return case
+    raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
 
 
 def ragged_cases(mode: Mode) -> tuple[Case, ...]:
     """The same with as few sizes as can be that are powers of two, which fill the lanes of a kernel and need no mask."""
 
-    def full_lanes(case: Case) -> int:
-        sizes = [extent.value(case.sizes(BATCH)) for extent in mode.program.extents.values()]
+    def full_lanes(case: Case, extents: Iterable[Extent]) -> int:
+        sizes = [extent.value(case.sizes(BATCH)) for extent in extents]
         return sum(size & (size - 1) == 0 for size in sizes)
 
+    extents = mode.program.extents.values()
+    of_any_width = [extent for extent in extents if "dim" not in extent.symbols]
     found = []
     for case in cases(mode):
         least = {h.name.value: h.minimum or 0 for h in mode.spec.hyperparameters}
@@ -71,23 +72,27 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
             (name, x - 1 if isinstance(x, int) and x & (x - 1) == 0 and x - 1 >= max(3, least[name]) else x)
             for name, x in case.options
         )
-        dims = _fitting_dims(mode, case.n_modalities, fewer)
-        found.append(min((Case(dim, case.n_modalities, fewer) for dim in dims), key=full_lanes, default=case))
+        best, fewest = case, len(extents) + 1
+        for fitting in _fitting(mode, case.n_modalities, fewer):
+            full = full_lanes(fitting, extents)
+            if full < fewest:
+                best, fewest = fitting, full
+            if full == full_lanes(fitting, of_any_width):
+                break  # No other width has fewer.
+        found.append(best)
     return tuple(found)
 
 
-def _fitting_dims(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> list[int]:
+def _fitting(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> Iterator[Case]:
     """The small widths that hyper-parameters allow, smallest first."""
-    found = []
     for dim in range(SMALLEST_DIM, LARGEST_DIM):
-        sizes = Case(dim, n_modalities, options).sizes(BATCH)
+        case = Case(dim, n_modalities, options)
         try:
             for extent in mode.program.extents.values():
-                extent.value(sizes)
+                extent.value(case.sizes(BATCH))
         except ValueError:
             continue
-        found.append(dim)
-    return found
+        yield case
 
 
 def rule(key: str, shape: tuple[int, ...]) -> Array:
