@@ -60,7 +60,7 @@ def mlb(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
 
 def experts(layer: nn.Module, x: Features) -> tuple[Tensor, Tensor]:
     """Shazeer et al. 2017, equations 1 and 2: y = sum_i G(x)_i E_i(x), with softmax gating and linear experts."""
-    joined, count, dim = torch.cat(x, 1), layer.experts, layer.dim
+    joined, count, dim = torch.cat(x, 1), layer.experts, layer.dims[0]
     gate = F.softmax(layer.router(joined), 1)
     result = torch.zeros_like(x[0])
     for k in range(count):
@@ -118,7 +118,7 @@ def scalar_mix(layer: nn.Module, x: Features) -> tuple[Tensor, Tensor]:
 
 def lmf(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
     """Liu et al. 2018: the tensor of weights, sum_r of outer products of factors, on the tensor product of [z_m; 1]."""
-    rank, dim = layer.terms, layer.dim
+    rank, dim = layer.terms, layer.dims[0]
     ones = torch.ones(len(x[0]), 1, dtype=x[0].dtype)
     product, weight = torch.ones_like(ones), None
     for m, feature in enumerate(x):
@@ -144,12 +144,18 @@ class Case:
     mode: str
     formula: Formula
     n_modalities: int
-    dim: int
+    dim: int | tuple[int, ...]
     batch: int = 3
     options: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.mode}-M{self.n_modalities}-dim{self.dim}-B{self.batch}"
+        dim = self.dim if isinstance(self.dim, int) else "x".join(map(str, self.dim))
+        return f"{self.mode}-M{self.n_modalities}-dim{dim}-B{self.batch}"
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The width of each modality."""
+        return self.dim if isinstance(self.dim, tuple) else (self.dim,) * self.n_modalities
 
 
 PLAIN = (("mean", average), ("sum", total), ("maximum", largest), ("product", pointwise_product))
@@ -164,8 +170,13 @@ CASES = [
     *(Case("factorized_bilinear", mfb, 2, dim, options={"factors": k}) for dim, k in ((5, 3), (4, 1), (3, 6))),
     *(Case("scalar_mix", scalar_mix, count, 5) for count in (2, 3, 5)),
     *(Case("low_rank_fusion", lmf, m, dim, options={"terms": r}) for m, dim, r in ((2, 5, 3), (3, 4, 1), (4, 2, 6))),
-    *(Case("tensor_fusion", tfn, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
-    *(Case("multiplicative_interaction", interaction, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7))),
+    *(Case("tensor_fusion", tfn, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7), ((3, 6), 4), ((5, 1), 2))),
+    *(Case("multiplicative_interaction", interaction, 2, dim, batch) for dim, batch in ((1, 2), (5, 3), (4, 7), ((3, 6), 4))),
+    *(Case("film", film, 2, dim) for dim in ((3, 6), (5, 1))),
+    *(Case("low_rank_bilinear", mlb, 2, dim, options={"rank": 3}) for dim in ((3, 6), (5, 1))),
+    *(Case("factorized_bilinear", mfb, 2, dim, options={"factors": 3}) for dim in ((3, 6), (5, 1))),
+    *(Case("mixture_of_experts", experts, len(dim), dim, options={"experts": 3}) for dim in ((3, 6), (4, 1, 5))),
+    *(Case("low_rank_fusion", lmf, len(dim), dim, options={"terms": 3}) for dim in ((3, 6), (4, 1, 5))),
 ]
 
 
@@ -185,7 +196,7 @@ def made(case: Case) -> nn.Module:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_mode_is_what_its_paper_says(case: Case) -> None:
     layer = made(case)
-    features = [normal((case.batch, case.dim), m).requires_grad_() for m in range(case.n_modalities)]
+    features = [normal((case.batch, width), m).requires_grad_() for m, width in enumerate(case.dims)]
     out, info = layer(features, return_gates=True)
     wanted_out, wanted_weights = case.formula(layer, features)
     found, wanted = [out], [wanted_out]

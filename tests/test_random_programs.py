@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from random_specs import random_specs
 from sparank_gen.backends.docs.page import slots_of
-from sparank_gen.backends.tests.cases import Case, rule, stored_tensors, tensors
+from sparank_gen.backends.tests.cases import Case, indexed, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
 from sparank_gen.ir.check import FEATURES, check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
-from sparank_gen.ir.evaluate import evaluate, evaluate_at
+from sparank_gen.ir.evaluate import Pieces, evaluate, evaluate_apart, evaluate_at, evaluate_in
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.project.templates import environment
@@ -57,9 +57,13 @@ def feature(modality: int, batch: int, dim: int) -> Array:
 
 def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
     """What the evaluator reads."""
-    features = [feature(m, batch, case.dim) for m in range(case.n_modalities)]
+    features = [feature(m, batch, width) for m, width in enumerate(case.dims)]
     found = tensors(mode, case, batch)
-    return {**found, FEATURES: np.stack(features, axis=1).reshape(found[FEATURES].shape)}
+    rule_features = found[FEATURES]
+    if isinstance(rule_features, Pieces):
+        own = zip(features, rule_features.arrays, strict=True)
+        return {**found, FEATURES: Pieces(rule_features.slot, tuple(x.reshape(y.shape) for x, y in own))}
+    return {**found, FEATURES: np.stack(features, axis=1).reshape(rule_features.shape)}
 
 
 def gradient_arrays(
@@ -86,6 +90,33 @@ def gradient_arrays(
     }
 
 
+def stored_gradients(
+    mode: Mode, case: Case, batch: int, cotangents: Mapping[str, Array | Pieces], found: Mapping[str, Array | Pieces]
+) -> dict[str, Array]:
+    """The gradients of the derived adjoint program, as tensors are stored: by state-dict key, and by ``features.m``."""
+    program, sizes, slots = mode.program, case.sizes(batch), slots_of(mode)
+    derived = derive(program, slots, program.outputs)
+    read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
+    nodes = {d.name.removesuffix(ADJOINT): d.node for d in derived.definitions if d.name in derived.outputs}
+    values = evaluate(nodes.values(), read, program.extents, sizes)
+    modality, rows, own = mode.features.dimensions
+    gradients = {f"features.{m}": np.zeros((batch, width)) for m, width in enumerate(case.dims)}
+    gradients |= {key: np.zeros(shape) for key, _, _, shape in stored_tensors(mode, case)}
+    if "h" in nodes:
+        parts = evaluate_apart(nodes["h"], modality[0], (rows, own), values, program.extents, sizes)
+        gradients |= {f"features.{m}": part for m, part in enumerate(parts)}
+    layouts = {parameter.layout.name: (module.per, parameter.layout) for module in mode.modules for parameter in module.parameters}
+    for key, name, m, _ in stored_tensors(mode, case):
+        per, layout = layouts[name]
+        if name not in nodes:
+            continue
+        if per is None:
+            gradients[key] = evaluate_in(nodes[name], layout.dimensions, values, program.extents, sizes)
+        else:
+            gradients[key] = evaluate_apart(nodes[name], per, layout.without(per), values, program.extents, sizes)[m]
+    return gradients
+
+
 def by_key(mode: Mode, case: Case, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Gradients by state-dict key; ``features`` is ``(batch, M, dim)``."""
     gradients = {"features": arrays["h"].reshape(-1, case.n_modalities, case.dim)}
@@ -97,10 +128,22 @@ def by_key(mode: Mode, case: Case, arrays: Mapping[str, Array]) -> dict[str, Arr
     return gradients
 
 
-def definition_order(array: Array, mode: Mode, layout: Any, sizes: dict[str, int]) -> Array:
-    """A result in its layout, as ``(b, *axes of the definition)``."""
-    whole = array.reshape([sizes["batch"] if a == "b" else mode.program.extents[a].value(sizes) for a in layout.axes])
-    return np.transpose(whole, [layout.axes.index(axis) for axis in ("b", *mode.program[layout.name].axes)])
+def definition_order(array: Array, mode: Mode, layout: Any, sizes: dict[str, int]) -> Any:
+    """A result in its layout, as ``(b, *axes of the definition)``; in pieces where their sizes differ."""
+    whole = indexed([array], layout.dimensions, layout.axes, None, mode.program.extents, sizes)
+    wanted = ("b", *mode.program[layout.name].axes)
+    if not isinstance(whole, Pieces):
+        return np.transpose(whole, [layout.axes.index(axis) for axis in wanted])
+    owner = layout.axes[whole.slot]
+    have, rest = [a for a in layout.axes if a != owner], [a for a in wanted if a != owner]
+    return Pieces(wanted.index(owner), tuple(np.transpose(x, [have.index(axis) for axis in rest]) for x in whole.arrays))
+
+
+def added(left: Any, right: Any) -> Any:
+    """The sum of two arrays, or of two in pieces."""
+    if isinstance(left, Pieces):
+        return Pieces(left.slot, tuple(a + b for a, b in zip(left.arrays, right.arrays, strict=True)))
+    return left + right
 
 
 def check_program(
@@ -119,10 +162,12 @@ def check_program(
         note(source)
     options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
     dim = 2 * dim if mode.divisions else dim
-    case = Case(dim, 2 if mode.spec.modalities.exact else n_modalities, options)
-    layer = made(dim, case.n_modalities, **dict(options), backend=backend).double()
+    n_modalities = 2 if mode.spec.modalities.exact else n_modalities
+    widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))
+    case = Case(dim if mode.one_width is not None else widths, n_modalities, options)
+    layer = made(case.dim, case.n_modalities, **dict(options), backend=backend).double()
     layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
-    features = [torch.from_numpy(feature(m, batch, dim)).requires_grad_() for m in range(case.n_modalities)]
+    features = [torch.from_numpy(feature(m, batch, width)).requires_grad_() for m, width in enumerate(case.dims)]
     out, info = layer(features, return_gates=True)
     sizes, found = case.sizes(batch), inputs(mode, case, batch)
     results = [(out, mode.out), *((info[extra.key], extra.layout) for extra in mode.extras)]
@@ -134,13 +179,13 @@ def check_program(
     total = sum((value * torch.from_numpy(c)).sum() for (value, _), c in zip(results, cotangents, strict=True))
     named = dict(layer.named_parameters())
     gradients = torch.autograd.grad(total, [*features, *named.values()], allow_unused=True)
-    ordered: dict[str, Array] = {}
+    ordered: dict[str, Array | Pieces] = {}
     for (_, layout), cotangent in zip(results, cotangents, strict=True):
         part = definition_order(cotangent, mode, layout, sizes)
-        ordered[layout.name] = ordered[layout.name] + part if layout.name in ordered else part
-    wanted = by_key(mode, case, gradient_arrays(mode, mode.program, sizes, ordered, found))
-    for m, gradient in enumerate(gradients[: len(features)]):
-        close(gradient if gradient is not None else torch.zeros(batch, dim), wanted["features"][:, m], f"gradient of feature {m}")
+        ordered[layout.name] = added(ordered[layout.name], part) if layout.name in ordered else part
+    wanted = stored_gradients(mode, case, batch, ordered, found)
+    for m, (x, gradient) in enumerate(zip(features, gradients, strict=False)):
+        close(gradient if gradient is not None else torch.zeros_like(x), wanted[f"features.{m}"], f"gradient of feature {m}")
     for key, gradient in zip(named, gradients[len(features) :], strict=True):
         close(gradient if gradient is not None else torch.zeros_like(named[key]), wanted[key], f"gradient of {key}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -118,7 +119,7 @@ class FusionLayer(FusionModule):
         ``"tensor_fusion"``: The outer product of two modalities, each with a constant 1 appended.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each where the mode allows it.
         n_modalities: number of modalities; 1 makes every mode the identity.
         fusion_type: the mode's name; of one that comes as ``str``, :func:`mode_name` makes the type that is asked for.
         attn_heads: Number of attention heads; must divide dim. Of mode attention, cross_attention alone.
@@ -130,7 +131,8 @@ class FusionLayer(FusionModule):
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Attributes:
-        dim: width of each modality's features.
+        dim: width of the features where all modalities have one, else a tuple with that of each.
+        dims: width of each modality's features.
         n_modalities: number of modalities.
         fusion_type: the mode's name.
         out_dim: width of the output.
@@ -142,7 +144,7 @@ class FusionLayer(FusionModule):
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         fusion_type: FusionMode = "concat",
         attn_heads: int = 4,
@@ -164,6 +166,8 @@ class FusionLayer(FusionModule):
             "low_rank_fusion": {"terms": terms},
             "mixture_of_experts": {"experts": experts},
         }
+        if isinstance(dim, (list, tuple)) and len(dim) == n_modalities and len(set(dim)) == 1:
+            dim = dim[0]
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
         # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the
@@ -172,6 +176,7 @@ class FusionLayer(FusionModule):
         vars(self).update(vars(mode), **{way: getattr(mode, way) for way in ways})
         self.fusion_type = fusion_type
         self.numbered = mode.numbered
+        self.one_width = mode.one_width
         self.extras = mode.extras
         self.batch_dims = mode.batch_dims
 

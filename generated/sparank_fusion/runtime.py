@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +26,13 @@ class FusionModule(nn.Module):
     A mode says which numbers of modalities it takes and what it returns beside its output when it is asked to,
     registers its parameters in its constructor, and computes in ``_fuse``. With one modality every mode is the
     identity. Where a formula names modalities by number, ``numbered`` is the statement that does, and no modality
-    can be missing.
+    can be missing. Where all modalities need one width, ``one_width`` is the index in the formula that has it.
+
+    Attributes:
+        dim: width of the features where all modalities have one, else a tuple with that of each.
+        dims: width of each modality's features.
+        n_modalities: number of modalities.
+        out_dim: width of the output.
     """
 
     fusion_type: str
@@ -35,18 +41,19 @@ class FusionModule(nn.Module):
     extras: tuple[str, ...]
     has_pair_form: ClassVar[bool]
     numbered: str | None
+    one_width: str | None
     batch_dims: tuple[int, ...]
 
-    def __init__(self, dim: int, n_modalities: int, backend: str) -> None:
+    def __init__(self, dim: int | Sequence[int], n_modalities: int, backend: str) -> None:
         super().__init__()
-        for name, value in (("dim", dim), ("n_modalities", n_modalities)):
-            require_number(name, value, least=1)
+        require_number("n_modalities", n_modalities, least=1)
         require_backend(backend)
         if n_modalities != 1:
             self._require_modalities(n_modalities)
-        self.dim = dim
+        self.dims = self._require_widths(dim, n_modalities)
+        self.dim: Any = self.dims[0] if len(set(self.dims)) == 1 else self.dims
         self.n_modalities = n_modalities
-        self.out_dim = dim
+        self.out_dim = self.dims[0]
         self.backend = backend
         self._block_rows: int | None = None
         self._may_use_kernels = backend == "triton" or (backend == "auto" and has_gpu() and has_triton())
@@ -61,6 +68,25 @@ class FusionModule(nn.Module):
             raise ValueError(
                 f"fusion_type {cls.fusion_type!r} takes {wanted} modalities, got n_modalities={n_modalities}"
             )
+
+    @classmethod
+    def _require_widths(cls, dim: int | Sequence[int], n_modalities: int) -> tuple[int, ...]:
+        """The width of each modality; raise unless there is one for each, and they fit the mode."""
+        if not isinstance(dim, (list, tuple)):
+            require_number("dim", dim, least=1)
+            return (int(dim),) * n_modalities  # type: ignore[arg-type]
+        for position, width in enumerate(dim):
+            require_number(f"dim[{position}]", width, least=1)
+        if len(dim) != n_modalities:
+            raise ValueError(
+                f"expected dim to be one width, or one for each of {n_modalities} modalities, got {list(dim)}"
+            )
+        if cls.one_width is not None:
+            raise ValueError(
+                f"expected one width for fusion_type {cls.fusion_type!r}, whose formula has index {cls.one_width!r} for all"
+                f" modalities, got dim={list(dim)}; map the features to one width before, or choose another mode"
+            )
+        return tuple(dim)
 
     def _block(self, numbers_per_row: int) -> None:
         """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache."""
@@ -124,6 +150,7 @@ class FusionModule(nn.Module):
                 if feature is not first and (feature.shape != shape or feature.dtype is not dtype):
                     self._explain(features)
             is_stacked = type(features) is not list and isinstance(features, Tensor)
+            # Widths that differ from modality to modality are unequal to any one.
             if is_stacked or width != self.dim or len(features) != count:
                 self._explain(features)
             given = features
@@ -187,7 +214,8 @@ class FusionModule(nn.Module):
 
     def _explain(self, features: Any) -> None:
         """Raise a ValueError that says what is wrong with ``features``, if anything is."""
-        expected = f"expected {self.n_modalities} features of shape (batch, {self.dim})"
+        shown = self.dim if isinstance(self.dim, int) else f"each of {list(self.dim)}"
+        expected = f"expected {self.n_modalities} features of shape (batch, {shown})"
         if isinstance(features, Tensor) or not isinstance(features, (list, tuple)):
             raise ValueError(f"{expected} in a list, got {type(features).__name__}")
         if len(features) != self.n_modalities:
@@ -195,13 +223,13 @@ class FusionModule(nn.Module):
         for position, feature in enumerate(features):
             if not isinstance(feature, Tensor):
                 raise ValueError(f"{expected}, got {type(feature).__name__} at position {position}")
-            if feature.ndim != 2 or feature.shape[1] != self.dim:
+            if feature.ndim != 2 or feature.shape[1] != self.dims[position]:
                 raise ValueError(f"{expected}, got shape {tuple(feature.shape)} at position {position}")
         first = features[0]
         parameter = next(self.parameters(), None)
         autocast = runs_under_autocast(first)
         for position, feature in enumerate(features):
-            if feature.shape != first.shape:
+            if feature.shape[0] != first.shape[0]:
                 raise ValueError(
                     f"expected features of one batch size, got {first.shape[0]} at position 0"
                     f" and {feature.shape[0]} at position {position}"

@@ -56,18 +56,39 @@ def fill(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def features(n_modalities: int, batch: int, dim: int) -> list[Tensor]:
+def widths(n_modalities: int, dim: int | list[int]) -> list[int]:
+    """The width of each modality, of one for all or one for each."""
+    return dim if isinstance(dim, list) else [dim] * n_modalities
+
+
+def features(n_modalities: int, batch: int, dim: int | list[int]) -> list[Tensor]:
     """Features by rule, float64."""
-    return [rule(f"features.{m}", (batch, dim)) for m in range(n_modalities)]
+    return [rule(f"features.{m}", (batch, width)) for m, width in enumerate(widths(n_modalities, dim))]
 
 
-def random_features(n_modalities: int, batch: int, dim: int, seed: int) -> list[Tensor]:
+def strided_features(n_modalities: int, batch: int, dim: int | list[int]) -> list[Tensor]:
+    """Features by rule, float64, each a part of wider rows: every second number, or the first half."""
+    wide = features(n_modalities, batch, [2 * width for width in widths(n_modalities, dim)])
+    return [x[:, : x.shape[1] // 2] if m % 2 else x[:, ::2] for m, x in enumerate(wide)]
+
+
+def random_features(n_modalities: int, batch: int, dim: int | list[int], seed: int) -> list[Tensor]:
     """Features from a normal distribution, float64, of a scale that varies with the seed."""
     generator = torch.Generator().manual_seed(seed)
     scale = 10.0 ** (seed % 4 - 2)
     return [
-        scale * torch.randn(batch, dim, generator=generator, dtype=torch.float64) for _ in range(n_modalities)
+        scale * torch.randn(batch, width, generator=generator, dtype=torch.float64)
+        for width in widths(n_modalities, dim)
     ]
+
+
+def case_ids(cases: list[dict[str, Any]]) -> list[str]:
+    """A short name for each case: the number of modalities, and their widths where these differ."""
+    names = []
+    for case in cases:
+        own = case["dim"] if isinstance(case["dim"], list) else []
+        names.append("-".join([f"M{case['n_modalities']}", *map(str, own)]))
+    return names
 
 
 def golden_cases(mode: str, key: str = "cases") -> list[Any]:

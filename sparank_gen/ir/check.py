@@ -11,13 +11,15 @@ from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, low
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
 from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
-from sparank_gen.ir.views import FEATURES, feature_leaf, read_at, read_leaf
+from sparank_gen.ir.views import FEATURES, feature_leaf, read_leaf
+from sparank_gen.ir.views import read_at as read_node
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.functions import Function, read_functions
-from sparank_gen.lang.layouts import Layout, parse_layout
+from sparank_gen.lang.layouts import Layout, parse_layout, require_joined
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
 from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
+from sparank_gen.lang.widths import ONE_WIDTH, has_widths, read_at, width_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
@@ -135,11 +137,35 @@ class _Checker:
         declared: dict[str, Extent] = {"m": self.scalars["modalities"]}
         for name, text in self.spec.axes:
             self.claim(name.value, name.span())
-            declared[name.value], divisions = parse_extent(text, self.extent_names)
+            declared[name.value], divisions = parse_extent(text, self.extent_names, modalities=self.widths(declared))
             self.divisions.extend(division for division in divisions if division not in self.divisions)
+            self.check_one_width(declared, text)
         modality = {axis: extent for axis, extent in declared.items() if extent == self.scalars["modalities"]}
         features = {axis: extent for axis, extent in declared.items() if axis not in modality}
         self.extents = {**modality, BATCH: Extent.symbol("batch"), **features}
+
+        if has_widths(declared.values()):
+            del self.scalars[ONE_WIDTH], self.extent_names[ONE_WIDTH]
+
+    def widths(self, declared: Mapping[str, Extent]) -> dict[str, Extent]:
+        """The width of each modality that may be named: by an axis over modalities, or by number."""
+        axes = [axis for axis, extent in declared.items() if extent == self.scalars["modalities"]]
+        return {str(name): width_of(name) for name in (*axes, *range(self.spec.modalities.minimum))}
+
+    def check_one_width(self, declared: Mapping[str, Extent], text: Text) -> None:
+        """Raise where both one width for all modalities and that of a single one are spoken of."""
+        has_one = any(ONE_WIDTH in extent.symbols for extent in declared.values())
+        if has_one and has_widths(declared.values()):
+            raise errors.ExtentMismatch(
+                "'dim' is the one width of all modalities, and 'dim[…]' that of a single one",
+                text.span(),
+                "write one of the two in all extents: 'dim[0]', say, where modalities differ",
+            )
+
+    @property
+    def feature_width(self) -> Extent:
+        """The extent of the features' last dimension."""
+        return self.scalars.get(ONE_WIDTH, width_of("m"))
 
     def feature_layout(self) -> Layout:
         """How the features lie in memory: a tensor ``(batch, dim)`` for each modality."""
@@ -147,11 +173,11 @@ class _Checker:
             layout = parse_layout(self.spec.features, self.known_axes())
             self.check_features(layout)
             return layout
-        axis = next((a for a, e in self.extents.items() if e == self.scalars["dim"]), None)
+        axis = next((a for a, e in self.extents.items() if e == self.feature_width), None)
         if axis is None:
             # Windows and positions read features along an axis that has no name in the spec.
             axis = next(name for name in "fxyzdn" if name not in self.names and name not in self.extents)
-            self.hidden = {axis: self.scalars["dim"]}
+            self.hidden = {axis: self.feature_width}
         return Layout(FEATURES, (("m",), (BATCH,), (axis,)), Text("", self.spec.path, ((1, 1),), ()), ())
 
     def check_features(self, layout: Layout) -> None:
@@ -167,11 +193,12 @@ class _Checker:
         total = Extent.number(1)
         for axis in rest[1]:
             total = total * self.extents[axis]
-        if total != self.scalars["dim"]:
+        width = read_at(self.feature_width, {"m": first[0]})
+        if total != width:
             raise errors.ExtentMismatch(
-                f"the last dimension of {layout} has extent {total}, and the features have dim",
+                f"the last dimension of {layout} has extent {total}, and the features have {width}",
                 layout.span_of(rest[1][0]),
-                "give the axes extents whose product is dim, such as 2 and dim // 2",
+                f"give the axes extents whose product is {width}, such as 2 and {width} // 2",
             )
 
     def offset(self, text: Text) -> Extent:
@@ -220,10 +247,11 @@ class _Checker:
     def lookup(self, name: str, span: Span) -> Quantity | None:
         self.used.add(name)
         if name == FEATURES:
-            axes = (BATCH, *(axis for axis in self.features.axes if axis != BATCH))
-            return Quantity(self.tensors[name].slots, lambda indices: read_leaf(name, axes, (BATCH, *indices)))
+            own = tuple(axis for axis in self.features.axes if axis != BATCH)
+            return Quantity(own, self.tensors[name].slots, lambda indices: read_leaf(name, (BATCH, *own), (BATCH, *indices)))
         if name in self.tensors:
-            return Quantity(self.tensors[name].slots, lambda indices: read_leaf(name, self.layouts[name].axes, indices))
+            stored = self.layouts[name].axes
+            return Quantity(stored, self.tensors[name].slots, lambda indices: read_leaf(name, stored, indices))
         if name not in self.statements:
             return None
         if name in self.open:
@@ -235,7 +263,7 @@ class _Checker:
             self.open.pop()
         definition = self.definitions[name]
         slots = tuple(self.extents[axis] for axis in definition.axes)
-        return Quantity(slots, lambda indices: read_at(definition.node, definition.axes, indices))
+        return Quantity(definition.axes, slots, lambda indices: read_node(definition.node, definition.axes, indices))
 
     def define(self, group: Sequence[Statement]) -> Definition:
         if _positions(group[0]):
@@ -321,8 +349,11 @@ class _Checker:
                 )
             target, axes = self.statements["out"][0].target, self.definitions["out"].axes
             name = Text("out", self.spec.path, ((target.span.line, target.span.column),), (target.span.text,) * target.span.line)
-            return Layout("out", ((BATCH,), *((axis,) for axis in axes)), name, ())
+            layout = Layout("out", ((BATCH,), *((axis,) for axis in axes)), name, ())
+            require_joined(layout, self.extents)
+            return layout
         layout = parse_layout(text, self.known_axes())
+        require_joined(layout, self.extents)
         span = text.span(0, 0, len(layout.name))
         quantity = self.lookup(layout.name, span)
         if quantity is None or layout.name in self.layouts:
@@ -369,7 +400,8 @@ class _Checker:
 
     def check_feature_layout(self, layout: Layout) -> None:
         found = [self.extents[axis] for axis in layout.axes if axis != BATCH]
-        for extent in self.tensors[FEATURES].slots:
+        modality = next((axis for axis in layout.axes if self.extents[axis] == self.extents["m"]), "m")
+        for extent in (read_at(slot, {"m": modality}) for slot in self.tensors[FEATURES].slots):
             if extent not in found:
                 raise errors.LayoutMismatch(
                     f"{layout} does not cover the features: an axis of extent {extent} missing",
@@ -427,7 +459,7 @@ class _Checker:
                 return self.lookup(name, span) if name == FEATURES else None
             axes = self.definitions[name].axes
             slots = tuple(self.extents[axis] for axis in axes)
-            return Quantity(slots, lambda indices: read_leaf(name, (BATCH, *axes), (BATCH, *indices)))
+            return Quantity(axes, slots, lambda indices: read_leaf(name, (BATCH, *axes), (BATCH, *indices)))
 
         scope = replace(self.scope, lookup=lookup, names=lambda: sorted(visible))
         left, right = (lower(argument, scope) for argument in expression.arguments)

@@ -6,15 +6,17 @@ compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparank_gen.ir.node import FIXED, Node, Window, axis_of, reachable
+from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of, leaf, reachable
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owners
 
 Array = NDArray[np.float64]
 
@@ -33,9 +35,31 @@ class Value:
         return array.reshape([array.shape[[a for a in axes if a in self.axes].index(x)] if x in self.axes else 1 for x in axes])
 
 
-def evaluate(
-    roots: Iterable[Node], tensors: Mapping[str, Array], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
-) -> dict[Node, Value]:
+@dataclass(frozen=True)
+class Apart:
+    """One value for each position of the axis ``owner``, where their sizes differ."""
+
+    owner: str
+    parts: tuple[Value, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.owner, *dict.fromkeys(axis for part in self.parts for axis in part.axes))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A tensor with one array for each position of its dimension ``slot``, where their sizes differ."""
+
+    slot: int
+    arrays: tuple[Array, ...]
+
+
+Tensors = Mapping[str, Array | Pieces]
+Sizes = Mapping[str, int | float]
+
+
+def evaluate(roots: Iterable[Node], tensors: Tensors, extents: Mapping[str, Extent], sizes: Sizes) -> dict[Node, Value | Apart]:
     """The value of every node that ``roots`` depend on.
 
     Args:
@@ -44,19 +68,165 @@ def evaluate(
         extents: the extent of each axis.
         sizes: the value of each name that extents are made of (``dim``, ``modalities``, ``batch``, hyper-parameters).
     """
-    values: dict[Node, Value] = {}
+    evaluator = _Evaluator(tensors, extents, sizes)
+    values: dict[Node, Value | Apart] = {}
     with np.errstate(all="ignore"):
         for node in reachable(roots):
-            values[node] = _value(node, [values[arg] for arg in node.args], tensors, extents, sizes)
+            values[node] = evaluator.value(node, [values[arg] for arg in node.args])
     return values
 
 
 def evaluate_at(
-    node: Node, axes: tuple[str, ...], values: Mapping[Node, Value], extents: Mapping[str, Extent], sizes: Mapping[str, int | float]
+    node: Node, axes: tuple[str, ...], values: Mapping[Node, Value | Apart], extents: Mapping[str, Extent], sizes: Sizes
 ) -> Array:
     """A value with its dimensions in the order of ``axes``, broadcast along those that it lacks."""
-    shape = [extents[axis].value(sizes) if extents[axis].symbols != {"batch"} else int(sizes["batch"]) for axis in axes]
-    return np.array(np.broadcast_to(values[node].along(axes), shape))
+    return evaluate_in(node, [(axis,) for axis in axes], values, extents, sizes)
+
+
+def evaluate_in(
+    node: Node,
+    dimensions: Sequence[tuple[str, ...]],
+    values: Mapping[Node, Value | Apart],
+    extents: Mapping[str, Extent],
+    sizes: Sizes,
+) -> Array:
+    """A value as a layout says, broadcast along the axes that it lacks; what differs in size is joined."""
+    value = values[node]
+    axes = tuple(axis for dimension in dimensions for axis in dimension)
+    owner = value.owner if isinstance(value, Apart) else next((o for o in owners(axes, extents).values() if o in axes), None)
+    if owner is None:
+        assert isinstance(value, Value)
+        counts = {axis: int(sizes["batch"]) if extents[axis].symbols == {"batch"} else extents[axis].value(sizes) for axis in axes}
+        array = np.broadcast_to(value.along(axes), [counts[axis] for axis in axes])
+        return np.array(array).reshape([math.prod(counts[axis] for axis in dimension) for dimension in dimensions])
+    joined = next(place for place, dimension in enumerate(dimensions) if owner in dimension)
+    position = dimensions[joined].index(owner)
+    before, after = dimensions[joined][:position], dimensions[joined][position + 1 :]
+    own = [*dimensions[:joined], *((axis,) for axis in before), after, *dimensions[joined + 1 :]]
+    whole = np.concatenate(evaluate_apart(node, owner, own, values, extents, sizes), joined + position)
+    end = joined + position + 1
+    return whole.reshape((*whole.shape[:joined], math.prod(whole.shape[joined:end]), *whole.shape[end:]))
+
+
+def evaluate_apart(
+    node: Node,
+    owner: str,
+    dimensions: Sequence[tuple[str, ...]],
+    values: Mapping[Node, Value | Apart],
+    extents: Mapping[str, Extent],
+    sizes: Sizes,
+) -> list[Array]:
+    """A value at each position of a modality axis, as a layout says that lacks it."""
+    evaluator = _Evaluator({}, extents, sizes)
+    return [
+        evaluate_in(node, dimensions, {node: evaluator.part(values[node], owner, m)}, extents, evaluator.sizes_of(owner, m))
+        for m in range(evaluator.count)
+    ]
+
+
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates one node after another, for given tensors and sizes."""
+
+    tensors: Tensors
+    extents: Mapping[str, Extent]
+    sizes: Sizes
+
+    @property
+    def count(self) -> int:
+        return int(self.sizes["modalities"])
+
+    def sizes_of(self, owner: str, m: int) -> Sizes:
+        """The sizes where ``owner`` is modality ``m``."""
+        width = self.sizes.get(f"dim[{m}]")
+        return self.sizes if width is None else {**self.sizes, f"dim[{owner}]": width}
+
+    def part(self, value: Value | Apart, owner: str, m: int) -> Value:
+        """What a value is for modality ``m``."""
+        if isinstance(value, Apart):
+            return value.parts[m]
+        if owner not in value.axes:
+            return value
+        rest = tuple(axis for axis in value.axes if axis != owner)
+        return Value(np.asarray(value.array.take(m, value.axes.index(owner))), rest)
+
+    def value(self, node: Node, args: list[Value | Apart]) -> Value | Apart:
+        """The value of a node; where sizes differ, of one modality after another."""
+        differing = [owner for owner in owners(node.axes - {BATCH}, self.extents).values() if owner in node.axes]
+        apart = next((arg.owner for arg in args if isinstance(arg, Apart)), next(iter(differing), None) if args else None)
+        if node.op == "leaf" and isinstance(self.tensors[node.data[0]], Pieces):
+            return self.pieces(node)
+        if node.op == "extent" and node.axes:
+            (owner,) = node.axes
+            numbers = [node.data.number_for(self.sizes_of(owner, m)) for m in range(self.count)]
+            return Value(np.array([float(number) for number in numbers]), (owner,))
+        if apart is not None and node.op == "rename":
+            names = dict(node.data)
+            parts = tuple(Value(p.array, tuple(names.get(axis, axis) for axis in p.axes)) for p in args[0].parts)  # type: ignore[union-attr]
+            return Apart(names.get(apart, apart), parts)
+        if apart is not None and node.op == "select" and node.over == (apart,):
+            return self.part(args[0], apart, _whole(node.data, self.sizes))
+        if node.op == "place" and node.over[0] in owners(node.axes - {BATCH}, self.extents).values():
+            return self.placed(node, args[0])
+        if apart is None:
+            return _value(node, args, self.tensors, self.extents, self.sizes)  # type: ignore[arg-type]
+        if apart in node.over:
+            return self.over_joined(node, args[0])
+        parts = tuple(
+            _value(node, [self.part(arg, apart, m) for arg in args], {}, self.extents, self.sizes_of(apart, m))
+            for m in range(self.count)
+        )
+        return self.together(node, apart, parts)
+
+    def together(self, node: Node, owner: str, parts: tuple[Value, ...]) -> Value | Apart:
+        """One value for each modality, as one array where their sizes are the same."""
+        if owners(node.axes - {BATCH}, self.extents):
+            return Apart(owner, parts)
+        axes = parts[0].axes
+        return Value(np.stack([part.along(axes) for part in parts]), (owner, *axes))
+
+    def pieces(self, node: Node) -> Value | Apart:
+        """A tensor that comes in pieces, at its indices."""
+        name, indices = node.data
+        tensor = self.tensors[name]
+        assert isinstance(tensor, Pieces)
+        slot, rest = tensor.slot, (*indices[: tensor.slot], *indices[tensor.slot + 1 :])
+        which = indices[slot]
+        numbers = range(self.count) if isinstance(which, str) else [_whole(which, self.sizes)]
+        parts = []
+        for m in numbers:
+            sizes = self.sizes_of(which, m) if isinstance(which, str) else self.sizes
+            parts.append(_leaf(leaf(name, rest), {name: tensor.arrays[m]}, self.extents, sizes))
+        return self.together(node, which, tuple(parts)) if isinstance(which, str) else parts[0]
+
+    def placed(self, node: Node, arg: Value | Apart) -> Apart:
+        """A value at one modality, zeros of its own size for each other."""
+        (owner,) = node.over
+        own = self.part(arg, owner, _whole(node.data, self.sizes))
+        differing = owners(node.axes - {BATCH}, self.extents)
+        parts = []
+        for m in range(self.count):
+            sizes = self.sizes_of(owner, m)
+            shape = [self.extents[a].value(sizes) if a in differing else own.array.shape[k] for k, a in enumerate(own.axes)]
+            parts.append(own if m == _whole(node.data, self.sizes) else Value(np.zeros(shape), own.axes))
+        return Apart(owner, tuple(parts))
+
+    def over_joined(self, node: Node, arg: Value | Apart) -> Value | Apart:
+        """An operator over modalities and what they have, one after another, along one dimension."""
+        assert isinstance(arg, Apart)
+        operator, inner = OPERATORS[node.op], tuple(axis for axis in node.over if axis != arg.owner)
+        rest = tuple(axis for axis in arg.axes if axis not in node.over)
+        flat = []
+        for part in arg.parts:
+            array = part.along((*rest, *inner))
+            flat.append(array.reshape((*array.shape[: len(rest)], -1)))
+        array = operator.meaning(np.concatenate(flat, -1), (len(rest),), **dict(node.data or ()))
+        if operator.kind != "normalisation":
+            return Value(np.asarray(array), rest)
+        ends = np.cumsum([part.shape[-1] for part in flat])[:-1]
+        shapes = [part.along((*rest, *inner)).shape for part in arg.parts]
+        pieces = np.split(array, ends, -1)
+        return Apart(arg.owner, tuple(Value(x.reshape(shape), (*rest, *inner)) for x, shape in zip(pieces, shapes, strict=True)))
 
 
 def _value(

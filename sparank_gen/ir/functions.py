@@ -73,7 +73,7 @@ class Inliner:
         inner = replace(
             scope,
             extents={axis: scope.extents[axis] for axis in axes.values()},
-            scalars={name: scope.scalars[name] for name in VISIBLE},
+            scalars={name: scope.scalars[name] for name in VISIBLE if name in scope.scalars},
             lookup=lambda name, span: known.get(name),
             names=lambda: list(known),
         )
@@ -159,7 +159,7 @@ def _require_number(node: Node, expression: Expression) -> None:
 
 def _quantity(node: Node, slots: Sequence[str], scope: Scope) -> Quantity:
     """A value of which the axes ``slots`` may be read as others; what else it has goes along."""
-    return Quantity(tuple(scope.extents[axis] for axis in slots), lambda indices: read_at(node, slots, indices))
+    return Quantity(tuple(slots), tuple(scope.extents[axis] for axis in slots), lambda indices: read_at(node, slots, indices))
 
 
 def _renamed(expression: Expression, axes: Mapping[str, str]) -> Expression:

@@ -13,6 +13,7 @@ from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.lang.functions import CONCAT
 from sparank_gen.lang.ops import OPERATORS, Operator
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
+from sparank_gen.lang.widths import owner_of, owners, read_at, size_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
@@ -29,10 +30,12 @@ class Quantity:
     """What a name stands for.
 
     Attributes:
+        axes: the axis of each index, where it is defined.
         slots: the extent of each index.
         read: the node for given indices.
     """
 
+    axes: tuple[str, ...]
     slots: tuple[Extent, ...]
     read: Callable[[tuple[Position, ...]], Node]
 
@@ -85,9 +88,28 @@ def lower(expression: Expression, scope: Scope) -> Node:
     """
     if isinstance(expression, Number):
         return ir.constant(expression.value)
-    if isinstance(expression, Reference):
-        return _reference(expression, scope)
-    return _call(expression, scope)
+    node = _reference(expression, scope) if isinstance(expression, Reference) else _call(expression, scope)
+    _check_owners(node, expression, scope)
+    return node
+
+
+def _check_owners(node: Node, expression: Expression, scope: Scope) -> None:
+    """Raise where an index whose extent depends on a modality stands without that modality, or beside another one."""
+    found = owners(node.axes & scope.extents.keys(), scope.extents)
+    for axis, owner in found.items():
+        if owner not in node.axes:
+            raise errors.ExtentMismatch(
+                f"index {axis!r} runs over {scope.extents[axis]}, which differs from modality to modality, and {owner!r} is gone here",
+                expression.span,
+                f"reduce over both, as in sum[{owner},{axis}](…), or map the features to one width before",
+            )
+    if len(set(found.values())) > 1:
+        shown = " and ".join(f"{axis!r} over {scope.extents[axis]}" for axis in found)
+        raise errors.ExtentMismatch(
+            f"{shown} meet here: their extents depend on different modalities",
+            expression.span,
+            "map the features to one width before",
+        )
 
 
 def check_axis(index: Index, scope: Scope) -> str:
@@ -107,15 +129,17 @@ def check_axis(index: Index, scope: Scope) -> str:
 
 
 def check_slots(
-    name: str, slots: tuple[Extent, ...], indices: tuple[Index, ...], span: Span, scope: Scope
+    name: str, quantity: Quantity, indices: tuple[Index, ...], span: Span, scope: Scope
 ) -> tuple[Position, ...]:
     """What ``indices`` say; raises where they do not fit the slots of the quantity ``name``."""
+    slots = quantity.slots
     if len(slots) != len(indices):
         expected = f"{len(slots)} {'index' if len(slots) == 1 else 'indices'}"
         raise errors.WrongIndexCount(f"{name!r} takes {expected}, found {len(indices)}", span, "write one index for each axis")
     axes = [index.value for index in indices if isinstance(index.value, str)]
+    moves = {axis: index.value for axis, index in zip(quantity.axes, indices, strict=True)}
     found: list[Position] = []
-    for slot, index in zip(slots, indices, strict=True):
+    for slot, index in zip((read_at(slot, moves) for slot in slots), indices, strict=True):
         extent = scope.resolved(slot)
         if isinstance(index.value, int):
             limit = extent.constant
@@ -134,6 +158,12 @@ def check_slots(
             )
         own = scope.resolved(scope.extents[axis])
         if index.offset is not None:
+            if slot not in slots and owner_of(slot) is None:
+                raise errors.ExtentMismatch(
+                    f"{name!r} has extent {slot} here, that of one modality, and is read from an offset on",
+                    index.span,
+                    f"name the whole of it first, as in 'x[j] = {name}[…,j]' with 'j: {slot}', and read that",
+                )
             found.append(_window(name, slot, axis, index, index.offset, scope))
             continue
         if own != extent:
@@ -170,17 +200,14 @@ def _least(extent: Extent, minimum: Mapping[str, int]) -> int | None:
 def _reference(expression: Reference, scope: Scope) -> Node:
     name, indices = expression.name, expression.indices
     if name == "size" and indices:
-        total = Extent.number(1)
-        for index in indices:
-            total = total * scope.extents[check_axis(index, scope)]
-        return ir.extent(scope.resolved(total))
+        return ir.extent(scope.resolved(size_of([check_axis(index, scope) for index in indices], scope.extents)))
     if name in scope.scalars and not indices:
         return ir.extent(scope.resolved(scope.scalars[name]))
     quantity = scope.lookup(name, expression.span)
     if quantity is None:
         hint = errors.did_you_mean(name, [*scope.names(), *scope.scalars])
         raise errors.UnknownName(f"{name!r} is not defined{hint}", expression.span, "define it, or bind a parameter to it")
-    return quantity.read(check_slots(name, quantity.slots, indices, expression.span, scope))
+    return quantity.read(check_slots(name, quantity, indices, expression.span, scope))
 
 
 def _concat(expression: Call, scope: Scope) -> Node:
@@ -258,6 +285,13 @@ def _call(expression: Call, scope: Scope) -> Node:
                 index.span,
                 f"use {index.value!r} inside, or leave it out",
             )
+    inner = [axis for axis, owner in owners(arguments[0].axes & scope.extents.keys(), scope.extents).items() if owner in axes]
+    if len(inner) > 1:
+        raise errors.ExtentMismatch(
+            f"{' and '.join(map(repr, inner))} have extents that depend on {owner_of(scope.extents[inner[0]])!r}, which they are reduced with",
+            expression.span,
+            f"reduce over {', '.join(inner)} first: {operator.name}[{owner_of(scope.extents[inner[0]])}]({operator.name}[{','.join(inner)}](…))",
+        )
     return ir.reduce(operator.name, arguments[0], axes, _options(expression, operator))
 
 

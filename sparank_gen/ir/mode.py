@@ -9,6 +9,7 @@ from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.widths import ONE_WIDTH, size_of
 from sparank_gen.spec.model import FusionSpec
 
 
@@ -76,7 +77,11 @@ class Mode:
     @property
     def out_extent(self) -> Extent:
         """The extent of the output's feature dimension."""
-        total = Extent.number(1)
-        for axis in self.out.dimensions[1]:
-            total = total * self.program.extents[axis]
-        return total
+        return size_of(self.out.dimensions[1], self.program.extents)
+
+    @property
+    def one_width(self) -> str | None:
+        """The index that needs all modalities to have one width, ``dim``; None where each may have its own."""
+        extents, one = self.program.extents, Extent.symbol(ONE_WIDTH)
+        whole = [axis for axis, extent in extents.items() if extent == one]
+        return next(iter([*whole, *(axis for axis, extent in extents.items() if ONE_WIDTH in extent.symbols)]), None)

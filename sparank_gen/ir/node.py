@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owner_of
 
 BATCH = "b"
 CUTS = frozenset({"slice", "pad", "concat"})
@@ -98,9 +99,9 @@ def constant(value: float) -> Node:
 
 
 def extent(value: Extent) -> Node:
-    """An extent as a number in the math."""
-    known = value.constant
-    return constant(known) if known is not None else make("extent", data=value)
+    """An extent as a number in the math, one for each modality where it is made of their widths."""
+    known, owner = value.constant, owner_of(value)
+    return constant(known) if known is not None else make("extent", data=value, axes=[owner] if owner else [])
 
 
 def rename(node: Node, names: Mapping[str, str]) -> Node:

@@ -10,7 +10,7 @@ from sparank_gen.ir.lower import NUMBERS, Scope, is_comparison, lower
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.initial import INITIALISATIONS, Initialisation
-from sparank_gen.lang.layouts import Layout, parse_layout
+from sparank_gen.lang.layouts import Layout, parse_layout, require_joined
 from sparank_gen.lang.modules import Module, Parameter, resolve_module
 from sparank_gen.lang.parse import parse_expression
 from sparank_gen.spec import errors
@@ -118,6 +118,7 @@ def _module(spec: ModuleSpec, around: Surroundings) -> Module:
 def _layout(text: Text, spec: ModuleSpec | TensorSpec, around: Surroundings) -> Layout:
     """The layout of one tensor; a scalar has no indices, and is no module's."""
     layout = parse_layout(text, around.axes, may_be_scalar=isinstance(spec, TensorSpec))
+    require_joined(layout, around.extents, spec.per.value if spec.per else None)
     around.claim(layout.name, layout.text.span(0, 0, len(layout.name)))
     if BATCH in layout.axes:
         raise errors.LayoutMismatch("a parameter has no batch axis", layout.span_of(BATCH), "leave 'b' out")

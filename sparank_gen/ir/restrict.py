@@ -27,6 +27,7 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.ir.zeros import Zeros, is_positive
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owners, size_of
 
 NEUTRAL = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf, "logsumexp": -math.inf, "softmax": -math.inf}
 # Operators over axes that are written out in others of these where they run over modalities.
@@ -165,11 +166,14 @@ class _Restriction:
 
     def count(self, over: Iterable[str]) -> Node:
         """The number of entries along axes, present modalities alone."""
-        size = Extent.number(1)
-        for axis in over:
-            size = size * (Extent.number(1) if axis in self.modality else self.program.extents[axis])
-        factors = [_COUNT for axis in over if axis in self.modality]
-        return product_of([*factors, ir.extent(size)] if size != Extent.number(1) else factors)
+        extents, over = self.program.extents, list(over)
+        own = ir.extent(size_of([axis for axis in over if axis not in self.modality], extents))
+        differing = set(owners(over, extents).values()) & set(over)
+        factors = [_COUNT for axis in over if axis in self.modality - differing]
+        if differing:
+            (owner,) = differing
+            own = ir.reduce("sum", ir.apply("where", self.among(owner), own, ir.constant(0)), [owner])
+        return product_of([*factors, own] if own is not ir.constant(1) else factors)
 
     def masked_product(self, node: Node, over: Iterable[str]) -> Node:
         """``node``, zero at absent modalities along ``over``.

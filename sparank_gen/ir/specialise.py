@@ -13,6 +13,7 @@ from sparank_gen.ir.simplify import factors_of, simplify, sum_of, terms_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owners
 
 
 def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> Program:
@@ -55,7 +56,7 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
             return None
         return ir.extent(node.data.substitute("modalities", Extent.number(count)))
 
-    rules: tuple[Rule, ...] = (pair_softmax, unroll, known_extent, _push_select(program.modality_axes, parameters))
+    rules: tuple[Rule, ...] = (pair_softmax, unroll, known_extent, _push_select(program, parameters))
     return simplify(rewrite(program, rules))
 
 
@@ -87,11 +88,14 @@ def _pick(node: Node, axis: str, position: int) -> Node:
     return ir.select(node, axis, position)
 
 
-def _push_select(modality_axes: frozenset[str], parameters: frozenset[str]) -> Rule:
+def _push_select(program: Program, parameters: frozenset[str]) -> Rule:
     """A position of a modality axis is read at the leaves where it can be, so that only that modality is computed."""
+    modality_axes = program.modality_axes
 
     def reaches_leaves(node: Node, axis: str) -> bool:
         """Whether reading ``node`` at one position of ``axis`` needs only that position of everything below."""
+        if axis in owners(node.axes, program.extents).values():
+            return False
         if axis not in node.axes or node.op in ("leaf", "stack"):
             return True
         if node.op == "rename":

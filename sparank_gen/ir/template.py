@@ -12,16 +12,9 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import expression_of
 from sparank_gen.lang.syntax import Expression, Number, Reference
+from sparank_gen.lang.widths import owners, size_of
 
 parsed = cache(expression_of)
-
-
-def size_of(axes: Iterable[str], extents: Mapping[str, Extent]) -> Node:
-    """The number of entries along ``axes``, as a node."""
-    total = Extent.number(1)
-    for axis in axes:
-        total = total * extents[axis]
-    return ir.extent(total)
 
 
 def broadcast_reduce(op: str, node: Node, over: Iterable[str], extents: Mapping[str, Extent]) -> Node:
@@ -29,9 +22,17 @@ def broadcast_reduce(op: str, node: Node, over: Iterable[str], extents: Mapping[
     over = list(over)
     absent = [axis for axis in over if axis not in node.axes]
     present = [axis for axis in over if axis in node.axes]
+    differing = owners(over, extents)
+    own = set(differing.values()) & set(over)
+    if own and (len(differing) > 1 or own & set(present) and set(differing) & set(absent)):
+        # So many entries for each modality: they count before modalities are summed over.
+        inner = [axis for axis in over if axis not in own]
+        part = broadcast_reduce("sum", node, inner, extents)
+        total = broadcast_reduce("sum", part, own, extents)
+        return total if op == "sum" else ir.apply("div", total, ir.extent(size_of(over, extents)))
     if present:
         node = ir.reduce(op, node, present)
-    return ir.apply("mul", node, size_of(absent, extents)) if absent and op == "sum" else node
+    return ir.apply("mul", node, ir.extent(size_of(absent, extents))) if absent and op == "sum" else node
 
 
 def instantiate(
@@ -44,7 +45,7 @@ def instantiate(
         if isinstance(expression, Number):
             return ir.constant(expression.value)
         if isinstance(expression, Reference):
-            return size_of(over, extents) if expression.name == "size" else names[expression.name]
+            return ir.extent(size_of(over, extents)) if expression.name == "size" else names[expression.name]
         arguments = [fill(argument) for argument in expression.arguments]
         if not expression.axes:
             return ir.apply(PAIRWISE.get(expression.function, expression.function), *arguments)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Window, axis_of
+from sparank_gen.lang import widths
 from sparank_gen.lang.extents import Extent
 
 FEATURES = "h"
@@ -15,7 +16,8 @@ def feature_leaf(axes: Sequence[str], slots: Sequence[Extent], extents: Mapping[
     """The features as a result, with the indices that ``axes`` have for ``slots``."""
     left, indices = [axis for axis in axes if axis != BATCH], list[str]()
     for slot in slots:
-        indices.append(next(axis for axis in left if extents[axis] == slot))
+        moves = {"m": indices[0]} if indices else {}
+        indices.append(next(axis for axis in left if extents[axis] == widths.read_at(slot, moves)))
         left.remove(indices[-1])
     return ir.leaf(FEATURES, (BATCH, *indices))
 

@@ -160,13 +160,16 @@ class Division:
     part: Extent
 
 
-def parse_extent(text: Text, names: Mapping[str, Extent], least: int = 1) -> tuple[Extent, tuple[Division, ...]]:
+def parse_extent(
+    text: Text, names: Mapping[str, Extent], least: int = 1, modalities: Mapping[str, Extent] | None = None
+) -> tuple[Extent, tuple[Division, ...]]:
     """The extent that ``text`` says, and the divisions in it that must come out.
 
     Args:
         text: integer arithmetic (``+ - * //``) on ``names`` and whole numbers.
         names: the names that may stand in it.
         least: the least whole number that it may be.
+        modalities: the width ``dim[…]`` of each modality that may be named, by an axis or by number.
 
     Raises:
         SpecError: BadSyntax, UnknownName or BadValue.
@@ -188,6 +191,8 @@ def parse_extent(text: Text, names: Mapping[str, Extent], least: int = 1) -> tup
                     f"the extents are {', '.join(sorted(names))} and the hyper-parameters",
                 )
             return names[node.id]
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "dim" and modalities:
+            return _width(node, text, modalities)
         if isinstance(node, ast.BinOp):
             left, right = walk(node.left), walk(node.right)
             if isinstance(node.op, ast.Add):
@@ -207,3 +212,14 @@ def parse_extent(text: Text, names: Mapping[str, Extent], least: int = 1) -> tup
     if not extent.symbols and (extent.constant is None or extent.constant < least):
         raise errors.BadValue(f"{text.value!r} is no extent", text.span(), f"write a whole number of at least {least}")
     return extent, tuple(divisions)
+
+
+def _width(node: ast.Subscript, text: Text, modalities: Mapping[str, Extent]) -> Extent:
+    written = ast.unparse(node.slice)
+    if written not in modalities:
+        raise errors.UnknownIndex(
+            f"{written!r} is no axis over modalities, and no number of one",
+            text.span(0, node.slice.col_offset, len(written)),
+            f"write one of {', '.join(f'dim[{name}]' for name in modalities)}",
+        )
+    return modalities[written]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import owners
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
@@ -36,6 +39,28 @@ class Layout:
             return self.name
         shown = (axes[0] if len(axes) == 1 else f"({' '.join(axes)})" for axes in self.dimensions)
         return f"{self.name}[{', '.join(shown)}]"
+
+
+def require_joined(layout: Layout, extents: Mapping[str, Extent], apart: str | None = None) -> None:
+    """Raise LayoutMismatch unless an index that has so many positions for each modality stands where pieces can be joined.
+
+    Args:
+        layout: any layout.
+        extents: the extent of each axis.
+        apart: the axis along which tensors are stored apart, if any.
+    """
+    for axis, owner in owners(layout.axes, extents).items():
+        dimension = next(axes for axes in layout.dimensions if axis in axes)
+        is_joined = owner in dimension and dimension.index(owner) < dimension.index(axis)
+        others = [other for other in owners(layout.axes, extents) if other != axis]
+        if (owner == apart or is_joined) and not others:
+            continue
+        raise errors.LayoutMismatch(
+            f"index {axis!r} of {layout} runs over {extents[axis]}, so that its pieces differ in size",
+            layout.span_of(axis),
+            f"join them, as in '({owner} {axis})', with no other such index in the layout"
+            + (f", or store them apart, with 'per: {owner}'" if apart is None else ""),
+        )
 
 
 def parse_layout(text: Text, known_axes: dict[str, str], may_be_scalar: bool = False) -> Layout:

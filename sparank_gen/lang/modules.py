@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.widths import size_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import ModuleSpec
 from sparank_gen.spec.source import Text
@@ -206,10 +207,7 @@ def _match_shape(
             "compose axes in parentheses where they share a dimension, as in 'W[i,(m j)]'",
         )
     for axes, (factor, argument) in zip(dimensions, shape, strict=True):
-        product = Extent.number(1)
-        for axis in axes:
-            product = product * extents[axis]
-        size = product.divided_by(Extent.number(factor))
+        size = size_of(axes, extents).divided_by(Extent.number(factor))
         known = sizes.setdefault(argument, size)
         if known != size:
             raise errors.ExtentMismatch(

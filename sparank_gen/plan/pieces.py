@@ -14,6 +14,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.views import FEATURES
+from sparank_gen.lang.widths import owners
 
 IsUnrolled = Callable[[str], bool]
 
@@ -27,12 +28,20 @@ class Buffer:
         axes: its dimensions; the batch axis stands for the tiles where it is partial.
         node: what it holds.
         partial: whether the rows of each tile are summed.
+        listed: the axis along which there is one buffer for each position, as their sizes differ; or None.
     """
 
     name: str
     axes: tuple[str, ...]
     node: Node
     partial: bool
+    listed: str | None = None
+
+
+def made_buffer(name: str, axes: tuple[str, ...], node: Node, partial: bool, program: Program) -> Buffer:
+    """A buffer with these dimensions; a list of them where some differ from modality to modality."""
+    listed = next(iter(owners(axes, program.extents).values()), None)
+    return Buffer(name, axes, node, partial, listed)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def cut_at_batch_sums(program: Program, is_unrolled: IsUnrolled) -> Cut:
         if key not in buffers:
             axes = memory_order(node.axes, program, is_unrolled)
             name = ("partial" if partial else "rows") + (f"_{len(buffers) + 1}")
-            buffers[key] = Buffer(name, axes, node, partial)
+            buffers[key] = made_buffer(name, axes, node, partial, program)
         return ir.leaf(buffers[key].name, buffers[key].axes)
 
     def lanes(node: Node) -> set[str]:

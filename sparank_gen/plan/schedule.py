@@ -10,6 +10,7 @@ from sparank_gen.ir.simplify import factors_of
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import widest
 
 LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
@@ -97,5 +98,5 @@ def elements(axes: frozenset[str], program: Program) -> Extent:
     """How many numbers a tensor with these axes has for one row of the batch."""
     total = Extent.number(1)
     for axis in sorted(axes - {BATCH}):
-        total = total * program.extents[axis]
+        total = total * widest(program.extents[axis])
     return total

@@ -16,7 +16,8 @@ from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.plan.pieces import Buffer, IsUnrolled, memory_order
+from sparank_gen.lang.widths import owner_of
+from sparank_gen.plan.pieces import Buffer, IsUnrolled, made_buffer, memory_order
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def split_at_contractions(
         found = operands.setdefault(at, {})
         if node not in found:
             count = sum(map(len, operands.values()))
-            found[node] = Buffer(f"operand_{count + 1}", memory_order(node.axes, program, is_unrolled), node, False)
+            order = memory_order(node.axes, program, is_unrolled)
+            found[node] = made_buffer(f"operand_{count + 1}", order, node, False, program)
         return ir.leaf(found[node].name, found[node].axes)
 
     for node in ir.reachable(results):
@@ -163,7 +165,8 @@ def column_extent(
             if len(columns) > 1 or reduces or node.op in CUTS or (node.op == "select" and lanes(node.over)):
                 return None
             found.update(program.extents[axis] for axis in columns)
-    return found.pop() if len(found) == 1 else None
+    extent = found.pop() if len(found) == 1 else None
+    return extent if extent is not None and owner_of(extent) is None else None
 
 
 def products_read(roots: Iterable[Node], products: Iterable[Definition]) -> Iterator[Definition]:

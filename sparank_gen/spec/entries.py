@@ -14,7 +14,7 @@ from sparank_gen.spec.source import Text
 # What every layer has: arguments and attributes of ours, and those of ``torch.nn.Module``.
 ATTRIBUTES = frozenset(
     """
-    self dim n_modalities out_dim backend fusion_type features return_gates present least_modalities most_modalities
+    self dim dims one_width n_modalities out_dim backend fusion_type features return_gates present least_modalities most_modalities
     extras has_pair_form numbered batch_dims modalities batch T_destination add_module apply bfloat16 buffers
     call_super_init children compile cpu cuda double dump_patches eval extra_repr float forward get_buffer
     get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers named_children

@@ -6,6 +6,7 @@ It is imported when a kernel first runs, and needs triton.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -159,6 +160,16 @@ def acc(tensor: Tensor) -> Any:
 def unit_stride(features: Tensor) -> Tensor:
     """Features whose rows lie in one piece each; copied where they do not."""
     return features if features.stride(1) == 1 or features.shape[1] == 1 else features.contiguous()
+
+
+def widths(features: Sequence[Tensor]) -> tuple[int, ...]:
+    """The width of each feature tensor."""
+    return tuple(x.shape[1] for x in features)
+
+
+def starts(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Where the features of each modality start if they stand one after another, and where the last ones end."""
+    return tuple(itertools.accumulate(dims, initial=0))
 
 
 def row_strides(features: list[Tensor]) -> tuple[int, ...]:

@@ -55,6 +55,7 @@ class AttentionFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = True
     numbered = None
+    one_width = "i"
     batch_dims = (0, 0)
 
     def __init__(

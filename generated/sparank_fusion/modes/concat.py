@@ -3,6 +3,8 @@ r"""The features of all modalities, one after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ class ConcatFusion(FusionModule):
     r"""The features of all modalities, one after the other.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, at least 1; 1 makes the layer the identity.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -27,11 +29,12 @@ class ConcatFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = None
+    one_width = None
     batch_dims = (0,)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         backend: str = "auto",
@@ -39,7 +42,7 @@ class ConcatFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self.out_dim = dim * n_modalities
+        self.out_dim = sum(self.dims)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         return (torch.cat(h, -1),)

@@ -58,6 +58,7 @@ class CrossAttentionFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = True
     numbered = "query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]"
+    one_width = "i"
     batch_dims = (0, 0)
 
     def __init__(

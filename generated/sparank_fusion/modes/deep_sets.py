@@ -54,6 +54,7 @@ class DeepSetsFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = None
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

@@ -3,6 +3,8 @@ r"""Multimodal factorised bilinear pooling of two modalities."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ class FactorizedBilinearFusion(FusionModule):
     r"""Multimodal factorised bilinear pooling of two modalities.
 
     Each output is a sum of `factors` products of projections. A signed square root and a division by the
-    Euclidean norm follow; below 1e-7 both are linear, so that their gradients stay finite at zero.
+    Euclidean norm follow; below 1e-7 both are linear, so that their gradients stay finite at zero. The output
+    is as wide as the first modality.
 
     .. math::
 
@@ -27,13 +30,13 @@ class FactorizedBilinearFusion(FusionModule):
     No modality can be missing: the formula names them by number, in ``x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]``.
 
     Parameters, by their names in the state dict:
-        left.weight: ``(dim * factors, dim)``, ``U[(o k), i]`` in the formula.
-        left.bias: ``(dim * factors,)``, ``u[(o k)]`` in the formula.
-        right.weight: ``(dim * factors, dim)``, ``V[(o k), j]`` in the formula.
-        right.bias: ``(dim * factors,)``, ``v[(o k)]`` in the formula.
+        left.weight: ``(dim[0] * factors, dim[0])``, ``U[(o k), i]`` in the formula.
+        left.bias: ``(dim[0] * factors,)``, ``u[(o k)]`` in the formula.
+        right.weight: ``(dim[0] * factors, dim[1])``, ``V[(o k), j]`` in the formula.
+        right.bias: ``(dim[0] * factors,)``, ``v[(o k)]`` in the formula.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, exactly 2; 1 makes the layer the identity.
         factors: Number of products that each output sums.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
@@ -51,11 +54,12 @@ class FactorizedBilinearFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]"
+    one_width = None
     batch_dims = (0,)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         factors: int = 5,
@@ -66,9 +70,9 @@ class FactorizedBilinearFusion(FusionModule):
         self.factors = factors
         if n_modalities == 1:
             return
-        self.left = nn.Linear(dim, dim * factors)
-        self.right = nn.Linear(dim, dim * factors)
-        self._block(8 * dim + 5 * dim * factors + 3)
+        self.left = nn.Linear(self.dims[0], self.dims[0] * factors)
+        self.right = nn.Linear(self.dims[1], self.dims[0] * factors)
+        self._block(5 * factors * max(self.dims) + 8 * max(self.dims) + 3)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         U = self.left.weight
@@ -76,15 +80,18 @@ class FactorizedBilinearFusion(FusionModule):
         V = self.right.weight
         v = self.right.bias
         # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
-        x = F.linear(h[0], U, u).unflatten(-1, (self.dim, self.factors))  # (B, dim, factors)
+        # x: (B, dim[0], factors)
+        x = F.linear(h[0], U, u).unflatten(-1, (self.dims[0], self.factors))
         # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
-        y = F.linear(h[1], V, v).unflatten(-1, (self.dim, self.factors))  # (B, dim, factors)
+        # y: (B, dim[0], factors)
+        y = F.linear(h[1], V, v).unflatten(-1, (self.dims[0], self.factors))
         # z[o] = sum[k](x[o,k] * y[o,k])
-        z = dot(x, y, -1)  # (B, dim)
+        z = dot(x, y, -1)  # (B, dim[0])
         # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-        s = z / torch.sqrt(torch.clamp(torch.abs(z), min=1e-07))  # (B, dim)
+        s = z / torch.sqrt(torch.clamp(torch.abs(z), min=1e-07))  # (B, dim[0])
         # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-        out = s / torch.sqrt(torch.clamp((s**2).sum(-1), min=1e-07)).unsqueeze(-1)  # (B, dim)
+        # out: (B, dim[0])
+        out = s / torch.sqrt(torch.clamp((s**2).sum(-1), min=1e-07)).unsqueeze(-1)
         return (out,)
 
     def _fuse_triton(

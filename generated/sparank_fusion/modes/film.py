@@ -3,6 +3,8 @@ r"""The first modality, scaled and shifted in each dimension as the second one s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,11 +27,11 @@ class FilmFusion(FusionModule):
     No modality can be missing: the formula names them by number, in ``gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]``.
 
     Parameters, by their names in the state dict:
-        film.weight: ``(2 * dim, dim)``, ``W[(p i), j]`` in the formula.
-        film.bias: ``(2 * dim,)``, ``c[(p i)]`` in the formula.
+        film.weight: ``(2 * dim[0], dim[1])``, ``W[(p i), j]`` in the formula.
+        film.bias: ``(2 * dim[0],)``, ``c[(p i)]`` in the formula.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, exactly 2; 1 makes the layer the identity.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -46,11 +48,12 @@ class FilmFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = False
     numbered = "gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]"
+    one_width = None
     batch_dims = (0, 0)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         backend: str = "auto",
@@ -58,19 +61,19 @@ class FilmFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self.film = nn.Linear(dim, 2 * dim)
-        self._block(6 * dim)
+        self.film = nn.Linear(self.dims[1], 2 * self.dims[0])
+        self._block(6 * max(self.dims))
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.film.weight
         c = self.film.bias
-        projected = F.linear(h[1], W, c).unflatten(-1, (2, self.dim))  # (B, 2, dim)
+        projected = F.linear(h[1], W, c).unflatten(-1, (2, self.dims[0]))  # (B, 2, dim[0])
         # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-        gamma = 1 + projected[:, 0]  # (B, dim)
+        gamma = 1 + projected[:, 0]  # (B, dim[0])
         # beta[i] = sum[j](W[1,i,j] * h[1,j]) + c[1,i]
-        beta = projected[:, 1]  # (B, dim)
+        beta = projected[:, 1]  # (B, dim[0])
         # out[i] = gamma[i] * h[0,i] + beta[i]
-        out = gamma * h[0] + beta  # (B, dim)
+        out = gamma * h[0] + beta  # (B, dim[0])
         if not return_extras:
             return (out,)
         return out, gamma

@@ -48,6 +48,7 @@ class GateFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = True
     numbered = None
+    one_width = "i"
     batch_dims = (0, 1)
 
     def __init__(

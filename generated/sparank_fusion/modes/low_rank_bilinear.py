@@ -3,6 +3,8 @@ r"""Multimodal low-rank bilinear pooling of two modalities."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ class LowRankBilinearFusion(FusionModule):
     r"""Multimodal low-rank bilinear pooling of two modalities.
 
     Both modalities are projected to `rank` factors and squashed; their product, projected back, is a bilinear
-    form of low rank.
+    form of low rank. The output is as wide as the first modality.
 
     .. math::
 
@@ -25,15 +27,15 @@ class LowRankBilinearFusion(FusionModule):
     No modality can be missing: the formula names them by number, in ``x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])``.
 
     Parameters, by their names in the state dict:
-        left.weight: ``(rank, dim)``, ``U[r, i]`` in the formula.
+        left.weight: ``(rank, dim[0])``, ``U[r, i]`` in the formula.
         left.bias: ``(rank,)``, ``u[r]`` in the formula.
-        right.weight: ``(rank, dim)``, ``V[r, j]`` in the formula.
+        right.weight: ``(rank, dim[1])``, ``V[r, j]`` in the formula.
         right.bias: ``(rank,)``, ``v[r]`` in the formula.
-        output.weight: ``(dim, rank)``, ``P[o, r]`` in the formula.
-        output.bias: ``(dim,)``, ``c[o]`` in the formula.
+        output.weight: ``(dim[0], rank)``, ``P[o, r]`` in the formula.
+        output.bias: ``(dim[0],)``, ``c[o]`` in the formula.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, exactly 2; 1 makes the layer the identity.
         rank: Number of factors.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
@@ -51,11 +53,12 @@ class LowRankBilinearFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])"
+    one_width = None
     batch_dims = (0,)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         rank: int = 64,
@@ -66,10 +69,10 @@ class LowRankBilinearFusion(FusionModule):
         self.rank = rank
         if n_modalities == 1:
             return
-        self.left = nn.Linear(dim, rank)
-        self.right = nn.Linear(dim, rank)
-        self.output = nn.Linear(rank, dim)
-        self._block(2 * dim + 6 * rank)
+        self.left = nn.Linear(self.dims[0], rank)
+        self.right = nn.Linear(self.dims[1], rank)
+        self.output = nn.Linear(rank, self.dims[0])
+        self._block(2 * max(self.dims) + 6 * rank)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         U = self.left.weight
@@ -83,7 +86,7 @@ class LowRankBilinearFusion(FusionModule):
         # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
         y = torch.tanh(F.linear(h[1], V, v))  # (B, rank)
         # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
-        out = F.linear(x * y, P, c)  # (B, dim)
+        out = F.linear(x * y, P, c)  # (B, dim[0])
         return (out,)
 
     def _fuse_triton(

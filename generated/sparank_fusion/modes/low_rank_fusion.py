@@ -3,7 +3,7 @@ r"""The tensor product of all modalities, contracted with a weight of low rank."
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -17,7 +17,8 @@ class LowRankFusionFusion(FusionModule):
     r"""The tensor product of all modalities, contracted with a weight of low rank.
 
     Low-rank multimodal fusion. A constant 1 is appended to the features of each modality, which makes it the
-    bias of a linear map, so that products of fewer modalities are among those that are summed.
+    bias of a linear map, so that products of fewer modalities are among those that are summed. The output is
+    as wide as the first modality.
 
     .. math::
 
@@ -25,11 +26,11 @@ class LowRankFusionFusion(FusionModule):
         \mathrm{out}_{o} = \sum_{r} \prod_{m} x_{m,r,o}
 
     Parameters, by their names in the state dict:
-        factors.{m}.weight: ``(dim * terms, dim)``, ``W[m, (r o), i]`` in the formula.
-        factors.{m}.bias: ``(dim * terms,)``, ``c[m, (r o)]`` in the formula.
+        factors.{m}.weight: ``(dim[0] * terms, dim[m])``, ``W[m, (r o), i]`` in the formula.
+        factors.{m}.bias: ``(dim[0] * terms,)``, ``c[m, (r o)]`` in the formula.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, at least 2; 1 makes the layer the identity.
         terms: Rank of the weight tensor.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
@@ -47,11 +48,12 @@ class LowRankFusionFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = None
+    one_width = None
     batch_dims = (0,)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         terms: int = 4,
@@ -62,18 +64,21 @@ class LowRankFusionFusion(FusionModule):
         self.terms = terms
         if n_modalities == 1:
             return
-        self.factors = nn.ModuleList([nn.Linear(dim, dim * terms) for _ in range(n_modalities)])
-        self._block(dim + 3 * dim * n_modalities * terms + 2 * dim * terms)
+        self.factors = nn.ModuleList([nn.Linear(dim_m, self.dims[0] * terms) for dim_m in self.dims])
+        self._block(max(self.dims) + 3 * max(self.dims) * n_modalities * terms + 2 * max(self.dims) * terms)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.factors)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
         # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
-        # x: M × (B, terms, dim)
-        x = [F.linear(h_m, W_m, c_m).unflatten(-1, (self.terms, self.dim)) for h_m, W_m, c_m in zip(h, W, c)]
+        # x: M × (B, terms, dim[0])
+        x = [
+            F.linear(h_m, W_m, c_m).unflatten(-1, (self.terms, self.dims[0]))
+            for h_m, W_m, c_m in zip(h, W, c)
+        ]
         # out[o] = sum[r](prod[m](x[m,r,o]))
-        out = multiply_all(x).sum(1)  # (B, dim)
+        out = multiply_all(x).sum(1)  # (B, dim[0])
         return (out,)
 
     def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
@@ -86,12 +91,15 @@ class LowRankFusionFusion(FusionModule):
         # among[m] = present[m] >= some
         among = present >= some  # (M, B)
         # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
-        # x: M × (B, terms, dim)
-        x = [F.linear(h_m, W_m, c_m).unflatten(-1, (self.terms, self.dim)) for h_m, W_m, c_m in zip(h, W, c)]
-        # total: (B, dim)
+        # x: M × (B, terms, dim[0])
+        x = [
+            F.linear(h_m, W_m, c_m).unflatten(-1, (self.terms, self.dims[0]))
+            for h_m, W_m, c_m in zip(h, W, c)
+        ]
+        # total: (B, dim[0])
         total = torch.where(among[:, :, None, None], torch.stack(x), 1).prod(0).sum(1)
         # out[o] = sum[r](prod[m](x[m,r,o]))
-        out = torch.where(some.unsqueeze(-1), total, 0)  # (B, dim)
+        out = torch.where(some.unsqueeze(-1), total, 0)  # (B, dim[0])
         return (out,)
 
     def _fuse_triton(

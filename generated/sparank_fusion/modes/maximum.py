@@ -38,6 +38,7 @@ class MaximumFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = None
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

@@ -3,6 +3,8 @@ r"""Linear experts on all modalities together, mixed by a router that sees the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from sparank_fusion.runtime import FusionModule, Tensors, dot, require_number
 class MixtureOfExpertsFusion(FusionModule):
     r"""Linear experts on all modalities together, mixed by a router that sees the same.
 
-    Every expert sees all modalities, one after the other, and so does the router; no expert is left out.
+    Every expert sees all modalities, one after the other, and so does the router; no expert is left out. The
+    output is as wide as the first modality.
 
     .. math::
 
@@ -22,13 +25,13 @@ class MixtureOfExpertsFusion(FusionModule):
         \mathrm{out}_{i} = \sum_{e} p_{e}\,\mathrm{expert}_{e,i}
 
     Parameters, by their names in the state dict:
-        router.weight: ``(experts, dim * n_modalities)``, ``R[e, (m j)]`` in the formula.
+        router.weight: ``(experts, sum(dim))``, ``R[e, (m j)]`` in the formula.
         router.bias: ``(experts,)``, ``r[e]`` in the formula.
-        expert.weight: ``(dim * experts, dim * n_modalities)``, ``W[(e i), (m j)]`` in the formula.
-        expert.bias: ``(dim * experts,)``, ``c[(e i)]`` in the formula.
+        expert.weight: ``(dim[0] * experts, sum(dim))``, ``W[(e i), (m j)]`` in the formula.
+        expert.bias: ``(dim[0] * experts,)``, ``c[(e i)]`` in the formula.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, at least 2; 1 makes the layer the identity.
         experts: Number of experts.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
@@ -47,11 +50,12 @@ class MixtureOfExpertsFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = False
     numbered = None
+    one_width = None
     batch_dims = (0, 0)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         experts: int = 4,
@@ -62,23 +66,23 @@ class MixtureOfExpertsFusion(FusionModule):
         self.experts = experts
         if n_modalities == 1:
             return
-        self.router = nn.Linear(dim * n_modalities, experts)
-        self.expert = nn.Linear(dim * n_modalities, dim * experts)
-        self._block(dim + 3 * dim * experts + 3 * experts)
+        self.router = nn.Linear(sum(self.dims), experts)
+        self.expert = nn.Linear(sum(self.dims), self.dims[0] * experts)
+        self._block(3 * experts + 3 * experts * max(self.dims) + max(self.dims))
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         R = self.router.weight
         r = self.router.bias
         W = self.expert.weight
         c = self.expert.bias
-        joined = torch.cat(h, -1)  # (B, dim * M)
+        joined = torch.cat(h, -1)  # (B, sum(dim))
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         p = F.linear(joined, R, r).softmax(-1)  # (B, experts)
         # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
-        # expert: (B, experts, dim)
-        expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dim))
+        # expert: (B, experts, dim[0])
+        expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dims[0]))
         # out[i] = sum[e](p[e] * expert[e,i])
-        out = dot(p.unsqueeze(-1), expert, 1)  # (B, dim)
+        out = dot(p.unsqueeze(-1), expert, 1)  # (B, dim[0])
         if not return_extras:
             return (out,)
         return out, p
@@ -91,15 +95,15 @@ class MixtureOfExpertsFusion(FusionModule):
         c = self.expert.bias
         # some = max[m](present[m])
         some = present.amax(0)  # (B,)
-        joined = torch.cat(h, -1)  # (B, dim * M)
+        joined = torch.cat(h, -1)  # (B, sum(dim))
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         # p: (B, experts)
         p = torch.where(some.unsqueeze(-1), F.linear(joined, R, r).softmax(-1), 0)
         # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
-        # expert: (B, experts, dim)
-        expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dim))
+        # expert: (B, experts, dim[0])
+        expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dims[0]))
         # out[i] = sum[e](p[e] * expert[e,i])
-        out = dot(p.unsqueeze(-1), expert, 1)  # (B, dim)
+        out = dot(p.unsqueeze(-1), expert, 1)  # (B, dim[0])
         if not return_extras:
             return (out,)
         return out, p

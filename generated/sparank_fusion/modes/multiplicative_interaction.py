@@ -3,6 +3,8 @@ r"""A full bilinear form of two modalities, with its linear terms and bias."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from sparank_fusion.runtime import FusionModule, Tensors
 class MultiplicativeInteractionFusion(FusionModule):
     r"""A full bilinear form of two modalities, with its linear terms and bias.
 
-    Each output is a bilinear form of the two modalities, plus a linear map of each, plus a bias.
+    Each output is a bilinear form of the two modalities, plus a linear map of each, plus a bias. The output
+    is as wide as the first modality.
 
     .. math::
 
@@ -22,13 +25,13 @@ class MultiplicativeInteractionFusion(FusionModule):
     No modality can be missing: the formula names them by number, in ``out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]``.
 
     Parameters, by their names in the state dict:
-        bilinear.weight: ``(dim, dim, dim)``, ``W[o, i, j]`` in the formula.
-        bilinear.bias: ``(dim,)``, ``c[o]`` in the formula.
-        left.weight: ``(dim, dim)``, ``U[o, i]`` in the formula.
-        right.weight: ``(dim, dim)``, ``V[o, j]`` in the formula.
+        bilinear.weight: ``(dim[0], dim[0], dim[1])``, ``W[o, i, j]`` in the formula.
+        bilinear.bias: ``(dim[0],)``, ``c[o]`` in the formula.
+        left.weight: ``(dim[0], dim[0])``, ``U[o, i]`` in the formula.
+        right.weight: ``(dim[0], dim[1])``, ``V[o, j]`` in the formula.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, exactly 2; 1 makes the layer the identity.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -45,11 +48,12 @@ class MultiplicativeInteractionFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]"
+    one_width = None
     batch_dims = (0,)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         backend: str = "auto",
@@ -57,10 +61,10 @@ class MultiplicativeInteractionFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self.bilinear = nn.Bilinear(dim, dim, dim)
-        self.left = nn.Linear(dim, dim, bias=False)
-        self.right = nn.Linear(dim, dim, bias=False)
-        self._block(6 * dim + dim * dim)
+        self.bilinear = nn.Bilinear(self.dims[0], self.dims[1], self.dims[0])
+        self.left = nn.Linear(self.dims[0], self.dims[0], bias=False)
+        self.right = nn.Linear(self.dims[1], self.dims[0], bias=False)
+        self._block(6 * max(self.dims) + max(self.dims) * max(self.dims))
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         W = self.bilinear.weight
@@ -68,7 +72,7 @@ class MultiplicativeInteractionFusion(FusionModule):
         U = self.left.weight
         V = self.right.weight
         # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
-        # out: (B, dim)
+        # out: (B, dim[0])
         out = (
             F.linear((h[0].unsqueeze(-1) * h[1].unsqueeze(1)).flatten(-2), W.flatten(1), c)
             + F.linear(h[0], U)

@@ -47,6 +47,7 @@ class ScalarGateFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = True
     numbered = None
+    one_width = "i"
     batch_dims = (0, 0)
 
     def __init__(

@@ -44,6 +44,7 @@ class ScalarMixFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = True
     numbered = None
+    one_width = "i"
     batch_dims = (0, 0)
 
     def __init__(

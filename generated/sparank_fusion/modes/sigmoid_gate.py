@@ -45,6 +45,7 @@ class SigmoidGateFusion(FusionModule):
     extras = ("weights",)
     has_pair_form = False
     numbered = "g[0,i] = z[i]"
+    one_width = "i"
     batch_dims = (0, 1)
 
     def __init__(

@@ -34,6 +34,7 @@ class SumFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = None
+    one_width = "i"
     batch_dims = (0,)
 
     def __init__(

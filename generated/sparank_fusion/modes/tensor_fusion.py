@@ -3,6 +3,8 @@ r"""The outer product of two modalities, each with a constant 1 appended."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,14 +20,14 @@ class TensorFusionFusion(FusionModule):
 
     .. math::
 
-        x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim}\\ 1 & \text{otherwise}\end{cases} \\
-        y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim}\\ 1 & \text{otherwise}\end{cases} \\
+        x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim_{0}}\\ 1 & \text{otherwise}\end{cases} \\
+        y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim_{1}}\\ 1 & \text{otherwise}\end{cases} \\
         \mathrm{out}_{p,q} = x_{p}\,y_{q}
 
     No modality can be missing: the formula names them by number, in ``x[p] = concat[p: i, 1](h[0,i], 1)``.
 
     Args:
-        dim: width of each modality's features.
+        dim: width of each modality's features: one for all, or one for each.
         n_modalities: number of modalities, exactly 2; 1 makes the layer the identity.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
@@ -42,11 +44,12 @@ class TensorFusionFusion(FusionModule):
     extras = ()
     has_pair_form = False
     numbered = "x[p] = concat[p: i, 1](h[0,i], 1)"
+    one_width = None
     batch_dims = (0,)
 
     def __init__(
         self,
-        dim: int,
+        dim: int | Sequence[int],
         n_modalities: int,
         *,
         backend: str = "auto",
@@ -54,16 +57,16 @@ class TensorFusionFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self.out_dim = 2 * dim + dim * dim + 1
-        self._block(2 * dim + 2)
+        self.out_dim = self.dims[0] + self.dims[0] * self.dims[1] + self.dims[1] + 1
+        self._block(2 * max(self.dims) + 2)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # x[p] = concat[p: i, 1](h[0,i], 1)
-        x = F.pad(h[0], (0, 1), value=1)  # (B, dim + 1)
-        # y[q] = concat[q: i, 1](h[1,i], 1)
-        y = F.pad(h[1], (0, 1), value=1)  # (B, dim + 1)
+        x = F.pad(h[0], (0, 1), value=1)  # (B, dim[0] + 1)
+        # y[q] = concat[q: j, 1](h[1,j], 1)
+        y = F.pad(h[1], (0, 1), value=1)  # (B, dim[1] + 1)
         # out[p,q] = x[p] * y[q]
-        out = x.unsqueeze(-1) * y.unsqueeze(1)  # (B, dim + 1, dim + 1)
+        out = x.unsqueeze(-1) * y.unsqueeze(1)  # (B, dim[0] + 1, dim[1] + 1)
         return (out.flatten(1),)
 
     def _fuse_triton(

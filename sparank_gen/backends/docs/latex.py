@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,7 +78,7 @@ def extent_latex(extent: Extent) -> str:
     if extent.constant is not None:
         return str(extent.constant)
     text = str(extent).replace(" // ", "/").replace(" * ", r" \cdot ")
-    return upright(text)
+    return re.sub(r"dim\[(\w+)\]", r"dim_{\1}", upright(text))
 
 
 @dataclass(frozen=True)

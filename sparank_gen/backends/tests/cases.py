@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import state_key
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import has_widths, owners, read_at, size_of, sizes_of, widest
 
 Array = NDArray[np.float64]
 
@@ -24,15 +27,26 @@ PRIME = 10007
 
 @dataclass(frozen=True)
 class Case:
-    """One set of sizes."""
+    """One set of sizes; ``dim`` is one width, or one for each modality."""
 
-    dim: int
+    dim: int | tuple[int, ...]
     n_modalities: int
     options: tuple[tuple[str, int | float], ...]
 
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The width of each modality."""
+        return self.dim if isinstance(self.dim, tuple) else (self.dim,) * self.n_modalities
+
+    @property
+    def dim_code(self) -> str:
+        """The argument of a layer's constructor."""
+        return repr(list(self.dim) if isinstance(self.dim, tuple) else self.dim)
+
     def sizes(self, batch: int) -> dict[str, int | float]:
         """The names that extents and numbers in the math are made of."""
-        return {"dim": self.dim, "modalities": self.n_modalities, "batch": batch, **dict(self.options)}
+        one = {} if isinstance(self.dim, tuple) else {"dim": self.dim}
+        return {**one, **sizes_of(self.dims), "modalities": self.n_modalities, "batch": batch, **dict(self.options)}
 
 
 def cases(mode: Mode) -> tuple[Case, ...]:
@@ -40,7 +54,16 @@ def cases(mode: Mode) -> tuple[Case, ...]:
     count = mode.spec.modalities
     least = max(count.minimum, 2) if count.maximum is None or count.maximum > 1 else 1
     most = least if count.maximum is not None and count.maximum <= least else least + 1
-    return tuple(_smallest(mode, n) for n in range(least, most + 1))
+    found = tuple(_smallest(mode, n) for n in range(least, most + 1))
+    return found if mode.one_width is not None or most == 1 else (*found, _differing(mode, found[-1]))
+
+
+def _differing(mode: Mode, case: Case) -> Case:
+    """The same sizes with widths that differ from modality to modality, the first neither the least nor the most."""
+    fitting = _fitting(mode, case.n_modalities, case.options)
+    first, *others = itertools.islice(fitting, case.n_modalities + 1)
+    widths = [*others[:1], first, *others[1:]][: case.n_modalities]
+    return replace(case, dim=tuple(widths))
 
 
 def _smallest(mode: Mode, n_modalities: int) -> Case:
@@ -51,8 +74,8 @@ def _smallest(mode: Mode, n_modalities: int) -> Case:
         for h in mode.spec.hyperparameters
     )
     for options in (small, defaults):
-        for case in _fitting(mode, n_modalities, options):
-            return case
+        for dim in _fitting(mode, n_modalities, options):
+            return Case(dim, n_modalities, options)
     raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
 
 
@@ -63,8 +86,8 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
         sizes = [extent.value(case.sizes(BATCH)) for extent in extents]
         return sum(size & (size - 1) == 0 for size in sizes)
 
-    extents = mode.program.extents.values()
-    of_any_width = [extent for extent in extents if "dim" not in extent.symbols]
+    extents = [widest(extent) for extent in mode.program.extents.values()]
+    of_any_width = [extent for extent in extents if "dim" not in extent.symbols and not has_widths([extent])]
     found = []
     for case in cases(mode):
         least = {h.name.value: h.minimum or 0 for h in mode.spec.hyperparameters}
@@ -73,26 +96,27 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
             for name, x in case.options
         )
         best, fewest = case, len(extents) + 1
-        for fitting in _fitting(mode, case.n_modalities, fewer):
+        for dim in _fitting(mode, case.n_modalities, fewer):
+            fitting = Case(dim, case.n_modalities, fewer)
             full = full_lanes(fitting, extents)
             if full < fewest:
                 best, fewest = fitting, full
             if full == full_lanes(fitting, of_any_width):
                 break  # No other width has fewer.
-        found.append(best)
+        found.append(_differing(mode, best) if isinstance(case.dim, tuple) else best)
     return tuple(found)
 
 
-def _fitting(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> Iterator[Case]:
+def _fitting(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> Iterator[int]:
     """The small widths that hyper-parameters allow, smallest first."""
     for dim in range(SMALLEST_DIM, LARGEST_DIM):
-        case = Case(dim, n_modalities, options)
+        sizes = Case(dim, n_modalities, options).sizes(BATCH)
         try:
             for extent in mode.program.extents.values():
-                extent.value(case.sizes(BATCH))
+                widest(extent).value(sizes)
         except ValueError:
             continue
-        yield case
+        yield dim
 
 
 def rule(key: str, shape: tuple[int, ...]) -> Array:
@@ -114,31 +138,71 @@ def stored_tensors(mode: Mode, case: Case) -> Iterator[tuple[str, str, int | Non
     sizes = case.sizes(BATCH)
     for module in mode.modules:
         for parameter in module.parameters:
-            shape = tuple(
-                int(np.prod([mode.program.extents[axis].value(sizes) for axis in dimension]))
-                for dimension in parameter.layout.without(module.per)
-            )
-            name = parameter.layout.name
+            name, dimensions = parameter.layout.name, parameter.layout.without(module.per)
+            extents = [size_of(dimension, mode.program.extents) for dimension in dimensions]
             if module.per is None:
-                yield state_key(module, parameter), name, None, shape
-            else:
-                for m in range(case.n_modalities):
-                    yield state_key(module, parameter, str(m)), name, m, shape
+                yield state_key(module, parameter), name, None, tuple(extent.value(sizes) for extent in extents)
+                continue
+            for m in range(case.n_modalities):
+                shape = tuple(read_at(extent, {module.per: m}).value(sizes) for extent in extents)
+                yield state_key(module, parameter, str(m)), name, m, shape
 
 
-def tensors(mode: Mode, case: Case, batch: int = BATCH) -> Mapping[str, Array]:
-    """What the evaluator reads: features ``(batch, m, dim)``, and parameters with one dimension for each index."""
-    sizes = case.sizes(batch)
-    features = [rule(f"features.{m}", (batch, case.dim)) for m in range(case.n_modalities)]
-    apart = [mode.program.extents[axis].value(sizes) for axis in mode.features.dimensions[-1]]
-    found: dict[str, Array] = {FEATURES: np.stack(features, axis=1).reshape(batch, case.n_modalities, *apart)}
+def tensors(mode: Mode, case: Case, batch: int = BATCH) -> dict[str, Array | Pieces]:
+    """What the evaluator reads: features ``(batch, m, dim)``, and parameters with one dimension for each index.
+
+    What has another size for each modality comes in pieces.
+    """
     parts: dict[str, list[Array]] = {}
     for key, name, _, shape in stored_tensors(mode, case):
         parts.setdefault(name, []).append(rule(key, shape))
+    extents, sizes = mode.program.extents, case.sizes(batch)
+    modality, rows, own = mode.features.dimensions
+    features = [rule(f"features.{m}", (batch, width)) for m, width in enumerate(case.dims)]
+    found = {FEATURES: indexed(features, (rows, own), (*rows, *modality, *own), modality[0], extents, sizes)}
     for module in mode.modules:
         for parameter in module.parameters:
             layout = parameter.layout
-            inner = [mode.program.extents[a].value(sizes) for a in layout.axes if a != module.per]
-            pieces = [part.reshape(inner) for part in parts[layout.name]]
-            found[layout.name] = pieces[0] if module.per is None else np.stack(pieces, layout.axes.index(module.per))
+            dimensions = layout.without(module.per)
+            found[layout.name] = indexed(parts[layout.name], dimensions, layout.axes, module.per, extents, sizes)
     return found
+
+
+def indexed(
+    stored: Sequence[Array],
+    dimensions: Sequence[tuple[str, ...]],
+    indices: tuple[str, ...],
+    per: str | None,
+    extents: Mapping[str, Extent],
+    sizes: Mapping[str, int | float],
+) -> Array | Pieces:
+    """Stored arrays, one or one for each index of ``per``, as one with a dimension for each of ``indices``."""
+    owner = next(iter(owners(indices, extents).values()), None)
+    if owner is not None and per is None:
+        place = next(place for place, dimension in enumerate(dimensions) if owner in dimension)
+        before, after = _split_at(dimensions[place], owner)
+        each = [read_at(size_of(after, extents), {owner: m}).value(sizes) for m in range(int(sizes["modalities"]))]
+        (array,) = stored
+        apart = array.reshape((*array.shape[:place], *(extents[a].value(sizes) for a in before), -1, *array.shape[place + 1 :]))
+        stored = np.split(apart, np.cumsum(each)[:-1], place + len(before))
+    along = owner if per is None else per
+    inner = [axis for axis in indices if axis != along]
+    found = []
+    for m, array in enumerate(stored):
+        moves = {along: m} if along is not None else {}
+        counts = [_count(read_at(extents[axis], moves), sizes) for axis in inner]
+        found.append(array.reshape(counts))
+    if along is None:
+        return found[0]
+    slot = indices.index(along)
+    return np.stack(found, slot) if owner is None else Pieces(slot, tuple(found))
+
+
+def _split_at(axes: tuple[str, ...], axis: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes before and after one of them."""
+    position = axes.index(axis)
+    return axes[:position], axes[position + 1 :]
+
+
+def _count(extent: Extent, sizes: Mapping[str, int | float]) -> int:
+    return int(sizes["batch"]) if extent.symbols == {"batch"} else extent.value(sizes)

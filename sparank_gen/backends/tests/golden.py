@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
 from sparank_gen.ir.check import PRESENT
-from sparank_gen.ir.evaluate import evaluate, evaluate_at
+from sparank_gen.ir.evaluate import evaluate, evaluate_in
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.restrict import numbered, restrict, select_features
 from sparank_gen.ir.views import feature_leaf
@@ -33,7 +33,8 @@ def golden_text(mode: Mode) -> str:
 
 def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     """Sizes, output, weights and diagnostics of one case; where modalities are missing, which samples have which."""
-    entry: dict[str, Any] = {"dim": case.dim, "n_modalities": case.n_modalities, "batch": BATCH, "options": dict(case.options)}
+    dim = list(case.dim) if isinstance(case.dim, tuple) else case.dim
+    entry: dict[str, Any] = {"dim": dim, "n_modalities": case.n_modalities, "batch": BATCH, "options": dict(case.options)}
     found = dict(tensors(mode, case))
     if present is not None:
         entry["present"] = present.tolist()
@@ -55,12 +56,8 @@ def laid_out(
     else:
         node = feature_leaf(layout.axes, program.tensors[layout.name].slots, program.extents)
         node = select_features(node) if among_present else node
-    array = evaluate_at(node, layout.axes, evaluate([node], found, program.extents, sizes), program.extents, sizes)
-    position, shape = 0, []
-    for dimension in layout.dimensions:
-        shape.append(int(np.prod(array.shape[position : position + len(dimension)])))
-        position += len(dimension)
-    return array.reshape(shape)
+    values = evaluate([node], found, program.extents, sizes)
+    return evaluate_in(node, layout.dimensions, values, program.extents, sizes)
 
 
 def _case_text(entry: dict[str, Any]) -> str:

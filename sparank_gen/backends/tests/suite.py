@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import runtime_functions
-from sparank_gen.backends.torch.values import Dense, Scalar, Value
+from sparank_gen.backends.torch.module import runtime_functions, width_symbols
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.views import FEATURES
+from sparank_gen.lang.widths import owners
 
 ASSERTIONS = {
     "==": "assert_equal({0}, {1})",
@@ -67,7 +68,7 @@ def test_file(mode: Mode) -> TestFile:
         ragged_cases=ragged_cases(mode),
         bindings=tuple(_binding(mode, result) for result in reversed(results.values())),
         properties=properties,
-        assertions=tuple(sorted({line.partition("(")[0] for each in properties for line in each.lines[-1:]})),
+        assertions=tuple(sorted({line.strip().partition("(")[0] for each in properties for line in each.lines[-1:]})),
         runtime=runtime_functions("\n".join(line for each in properties for line in each.lines)),
         wrong_modalities=wrong,
     )
@@ -83,8 +84,14 @@ def _binding(mode: Mode, result: Result) -> str:
     """A result as the math names it: composed dimensions taken apart, the batch first."""
     layout = result.layout
     code = "layer(h)" if result.key == "out" else f'layer(h, return_gates=True)[1]["{result.key}"]'
-    symbols = {"dim": "layer.dim", "modalities": "layer.n_modalities"}
-    symbols |= {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
+    symbols = _symbols(mode)
+    owner = next(iter(owners(layout.axes, mode.program.extents).values()), None)
+    if owner is not None:
+        lowering = Lowering(mode.program, (), Emitter(mode.program.extents, symbols), stacked=False)
+        pieces = lowering.pieces(code, "x", layout, owner, layout.axes)
+        assert isinstance(pieces, Listed)
+        order = (BATCH, *(axis for axis in mode.program[layout.name].axes if axis != owner))
+        return f"{layout.name} = {replace(pieces, element=pieces.element.ordered(order)).sequence}"
     for position in reversed(range(len(layout.dimensions))):
         axes = layout.dimensions[position]
         if len(axes) > 1:
@@ -94,14 +101,28 @@ def _binding(mode: Mode, result: Result) -> str:
     return f"{layout.name} = {Dense(code, layout.axes).ordered(wanted).code}"
 
 
+def _symbols(mode: Mode) -> dict[str, str]:
+    """How the names in extents are written in a test."""
+    names = {"dim": "layer.dim", "modalities": "layer.n_modalities", **width_symbols(mode, "layer.dims")}
+    return names | {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
+
+
 def _property(mode: Mode, each: Property) -> PropertyTest:
-    symbols = {"dim": "layer.dim", "modalities": "layer.n_modalities"}
-    symbols |= {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
-    emitter = Emitter(mode.program.extents, symbols)
+    emitter = Emitter(mode.program.extents, _symbols(mode))
     lowering = Lowering(mode.program, (), emitter, stacked=False)
     lowering.definitions = {}
     lowering.count_uses([each.left, each.right])
     sides: list[Value] = [lowering.lower(each.left), lowering.lower(each.right)]
+    pieces = next((side for side in sides if isinstance(side, Listed) and emitter.differs(side)), None)
+    if pieces is not None:
+
+        def compare(*pair: Dense | Scalar) -> Dense:
+            axes = lowering.result_axes([side for side in pair if isinstance(side, Dense)])
+            codes = [side.aligned(axes).code if isinstance(side, Dense) else side.code for side in pair]
+            return Dense(ASSERTIONS[each.relation].format(*codes), axes)
+
+        compared = lowering.each(pieces.axis, compare, *sides)
+        return PropertyTest(each.source, (*emitter.lines, f"{compared.loop}:", f"    {compared.element.code}"))
     union = lowering.sorted(set().union(*(side.axes for side in sides)))
     codes = []
     for side in sides:

@@ -10,6 +10,7 @@ from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, comp
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.lang.widths import owners
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
@@ -55,9 +56,19 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
             continue
         inner = tuple(axis for axis in layout_axes if axis in node.over)
+        joined = _joined_slot(lowering, weight)
+        if joined is not None and (not inner or weight.data[1][joined] != inner[0]):
+            continue
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
         return Gemm(weight, product_of(rest), outer, inner, listed)
     return None
+
+
+def _joined_slot(lowering: Lowering, leaf: Node) -> int | None:
+    """The slot of a parameter along which pieces of a size for each modality are joined, or None."""
+    layout, per = lowering.parameters[leaf.data[0]]
+    owner = next(iter(owners(layout.axes, lowering.program.extents).values()), None)
+    return layout.axes.index(owner) if owner is not None and per is None else None
 
 
 def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozenset[str]) -> bool:
@@ -117,6 +128,8 @@ def _terms(lowering: Lowering, node: Node) -> list[tuple[int, Node]]:
 def _is_bias(lowering: Lowering, bias: Node, gemm: Gemm) -> bool:
     if bias.op != "leaf" or bias.data[0] not in lowering.parameters or not gemm.outer:
         return False
+    if _joined_slot(lowering, bias) is not None:
+        return False
     listed = _listed_axis(lowering, bias, [gemm.listed] if gemm.listed else ())
     return bias.axes - {listed} == set(gemm.outer) and listed == gemm.listed
 
@@ -166,7 +179,7 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     matrix = _matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
     offset = _matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else None
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
-    joined = _joined_list(operand, gemm.inner)
+    joined = _joined_list(lowering, operand, gemm.inner)
     if joined is not None:
         operand = _kept_join(lowering, gemm.operand, joined)
     elif isinstance(operand, Listed) and operand.axis in gemm.inner:
@@ -193,14 +206,16 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     return lowering.each(matrix.axis, call, *operands) if isinstance(matrix, Listed) else lowering.lift(call, *operands)
 
 
-def _joined_list(operand: Value, inner: tuple[str, ...]) -> Dense | None:
+def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> Dense | None:
     """A list that is contracted along its own axis too, concatenated: one GEMM instead of one for each modality."""
     if not isinstance(operand, Listed) or operand.axis not in inner:
         return None
-    tail = operand.element.axes[len(operand.element.axes) - len(inner) + 1 :]
+    element = operand.element
+    if lowering.emitter.differs(operand):
+        element = element.ordered((*(axis for axis in element.axes if axis not in inner), *inner[1:]))
+    tail = element.axes[len(element.axes) - len(inner) + 1 :]
     if inner != (operand.axis, *tail):
         return None
-    element = operand.element
     rest = element.axes[: len(element.axes) - len(tail)]
     if len(tail) > 1:
         element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
@@ -307,7 +322,9 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         return _sum(lowering, lowering.lower(node.args[0]), node.over)
     values = [lowering.shortened(factor, lowering.lower(factor)) for factor in factors]
     lists = {value.axis for value in values if isinstance(value, Listed)}
-    if len(lists) == 1 and lists <= set(node.over) and not _spans_modalities(lowering, values, lists):
+    apart = {value.axis for value in values if isinstance(value, Listed) and lowering.emitter.differs(value)}
+    lists = apart or lists
+    if len(lists) == 1 and lists <= set(node.over) and (apart or not _spans_modalities(lowering, values, lists)):
         (axis,) = lists
         rest = [other for other in node.over if other != axis]
         if not rest and len(values) == 2 and not any(isinstance(value, Scalar) for value in values):

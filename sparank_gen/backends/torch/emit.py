@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sparank_gen.backends.torch.values import Listed, Scalar, Value, listed
 from sparank_gen.ir.node import BATCH
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import owners, size_of
 
 RESERVED = frozenset(
     """
@@ -18,6 +20,8 @@ RESERVED = frozenset(
     """.split()
 )
 LONGEST_LINE = 84
+# The symbol that stands for all widths, in their order.
+WIDTHS = "dim[]"
 NOUNS = {
     "add": "total",
     "sub": "difference",
@@ -75,6 +79,7 @@ class Emitter:
         """A statement that gives ``value`` a name; ``source`` is the formula to show above it."""
         if isinstance(value, Scalar):
             return value
+        value = self.with_widths(value) if isinstance(value, Listed) else value
         name = self.unique(name)
         if source:
             self.lines.extend(f"# {line}" for line in source.split("\n"))
@@ -92,6 +97,21 @@ class Emitter:
         """``value``, as a variable if it is not one yet."""
         return value if value.is_name else self.assign(value, NOUNS.get(op, op))
 
+    def with_widths(self, value: Listed) -> Listed:
+        """A list in whose elements the width of each modality may stand, with the loop variable for that."""
+        variable = self.symbols.get(f"dim[{value.axis}]", "")
+        if not variable or not re.search(rf"\b{variable}\b", value.element.code) or variable in dict(value.sources):
+            return value
+        return replace(value, sources=(*value.sources, (variable, self.symbols[WIDTHS])))
+
+    def differs(self, value: Value) -> bool:
+        """Whether the elements of a list differ in size."""
+        return isinstance(value, Listed) and bool(owners(self.known(value.element.axes), self.extents))
+
+    def known(self, axes: Sequence[str]) -> list[str]:
+        """The axes that dimensions are made of."""
+        return [part for axis in axes for part in axis.strip("()").split(" ") if part in self.extents]
+
     def shape(self, value: Value) -> str:
         """The shape of a value as a comment shows it."""
         if isinstance(value, Listed):
@@ -103,10 +123,9 @@ class Emitter:
         """The extent of an axis, or of composed ones, in a comment: ``B`` for the batch, ``M`` for the modalities."""
         if axis == BATCH:
             return "B"
-        total = Extent.number(1)
-        for part in axis.strip("()").split(" "):
-            total = total * self.extents.get(part, Extent.symbol(part))
-        return total.code({"modalities": "M"})
+        parts = axis.strip("()").split(" ")
+        known = {part: self.extents.get(part, Extent.symbol(part)) for part in parts}
+        return size_of(parts, known).code({"modalities": "M"})
 
     def extent_code(self, axis: str) -> str:
         """The extent of an axis as code."""
@@ -114,7 +133,4 @@ class Emitter:
 
     def extents_code(self, axes: Sequence[str]) -> str:
         """The extent of axes that share a dimension as code."""
-        total = Extent.number(1)
-        for axis in axes:
-            total = total * self.extents[axis]
-        return total.code(self.symbols)
+        return size_of(self.known(axes), self.extents).code(self.symbols)

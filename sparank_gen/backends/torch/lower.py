@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sparank_gen.backends.torch import contract, join
-from sparank_gen.backends.torch.emit import NOUNS, Emitter
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
+from sparank_gen.backends.torch.emit import NOUNS, WIDTHS, Emitter
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parameters import Holder
@@ -21,6 +21,7 @@ from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owners
 
 LONGEST_OPERAND = 60
 
@@ -98,6 +99,8 @@ class Lowering:
             return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
         if node.op == "extent":
             code = node.data.code(self.emitter.symbols)
+            if node.axes:
+                return self.number_of_each(next(iter(node.axes)), code)
             return Scalar(code, 10 if code.replace(".", "").isidentifier() or code.isdigit() else 6)
         if node.op == "rename":
             return self.rename(node)
@@ -124,9 +127,14 @@ class Lowering:
         if name == "h":
             return self.feature(indices)
         if name not in self.parameters:
-            return index_dense(Dense(name, tuple(str(index) for index in indices)), indices)
+            owner = next(iter(owners(node.axes, self.program.extents).values()), None)
+            whole = Dense(name, tuple(str(index) for index in indices if index != owner))
+            return listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
         layout, per = self.parameters[name]
         name = self.variables[name]
+        owner = next(iter(owners(layout.axes, self.program.extents).values()), None)
+        if per is None and owner is not None:
+            return self.pieces(name, name, layout, owner, indices)
         if per is None:
             return self.stored(name, layout, None, indices)
         slot = layout.axes.index(per)
@@ -135,6 +143,32 @@ class Lowering:
             return self.stored(f"{name}[{indices[slot]}]", layout, per, rest)
         element = f"{name}_{indices[slot]}"
         return Listed(indices[slot], self.stored(element, layout, per, rest), ((element, name),))
+
+    def number_of_each(self, owner: str, code: str) -> Dense:
+        """A number for each modality, made of its width, as a tensor."""
+        widths, variable = self.emitter.symbols[WIDTHS], self.emitter.symbols[f"dim[{owner}]"]
+        numbers = widths if code == variable else f"[{code} for {variable} in {widths}]"
+        return Dense(f"h[0].new_tensor({numbers})", (owner,))
+
+    def pieces(self, code: str, name: str, layout: Layout, owner: str, indices: Sequence[str | int]) -> Value:
+        """A tensor laid out as pieces of a size for each modality, as the list of them; ``name`` is in that of a piece."""
+        place = next(place for place, dimension in enumerate(layout.dimensions) if owner in dimension)
+        dimension, slot = layout.dimensions[place], layout.axes.index(owner)
+        position = dimension.index(owner)
+        if position:
+            code = f"{code}.unflatten({place}, ({self.sizes(dimension[:position])[1:-1].rstrip(',')}, -1))"
+        size, widths = self.emitter.extents_code(dimension[position + 1 :]), self.emitter.symbols[WIDTHS]
+        variable = self.emitter.symbols[f"dim[{owner}]"]
+        sizes = widths if size == variable else f"[{size} for {variable} in {widths}]"
+        code = f"{code}.split({sizes}, {place + position})"
+        rest = [index for k, index in enumerate(indices) if k != slot]
+        dimensions = [tuple(axis for axis in axes if axis != owner) for axes in layout.dimensions]
+        apart = [*dimensions[:place], *((axis,) for axis in dimension[:position]), dimension[position + 1 :], *dimensions[place + 1 :]]
+        axes = tuple(axis for axis in layout.axes if axis != owner)
+        which = indices[slot]
+        element = f"{code}[{which}]" if isinstance(which, int) else f"{name}_{which}"
+        dense = index_dense(self.unpacked(element, apart, axes), rest)
+        return dense if isinstance(which, int) else Listed(which, dense, ((element, code),))
 
     def stored(self, code: str, layout: Layout, per: str | None, indices: Sequence[str | int]) -> Dense:
         """One stored tensor of a parameter, without the axis ``per``, at ``indices``."""
@@ -195,7 +229,14 @@ class Lowering:
         return self.lift(pick, value)
 
     def stack(self, node: Node) -> Value:
-        pieces = [self.dense(self.tensor(self.lower(piece))) for piece in node.args]
+        values = [self.tensor(self.lower(piece)) for piece in node.args]
+        apart = next((value.axis for value in values if isinstance(value, Listed) and self.emitter.differs(value)), None)
+        if apart is not None:
+            return self.each(apart, lambda *pieces: self.stacked(node, pieces), *values)
+        return self.stacked(node, [self.dense(value) for value in values])
+
+    def stacked(self, node: Node, pieces: Sequence[Dense]) -> Dense:
+        """The pieces of a stack along its new axis."""
         axes = self.sorted(set().union(*(piece.axes for piece in pieces)))
         if len(pieces) == 1:
             return Dense(f"{pieces[0].ordered(axes).atom}.unsqueeze(0)", (*node.over, *axes))
@@ -210,6 +251,13 @@ class Lowering:
         (axis,) = node.over
         value = self.dense(self.tensor(self.lower(node.args[0])))
         position = self.position(node.data)
+        if axis in owners(node.axes, self.program.extents).values():
+            named = self.emitter.name_for(value, "placed")
+            assert isinstance(named, Dense)
+            sizes = ", ".join(self.emitter.extent_code(other) for other in named.axes)
+            code = f"{named.code} if {axis} == {position} else {named.code}.new_zeros({sizes})"
+            element = Dense(code, named.axes, 0)
+            return self.emitter.with_widths(Listed(axis, element, ((axis, f"range({self.emitter.extent_code(axis)})"),)))
         return Dense(f"place({value.code}, 0, {position}, {self.emitter.extent_code(axis)})", (axis, *value.axes))
 
     def position(self, position: int | Extent) -> str:
@@ -245,6 +293,9 @@ class Lowering:
     def lift(self, function: Callable[..., Dense], *values: Value) -> Value:
         """Apply a function of dense values; over lists, to each element."""
         lists = {value.axis for value in values if isinstance(value, Listed)}
+        apart = {value.axis for value in values if isinstance(value, Listed) and self.emitter.differs(value)}
+        if apart:
+            return self.each(apart.pop(), function, *values)
         busy = [axis for value in values if isinstance(value, Dense) for axis in value.axes if axis in self.program.modality_axes]
         if not lists:
             return function(*values)
@@ -267,7 +318,7 @@ class Lowering:
             else:
                 noun = "joined" if any(other.startswith("(") for other in value.axes) else "shared"
                 elements.append(value if isinstance(value, Scalar) else self.emitter.name_for(value, noun))  # type: ignore[arg-type]
-        return Listed(axis, function(*elements), tuple(sources.items()))
+        return self.emitter.with_widths(Listed(axis, function(*elements), tuple(sources.items())))
 
     def shortened(self, node: Node, value: Value) -> Value:
         """A dense operand that is too long to read inside another expression, as a variable."""
@@ -281,7 +332,8 @@ class Lowering:
         """Pointwise work; lists along axes of ``joined`` are stacked before it."""
         operator = OPERATORS[node.op]
         values = [self.shortened(arg, self.lower(arg)) for arg in node.args]
-        values = [self.dense(x) if isinstance(x, Listed) and x.axis in joined else x for x in values]
+        stacks = [isinstance(x, Listed) and x.axis in joined and not self.emitter.differs(x) for x in values]
+        values = [self.dense(x) if stacked and isinstance(x, Listed) else x for x, stacked in zip(values, stacks, strict=True)]
         if all(isinstance(value, Scalar) for value in values):
             operands = self.operands(operator.scalar, operator.precedence, values, bool(operator.symbol))
             precedence = operator.precedence if operator.symbol else 2 if " if " in operator.scalar else 5
@@ -330,10 +382,44 @@ class Lowering:
         if node.op == "prod" and isinstance(value, Listed) and node.over == (value.axis,):
             return Dense(f"multiply_all({value.generator})", value.element.axes)
         if isinstance(value, Listed) and value.axis in node.over:
+            if self.emitter.differs(value):
+                return self.over_joined(node, value)
             value = self.dense(value)
         if node.op == "layernorm":
             return self.lift(lambda x: self.layer_norm(node, x), value)
         return self.lift(lambda x: self.dense_over_axes(node.op, x, node.over), value)
+
+    def over_joined(self, node: Node, value: Listed) -> Value:
+        """An operator over modalities and what they have, joined; of a normalisation the pieces are taken apart again."""
+        joined, inner = self.joined(value, node.over)
+        operator = OPERATORS[node.op]
+        if node.op == "layernorm":
+            return self.taken_to_pieces(node, value, self.layer_norm(replace(node, over=joined.axes[-1:]), joined), inner)
+        code = Dense(operator.torch.format(joined.atom, dim=-1), joined.axes)
+        if node.op == "product_of_others":
+            code = self.dense_over_axes(node.op, joined, joined.axes[-1:])
+        if operator.kind == "normalisation":
+            return self.taken_to_pieces(node, value, code, inner)
+        return Dense(code.code, joined.axes[:-1])
+
+    def joined(self, value: Listed, over: Sequence[str]) -> tuple[Dense, tuple[str, ...]]:
+        """The elements of a list one after another in one last dimension, and the axes that each has there."""
+        rest = tuple(axis for axis in value.element.axes if axis not in over)
+        inner = tuple(axis for axis in value.element.axes if axis in over)
+        element = value.element.ordered((*rest, *inner))
+        element = element if len(inner) == 1 else Dense(f"{element.atom}.flatten({-len(inner)})", element.axes)
+        sequence = replace(value, element=element).sequence
+        return Dense(f"torch.cat({sequence}, -1)", (*rest, composed((value.axis, *inner)))), inner
+
+    def taken_to_pieces(self, node: Node, value: Listed, joined: Dense, inner: tuple[str, ...]) -> Listed:
+        """The pieces of ``node``, joined as its operand ``value`` was, the axes ``inner`` of each a dimension."""
+        size, widths = self.emitter.extents_code(inner), self.emitter.symbols[WIDTHS]
+        variable = self.emitter.symbols[f"dim[{value.axis}]"]
+        sizes = widths if size == variable else f"[{size} for {variable} in {widths}]"
+        piece = self.emitter.unique(f"{node.op}_part")
+        code = piece if len(inner) == 1 else f"{piece}.unflatten(-1, {self.sizes(inner)})"
+        source = (piece, f"{joined.atom}.split({sizes}, -1)")
+        return self.emitter.with_widths(Listed(value.axis, Dense(code, (*joined.axes[:-1], *inner)), (source,)))
 
     def dense_over_axes(self, op: str, value: Dense, over: Sequence[str]) -> Dense:
         """A reduction or normalisation of one tensor by a method of torch."""
@@ -385,21 +471,41 @@ class Lowering:
         dense = dense.ordered(layout.axes)
         code, position = dense.atom, len(layout.dimensions) - 1
         for position in reversed(range(len(layout.dimensions))):
-            composed = layout.dimensions[position]
-            if len(composed) > 1:
-                end = position + len(composed) - 1
+            group = layout.dimensions[position]
+            if len(group) > 1:
+                end = position + len(group) - 1
                 code = f"{code}.flatten({position})" if end == len(layout.axes) - 1 and position == len(layout.dimensions) - 1 else f"{code}.flatten({position}, {end})"
         return code if len(layout.dimensions) < len(layout.axes) else dense.code
 
     def concatenated(self, value: Listed, layout: Layout) -> str | None:
         """A layout that composes the list's axis with the one after it, as ``torch.cat`` of the elements."""
-        for position, composed in enumerate(layout.dimensions):
-            if composed[0] == value.axis and len(composed) == 2:
+        for position, joined in enumerate(layout.dimensions):
+            if joined[0] == value.axis and len(joined) == 2:
                 flat = [axis for axis in layout.axes if axis != value.axis]
-                if tuple(flat) == value.element.axes and all(len(d) == 1 for d in layout.dimensions if d != composed):
+                if tuple(flat) == value.element.axes and all(len(d) == 1 for d in layout.dimensions if d != joined):
                     dim = -1 if position == len(layout.dimensions) - 1 else position
                     return f"torch.cat({value.sequence}, {dim})"
-        return None
+        return self.pieces_joined(value, layout) if self.emitter.differs(value) else None
+
+    def pieces_joined(self, value: Listed, layout: Layout) -> str:
+        """A layout in which the elements of a list, which differ in size, stand one after another."""
+        axes = tuple(axis for axis in layout.axes if axis != value.axis)
+        element = value.element
+        if set(element.axes) != set(axes):
+            sizes = ", ".join(self.emitter.extent_code(axis) for axis in axes)
+            element = Dense(f"{element.aligned(axes).atom}.expand({sizes})", axes)
+        code = element.ordered(axes).atom
+        place = next(place for place, dimension in enumerate(layout.dimensions) if value.axis in dimension)
+        before = layout.dimensions[place].index(value.axis)
+        groups = [*layout.dimensions[:place], *((axis,) for axis in layout.dimensions[place][:before])]
+        groups += [layout.dimensions[place][before + 1 :], *layout.dimensions[place + 1 :]]
+        for position in reversed(range(len(groups))):
+            if len(groups[position]) > 1:
+                code = f"{code}.flatten({position}, {position + len(groups[position]) - 1})"
+        made = self.emitter.with_widths(replace(value, element=Dense(code, axes)))
+        dim = place + before
+        code = f"torch.cat({made.sequence}, {-1 if dim == len(groups) - 1 else dim})"
+        return f"{code}.flatten({place}, {dim})" if before else code
 
 
 def index_dense(value: Dense, indices: Sequence[str | int]) -> Dense:

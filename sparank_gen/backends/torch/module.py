@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
-from sparank_gen.backends.torch.emit import RESERVED, Emitter
+from sparank_gen.backends.torch.emit import RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.ir import node as ir
@@ -106,6 +106,11 @@ class ModuleFile:
         names += ["require_number"] if self.arguments else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
+
+    @property
+    def collections(self) -> list[str]:
+        """What the file imports from ``collections.abc``."""
+        return ["Iterable"] * self.uses("Iterable[") + ["Sequence"] * (self.mode.one_width is None)
 
     def uses(self, prefix: str) -> bool:
         """Whether the code of the file mentions ``prefix``."""
@@ -209,7 +214,8 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
         for m in mode.modules
         for p in m.parameters
     }
-    lowering = Lowering(program, mode.modules, emitter, stacks_features(program, per_modality))
+    stacked = mode.one_width is not None and stacks_features(program, per_modality)
+    lowering = Lowering(program, mode.modules, emitter, stacked)
     results = [(result.layout, lowering.result_node(result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
     codes, end = [], 0
@@ -234,7 +240,17 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
 def _symbols(mode: Mode, prefix: str) -> dict[str, str]:
     """How the names in extents are written in code: attributes of the module, or arguments of its constructor."""
     names = {"dim": f"{prefix}dim", "modalities": f"{prefix}n_modalities", "batch": "h[0].shape[0]"}
+    names |= width_symbols(mode, "self.dims")
     return names | {h.name.value: f"{prefix}{h.name.value}" for h in mode.spec.hyperparameters}
+
+
+def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
+    """How the names of widths are written, where ``widths`` is the code of all, in their order."""
+    if mode.one_width is not None:
+        return {}
+    by_number = {f"dim[{m}]": f"{widths}[{m}]" for m in range(mode.spec.modalities.minimum)}
+    by_axis = {f"dim[{axis}]": f"dim_{axis}" for axis in mode.program.modality_axes}
+    return {"sum(dim)": f"sum({widths})", "max(dim)": f"max({widths})", WIDTHS: widths, **by_number, **by_axis}
 
 
 def _block(mode: Mode, names: dict[str, str]) -> str | None:

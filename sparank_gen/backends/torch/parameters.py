@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparank_gen.backends.torch.emit import Emitter
+from sparank_gen.backends.torch.emit import WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Scalar
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import Holder, LearnedTensor, state_key
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.modules import Module
+from sparank_gen.lang.widths import size_of
 
 Tree = dict[str, "Tree | str"]
 
@@ -54,6 +56,9 @@ def _constructed(holder: Holder, mode: Mode, names: Mapping[str, str]) -> str:
     if holder.per is None:
         return code
     kind = "ParameterList" if isinstance(holder, LearnedTensor) else "ModuleList"
+    width = names.get(f"dim[{holder.per}]", "")
+    if width and re.search(rf"\b{width}\b", code):
+        return f"nn.{kind}([{code} for {width} in {names[WIDTHS]}])"
     return f"nn.{kind}([{code} for _ in range(n_modalities)])"
 
 
@@ -82,10 +87,7 @@ def _number(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:
 
 
 def _size(axes: Sequence[str], mode: Mode) -> Extent:
-    size = Extent.number(1)
-    for axis in axes:
-        size = size * mode.program.extents[axis]
-    return size
+    return size_of(axes, mode.program.extents)
 
 
 def bindings(holders: Sequence[Holder], variables: Mapping[str, str]) -> list[str]:

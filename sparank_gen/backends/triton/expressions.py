@@ -9,12 +9,13 @@ import numpy as np
 
 from sparank_gen.backends.torch.lower import number_code
 from sparank_gen.backends.torch.values import Scalar
-from sparank_gen.backends.triton.scope import KernelScope, infinite
+from sparank_gen.backends.triton.scope import KernelScope, infinite, is_atom
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owner_of
 from sparank_gen.plan.stages import contraction_of
 
 LINEAR = frozenset({"add", "sub", "mul", "neg"})
@@ -54,6 +55,8 @@ class ExpressionPrinter(KernelScope):
             return self.number(node)
         if node.op == "leaf":
             return self.leaf(node, env)
+        if node.op == "extent":
+            return Tile(f"tl.full((), {self.number_code(node.data, env)}, ACC)", ())
         if node.op == "position":
             (axis,) = node.over
             return Scalar(env[axis]) if self.is_unrolled(axis) else Tile(self.lane(axis), (axis,))
@@ -74,7 +77,7 @@ class ExpressionPrinter(KernelScope):
             return replace(kept.tile, code=kept.name, precedence=10)
         index = env[kept.unrolled[0]]
         for axis in kept.unrolled[1:]:
-            extent = self.extent(axis)
+            extent = self.extent(axis, env)
             index = f"{index if index.isidentifier() or index.isdigit() else f'({index})'} * {extent} + {env[axis]}"
         return replace(kept.tile, code=f"{kept.name}[{index}]", precedence=10)
 
@@ -84,10 +87,12 @@ class ExpressionPrinter(KernelScope):
             tile = self.load(node, env)
             code = self.present(name, tile, tile.axes)
             return replace(tile, code=f"({code})" if name in self.optional else code)
-        slots = self.storages[name].slots
         kept = self.values[self.leaf_key(node)]
+        extents = self.slot_extents(self.storages[name], indices).items()
         position = {
-            slot: self.position(index, slot, env) for slot, index in zip(slots, indices, strict=True) if slot in kept.unrolled
+            slot: self.position(index, extent, env)
+            for (slot, extent), index in zip(extents, indices, strict=True)
+            if slot in kept.unrolled
         }
         pairs = zip(self.loaded[self.leaf_key(node)].data[1], indices, strict=True)
         names = {axis_of(own): axis_of(index) for own, index in pairs if not isinstance(index, FIXED)}
@@ -98,8 +103,8 @@ class ExpressionPrinter(KernelScope):
         if node.op == "constant":
             return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
         if node.op == "extent":
-            code = node.data.code(self.symbols)
-            return Scalar(code, 10 if code.isidentifier() or code.isdigit() else 6)
+            code = self.number_code(node.data, {})
+            return Scalar(code, 10 if is_atom(code) else 6)
         code = self.host_number(node)
         if code not in self.numbers:
             self.numbers[code] = self.unique("NUMBER")
@@ -130,13 +135,13 @@ class ExpressionPrinter(KernelScope):
     def select(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         (axis,), position = node.over, node.data
         if self.is_unrolled(axis):
-            return self.expression(node.args[0], {**env, axis: self.fixed(position)})
+            return self.expression(node.args[0], {**env, axis: self.fixed(position, env)})
         tile = self.as_tile(self.expression(node.args[0], env))
         if axis not in tile.axes:
             return tile
         at = tile.axes.index(axis)
         rest = tuple(other for other in tile.axes if other != axis)
-        chosen = f"tl.where({self.lane(axis)}{expansion((axis,), tile.axes)} == {self.fixed(position)}, {tile.code}, 0.0)"
+        chosen = f"tl.where({self.lane(axis)}{expansion((axis,), tile.axes)} == {self.fixed(position, env)}, {tile.code}, 0.0)"
         return Tile(f"tl.sum({chosen}, {at})", rest, padding={a: v for a, v in tile.padding.items() if a != axis})
 
     def place(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
@@ -145,14 +150,14 @@ class ExpressionPrinter(KernelScope):
         if self.is_unrolled(axis):
             if env[axis].isdigit() and isinstance(position, int):
                 return value if int(env[axis]) == position else Scalar("0.0")
-            code = f"{value.code} if {env[axis]} == {self.fixed(position)} else tl.zeros_like({value.code})"
+            code = f"{value.code} if {env[axis]} == {self.fixed(position, env)} else tl.zeros_like({value.code})"
             padding = {a: v for a, v in value.padding.items() if v == 0.0}
             return Tile(f"({code})", value.axes, padding=padding)
         axes = self.split(frozenset({*value.axes, axis}))[1]
         lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
         code = value.aligned(axes).code if value.axes else value.code
         padding = {a: v for a, v in value.padding.items() if v == 0.0} | {axis: 0.0}
-        return Tile(f"tl.where({lane} == {self.fixed(position)}, {code}, 0.0)", axes, padding=padding)
+        return Tile(f"tl.where({lane} == {self.fixed(position, env)}, {code}, 0.0)", axes, padding=padding)
 
     def stack(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         (axis,) = node.over
@@ -242,13 +247,13 @@ class ExpressionPrinter(KernelScope):
     def reduced(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         """A reduction over dimensions of a tile."""
         if node.op == "product_of_others":
-            return self.lane_others(self.as_tile(self.expression(node.args[0], env)), node.over)
+            return self.lane_others(self.as_tile(self.expression(node.args[0], env)), node.over, env)
         contracted = self.contraction(node, env) if node.op == "sum" else None
         if contracted is not None:
             return contracted
         tile = self.as_tile(self.expression(node.args[0], env))
         tile = self.broadcast_over(tile, node.over)
-        tile = self.restored(tile, node.over, NEUTRAL[node.op])
+        tile = self.restored(tile, node.over, NEUTRAL[node.op], env)
         for axis in node.over:
             at = tile.axes.index(axis)
             call = f"tl.sum({tile.code}, {at})" if node.op == "sum" else f"tl.reduce({tile.code}, {at}, {OPERATORS[node.op].triton})"
@@ -269,7 +274,7 @@ class ExpressionPrinter(KernelScope):
     ) -> Tile:
         tile = self.as_tile(self.expression(operand, env))
         rows = tuple(axis for axis in tile.axes if axis not in inner)
-        tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0)
+        tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0, env)
         left = self.flat(tile.code, (rows, inner), len(tile.axes))
         matrix = self.load(weight, env, (*inner, *outer))
         variable = self.unique(f"{weight.data[0]}_tile")
@@ -292,11 +297,11 @@ class ExpressionPrinter(KernelScope):
     def as_tile(self, value: Tile | Scalar) -> Tile:
         return value if isinstance(value, Tile) else Tile(value.code, (), value.precedence)
 
-    def lane_others(self, tile: Tile, over: Sequence[str]) -> Tile:
+    def lane_others(self, tile: Tile, over: Sequence[str], env: Mapping[str, str]) -> Tile:
         """For every position along lanes, the product of what the other positions hold."""
         tile = self.broadcast_over(tile, over)
         rows = tuple(axis for axis in tile.axes if axis not in over)
-        tile = self.restored(tile.ordered((*rows, *over)), over, 1.0)
+        tile = self.restored(tile.ordered((*rows, *over)), over, 1.0, env)
         groups = [" * ".join(self.size(axis) for axis in group) or "1" for group in (rows, over)]
         sizes = ", ".join(self.size(axis) for axis in tile.axes)
         code = f"product_of_others(tl.reshape({tile.code}, ({', '.join(groups)})))"
@@ -321,10 +326,18 @@ class ExpressionPrinter(KernelScope):
         ))
 
     def is_kept(self, leaf: Node) -> bool:
-        """Whether a tensor is loaded once for all its uses: not where unrolled tiles are pieces of one of its rows."""
+        """Whether a tensor is loaded once for all its uses.
+
+        Not where unrolled tiles are pieces of one of its rows, or where what is read of one modality fits no other.
+        """
         name, indices = leaf.data
-        pairs = zip(self.storages[name].slots, indices, strict=True)
-        return not any(isinstance(i, Window) and self.is_unrolled(i.axis) and not self.is_unrolled(s) for s, i in pairs)
+        pairs = list(zip(self.storages[name].slots, indices, strict=True))
+        windows = [(slot, index) for slot, index in pairs if isinstance(index, Window)]
+        numbered = {slot for slot, index in pairs if isinstance(index, FIXED)}
+        extents = self.program.extents
+        if any(owner_of(extents[slot]) in numbered or owner_of(extents[index.axis]) not in (None, *leaf.axes) for slot, index in windows):
+            return False
+        return not any(self.is_unrolled(index.axis) and not self.is_unrolled(slot) for slot, index in windows)
 
     def present(self, name: str, tile: Tile, axes: Sequence[str]) -> str:
         """A loaded tile in the accumulator's type; zero where the tensor is absent."""

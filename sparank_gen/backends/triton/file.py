@@ -10,7 +10,7 @@ from functools import partial
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, prepared
+from sparank_gen.backends.torch.module import Argument, arguments, prepared, width_symbols
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.schedules import (
@@ -29,10 +29,12 @@ from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
-from sparank_gen.ir.simplify import simplify
+from sparank_gen.ir.rewrite import rewrite
+from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
 from sparank_gen.ir.views import FEATURES, feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owners, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
@@ -105,9 +107,15 @@ class KernelFile:
         return tuple(name for name in has if has[name])
 
     @property
+    def width(self) -> str:
+        """How many numbers the features of the widest modality have."""
+        return "dim" if self.mode.one_width is not None else "max(dims)"
+
+    @property
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
-        always = ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
+        always = [] if self.mode.one_width is not None else ["starts", "widths"]
+        always += ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
@@ -129,7 +137,7 @@ class KernelFile:
 
 def kernel_file(mode: Mode) -> KernelFile:
     """The kernels of one mode."""
-    symbols = SYMBOLS | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
+    symbols = SYMBOLS | width_symbols(mode, "dims") | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
     program, results = with_results(mode)
     storages = _storages(mode, results)
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
@@ -137,7 +145,8 @@ def kernel_file(mode: Mode) -> KernelFile:
     backward, rest = _backward(mode, program, results, storages, symbols, numbers)
     lanes, padded = _padded(program, symbols)
     # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
-    moved = program.extents["m"] * Extent.symbol("dim") * Extent.number(2)
+    width = WIDEST if mode.one_width is None else Extent.symbol(ONE_WIDTH)
+    moved = program.extents["m"] * width * Extent.number(2)
     set_size = working_set(lanes, with_outer_results=True) or moved
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
@@ -168,7 +177,7 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
         if contraction is not None:
             size = Extent.number(1)
             for axis in sorted(contraction.weight.axes):
-                size = size if is_unrolled(program, axis) else size * program.extents[axis]
+                size = size if is_unrolled(program, axis) else size * widest(program.extents[axis])
             sizes.append(size.code(symbols))
     distinct = list(dict.fromkeys(sizes))
     return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
@@ -189,11 +198,11 @@ def _padded(program: Program, symbols: Mapping[str, str]) -> tuple[Program, dict
     lanes = KernelPrinter(program, {}, symbols).lanes
     constants = {extent: f"{variable.upper()}_LANES" for extent, variable in lanes.items()}
     sums = {extent: Extent.symbol(constant) for extent, constant in constants.items() if len(extent.terms) > 1}
-    named = {axis: sums.get(extent, extent) for axis, extent in program.extents.items()}
+    named = {axis: sums.get(widest(extent), widest(extent)) for axis, extent in program.extents.items()}
     names = {extent.code({}): constant for extent, constant in constants.items() if extent.code({}) in symbols}
     names |= {constant: constant for constant in constants.values()}
     written = {name: f'constants["{constant}"]' for name, constant in names.items()}
-    return replace(program, extents=named), {**symbols, **written, "dim": "lanes"}
+    return replace(program, extents=named), {**symbols, **written, "dim": "lanes", "max(dim)": "lanes"}
 
 
 def _constants(
@@ -201,7 +210,8 @@ def _constants(
 ) -> tuple[tuple[str, str], ...]:
     """The compile-time arguments that all kernels of a mode take, and how a launch computes each."""
     lanes = KernelPrinter(program, {}, symbols).lanes
-    found = [("M", "len(h)"), ("dim", "dim"), *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
+    sizes = [("dim", "dim")] if mode.one_width is not None else [("dims", "dims"), ("starts", "starts(dims)")]
+    found = [("M", "len(h)"), *sizes, *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
     found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
@@ -317,11 +327,39 @@ def _backward(
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
     h_bar = Storage("h_bar", feature, _but_listed(feature), listed=1)
-    stores = [Store(h_bar, definition.node, feature) for definition in cut.rows]
+    exact = mode.spec.modalities.exact
+    stores = [store for definition in cut.rows for store in _feature_stores(h_bar, definition.node, expanded, exact)]
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
     return schedules(made, stores, cut.buffers), _rest(mode, cut.rest, symbols)
+
+
+def _feature_stores(storage: Storage, node: Node, program: Program, exact: int | None) -> list[Store]:
+    """How the gradient of the features is written: by number where the formula names modalities so, else in a loop."""
+    modality, *apart = storage.slots[1:]
+    terms = terms_of(node)
+    is_numbered = all(term.op == "place" and term.over == (modality,) and isinstance(term.data, int) for term in terms)
+    if exact is None or not is_numbered:
+        return [Store(storage, node, storage.slots)]
+    stores = []
+    for number in range(exact):
+        own = [term.args[0] for term in terms if term.data == number]
+        extents = {axis: read_at(program.extents[axis], {modality: number}) for axis in apart}
+        axes = {axis: _axis_of_extent(own, axis, extent, program) for axis, extent in extents.items()}
+        part = sum_of([ir.rename(term, axes) for term in own]) if own else ir.constant(0)
+        named = replace(program, definitions=(Definition(storage.name, tuple(axes.values()), part),))
+        stores.append(Store(storage, rewrite(named, (merge_views,))[storage.name].node, (BATCH, number, *axes.values())))
+    return stores
+
+
+def _axis_of_extent(nodes: Sequence[Node], axis: str, extent: Extent, program: Program) -> str:
+    """The axis that nodes have of an extent, where ``axis`` stands for it in the features: that which it renamed, if any."""
+    if program.extents[axis] == extent:
+        return axis
+    renamed: list[str] = [old for node in nodes if node.op == "rename" for old, new in node.data if new == axis]
+    others = [other for other in program.extents if all(other not in node.axes for node in nodes)]
+    return next((other for other in (*renamed, *others) if program.extents[other] == extent), axis)
 
 
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
@@ -339,6 +377,12 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             value = lowering.tensor(lowering.lower(definition.node))
             axes = parameter.layout.axes
             wanted = tuple(axis for axis in axes if axis != module.per)
+            owner = next(iter(owners(axes, mode.program.extents).values()), None)
+            if owner is not None:
+                inner = tuple(axis for axis in axes if axis != owner)
+                pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
+                gradients[name] = pieces.sequence if module.per else lowering.pieces_joined(pieces, parameter.layout)
+                continue
             if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
                 value = lowering.dense(value)
             if isinstance(value, Listed):
@@ -367,8 +411,6 @@ def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...]) -> Dense:
 def _shape(layout: Layout, program: Program, symbols: Mapping[str, str]) -> str:
     sizes = []
     for dimension in layout.dimensions:
-        size = Extent.number(1)
-        for axis in dimension:
-            size = size * (Extent.symbol("batch") if axis == BATCH else program.extents[axis])
-        sizes.append(size.code(symbols))
+        extents = {**program.extents, BATCH: Extent.symbol("batch")}
+        sizes.append(size_of(dimension, extents).code(symbols))
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

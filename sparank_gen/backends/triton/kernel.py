@@ -56,19 +56,19 @@ class KernelPrinter(ExpressionPrinter):
         start = self.depth
         for axis in unrolled:
             env[axis] = axis
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         tile = self.expression(store.node, env)
         if isinstance(tile, Scalar):
             tile = Tile(f"tl.full((), {tile.code}, ACC)", ())
         if store.partial:
-            masked = self.restored(tile, [BATCH], 0.0)
+            masked = self.restored(tile, [BATCH], 0.0, env)
             tile = Tile(f"tl.sum({masked.code}, 0)", tile.axes[1:])
         missing = [axis for axis in axes if axis not in tile.axes]
         tile = tile.aligned(axes) if tile.axes else tile
         if missing:
             tile = Tile(self.broadcast(tile, axes), axes)
-        mask = f", mask={self.mask(axes, axes)}" if axes else ""
+        mask = f", mask={self.mask(axes, axes, env)}" if axes else ""
         address = self.address(store.storage, store.axes, env | {BATCH: "program"}, axes)
         self.emit(f"tl.store({address}, {tile.code}{mask})")
         self.depth = start - (1 if store.condition else 0)
@@ -128,7 +128,7 @@ class KernelPrinter(ExpressionPrinter):
             self.emit(f"{variable} = ()")
             start = self.depth
             for axis in unrolled:
-                self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+                self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
                 self.depth += 1
             tile = self.load(full, env, axes)
             self.emit(f"{variable} = {variable} + ({self.present(name, tile, axes)},)")
@@ -147,13 +147,13 @@ class KernelPrinter(ExpressionPrinter):
             self.emit(f"{variable} = ()")
         start = self.depth
         for axis in unrolled:
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         target, body = self.unique("total") if unrolled else variable, self.depth
         self.emit(f"{target} = tl.zeros(({', '.join(map(self.size, axes))}), ACC)")
         for axis in over:
             env = env | {axis: self.loop_name(axis, env)}
-            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis)}):")
+            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         self.multiply_tiles(node, inner, axes, env, target)
         self.depth = body
@@ -168,10 +168,10 @@ class KernelPrinter(ExpressionPrinter):
         contraction = contraction_of(node, self.is_unrolled)
         assert contraction is not None
         lane, first = self.unique(inner), self.unique("start")
-        self.emit(f"for {first} in range(0, {self.extent(inner)}, INNER):")
+        self.emit(f"for {first} in range(0, {self.extent(inner, env)}, INNER):")
         with self.indented():
             self.emit(f"{lane} = {first} + tl.arange(0, INNER)")
-            self.emit(f"in_{lane} = {lane} < {self.extent(inner)}")
+            self.emit(f"in_{lane} = {lane} < {self.extent(inner, env)}")
             self.looped[inner] = lane
             codes = []
             for factor, dimensions in ((contraction.operand, (BATCH, inner)), (contraction.weight, (inner, *axes[1:]))):
@@ -194,7 +194,7 @@ class KernelPrinter(ExpressionPrinter):
         if unrolled:
             self.emit(f"{variable} = ()")
         for axis in unrolled:
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis)}):")
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         if inner:
             target = self.unique("total") if unrolled else variable
@@ -220,7 +220,7 @@ class KernelPrinter(ExpressionPrinter):
         start = self.depth
         for axis in inner:
             env = env | {axis: self.loop_name(axis, env)}
-            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis)}):")
+            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         tile = self.as_tile(self.reduced(part, env) if lanes else self.expression(part, env))
         combine = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "maximum({0}, {1})", "min": "minimum({0}, {1})"}[node.op]
@@ -236,12 +236,12 @@ class KernelPrinter(ExpressionPrinter):
         """For one position of the unrolled axes, the product of what all other positions hold."""
         lanes = tuple(axis for axis in node.over if axis not in inner)
         own = self.as_tile(self.expression(node.args[0], env))
-        own = self.lane_others(own, lanes) if lanes else replace(own, code="1.0")
+        own = self.lane_others(own, lanes, env) if lanes else replace(own, code="1.0")
         self.emit(f"{target} = {own.code}")
         start, other = self.depth, dict(env)
         for axis in inner:
             other[axis] = f"{axis}_other"
-            self.emit(f"for {axis}_other in tl.static_range({self.extent(axis)}):")
+            self.emit(f"for {axis}_other in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         differs = " or ".join(f"{axis}_other != {env[axis]}" for axis in inner)
         tile = self.as_tile(self.expression(node.args[0], other))

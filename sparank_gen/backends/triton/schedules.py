@@ -18,14 +18,15 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import has_widths, widest
 from sparank_gen.plan.cost import operations_per_row
-from sparank_gen.plan.pieces import Buffer
+from sparank_gen.plan.pieces import Buffer, made_buffer
 from sparank_gen.plan.schedule import elements
 from sparank_gen.plan.stages import Split, Stage, column_extent, products_read, split_at_contractions
 
 HOST_NAMES = frozenset(
     """
-    Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
+    dims starts widths Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
     lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
     results cotangents
@@ -61,13 +62,14 @@ class Step:
     """One step of a function: buffers to allocate, a kernel to launch, statements that follow.
 
     Attributes:
-        buffers: name, shape, and whether it holds partial sums, of each buffer that the kernel writes.
+        buffers: name, shape, the loop where there is one for each modality, and whether it holds partial sums, of each
+            buffer that the kernel writes.
         kernel: the kernel, or None.
         lines: torch statements.
         products: the names of the matrix products that these compute.
     """
 
-    buffers: tuple[tuple[str, str, bool], ...]
+    buffers: tuple[tuple[str, str, str, bool], ...]
     kernel: Kernel | None
     lines: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
@@ -213,7 +215,7 @@ def _steps(
         own = [buffer_store(buffer) for buffer in stage.operands] + [stores[position] for position in stage.results]
         new = {buffer.name: buffer for buffer in stage.operands}
         if columns is not None:
-            held = [Buffer(d.name, d.axes, ir.leaf(d.name, d.axes), False) for d in columns.products]
+            held = [made_buffer(d.name, d.axes, ir.leaf(d.name, d.axes), False, made.program) for d in columns.products]
             kept = [buffer for buffer, product in zip(held, columns.products, strict=True) if product in columns.kept]
             own = [*(buffer_store(buffer) for buffer in kept), *own]
             new |= {buffer.name: buffer for buffer in kept}
@@ -244,22 +246,27 @@ def _told_apart(steps: Iterable[Step], others: Iterable[Step]) -> Iterable[Step]
         yield step
 
 
-def _allocated(made: Pass, stores: Iterable[Store], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str, bool], ...]:
+def _allocated(made: Pass, stores: Iterable[Store], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str, str, bool], ...]:
     """The buffers that a kernel writes."""
     own = [buffers[store.storage.name] for store in stores if store.storage.name in buffers]
-    return tuple((b.name, _buffer_shape(b, made), b.partial) for b in own)
+    return tuple((b.name, *_buffer_shape(b, made), b.partial) for b in own)
 
 
-def _buffer_shape(buffer: Buffer, made: Pass) -> str:
-    extents = made.program.extents
-    sizes = [("tiles" if buffer.partial else "batch") if axis == BATCH else extents[axis].code(made.symbols) for axis in buffer.axes]
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+def _buffer_shape(buffer: Buffer, made: Pass) -> tuple[str, str]:
+    """The shape of a buffer, and of a list of them the loop that makes one for each modality."""
+    extents, rows = made.program.extents, "tiles" if buffer.partial else "batch"
+    axes = [axis for axis in buffer.axes if axis != buffer.listed]
+    sizes = [rows if axis == BATCH else extents[axis].code(made.symbols) for axis in axes]
+    loop = f"for {made.symbols[f'dim[{buffer.listed}]']} in dims" if buffer.listed is not None else ""
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})", loop
 
 
 def buffer_store(buffer: Buffer) -> Store:
     """How a kernel writes a buffer."""
     count = "programs" if buffer.partial else "batch"
-    storage = Storage(buffer.name, buffer.axes, tuple(range(len(buffer.axes))), count=count)
+    listed = buffer.axes.index(buffer.listed) if buffer.listed is not None else None
+    order = tuple(position for position in range(len(buffer.axes)) if position != listed)
+    storage = Storage(buffer.name, buffer.axes, order, listed, count=count)
     return Store(storage, buffer.node, buffer.axes, partial=buffer.partial)
 
 
@@ -335,7 +342,7 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
         pointers.append((f"{label}_ptrs", f"tuple({variable})") if is_listed else (f"{label}_ptr", variable))
     columns = None
     if printer.columns is not None:
-        columns = f"{printer.lanes[printer.columns].upper()}_LANES", printer.columns.code(printer.symbols)
+        columns = f"{printer.lanes[widest(printer.columns)].upper()}_LANES", printer.columns.code(printer.symbols)
     return Kernel(name, title, tuple(pointers), (*_prologue(printer), *printer.lines), operations, columns)
 
 
@@ -346,8 +353,8 @@ def _prologue(printer: KernelPrinter) -> list[str]:
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
     prologue = []
     if printer.columns is not None:
-        width = f"{printer.lanes[printer.columns].upper()}_LANES"
-        prologue.append(f"columns = tl.cdiv({printer.columns.code(printer.symbols)}, {width})")
+        width = f"{printer.lanes[widest(printer.columns)].upper()}_LANES"
+        prologue.append(f"columns = tl.cdiv({printer.number_code(printer.columns, {})}, {width})")
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
     prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
@@ -359,10 +366,14 @@ def _prologue(printer: KernelPrinter) -> list[str]:
     for extent, variable in printer.lanes.items():
         if re.search(rf"\b(in_)?{variable}\b", text):
             width = f"{variable.upper()}_LANES"
-            first = f"tl.program_id(0) % columns * {width} + " if extent == printer.columns else ""
+            is_tiled = printer.columns is not None and extent == widest(printer.columns)
+            first = f"tl.program_id(0) % columns * {width} + " if is_tiled else ""
             prologue.append(f"{variable} = {first}tl.arange(0, {width})")
-        if re.search(rf"\bin_{variable}\b", text):
-            prologue.append(f"in_{variable} = {variable} < {extent.code(printer.symbols)}")
+        if re.search(rf"\bin_{variable}\b", text) and not has_widths([extent]):
+            prologue.append(f"in_{variable} = {variable} < {printer.number_code(extent, {})}")
+    for extent, condition in printer.bounds.items():
+        if re.search(rf"\b{condition}\b", text):
+            prologue.append(f"{condition} = {printer.lanes[widest(extent)]} < {printer.number_code(extent, {})}")
     return prologue + printer.mask_lines
 
 

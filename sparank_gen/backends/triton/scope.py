@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ import numpy as np
 
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Program, Window
+from sparank_gen.lang import widths
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import before, has_widths, owner_of, total_over, widest
 
 LARGEST_UNROLLED = 4
 TILE_FUNCTIONS = tuple(
@@ -21,7 +24,7 @@ TILE_FUNCTIONS = tuple(
 )
 RESERVED = frozenset(
     """
-    tl triton torch math F Any Tensor dot range float int tuple B M b in_b batch ROWS INNER ACC PRECISION HAS_EXTRAS program programs columns
+    tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b batch ROWS INNER ACC PRECISION HAS_EXTRAS program programs columns
     forward backward fuse launch acc precision multiplied_in tile_for shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
@@ -66,9 +69,10 @@ class KernelScope:
         lines: the statements so far.
         depth: how deep they are indented.
         taken: the names in use.
-        lanes: the variable that counts along each extent.
+        lanes: the variable that counts along each extent; along that of the widest modality, where widths differ.
         looped: the variable that counts along each axis inside a loop over tiles of it.
         used: the tensors that are read or written.
+        bounds: the variable of the condition that a lane lies inside the width of a modality that has a number.
         masks: the variable of each condition on several dimensions, and the statements that set them.
     """
 
@@ -82,6 +86,7 @@ class KernelScope:
     lanes: dict[Extent, str] = field(default_factory=dict)
     looped: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    bounds: dict[Extent, str] = field(default_factory=dict)
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
 
@@ -120,10 +125,17 @@ class KernelScope:
         rest = [axis for axis in order if axis not in unrolled and axis != BATCH]
         return unrolled, ((BATCH,) if BATCH in axes else ()) + tuple(rest)
 
-    def extent(self, axis: str) -> str:
-        if axis == BATCH:
-            return "batch"
-        return self.program.extents[axis].code(self.symbols)
+    def extent(self, axis: str, env: Mapping[str, str]) -> str:
+        return "batch" if axis == BATCH else self.number_code(self.program.extents[axis], env)
+
+    def number_code(self, extent: Extent, env: Mapping[str, str]) -> str:
+        """An extent as code, at positions of unrolled axes."""
+        if not has_widths([extent]) and extent.symbols <= self.symbols.keys():
+            return extent.code(self.symbols)
+        own = {f"dim[{axis}]": f"dims[{env.get(axis, axis)}]" for axis in self.program.modality_axes}
+        own |= {f"start[{axis}]": f"starts[{env.get(axis, axis)}]" for axis in self.program.modality_axes}
+        own |= {axis: env.get(axis, axis) for axis in self.program.modality_axes}
+        return extent.code({**self.symbols, **own, "sum(dim)": "starts[M]"})
 
     def lane(self, axis: str) -> str:
         """The variable that counts along an axis; axes of one extent share it."""
@@ -131,7 +143,7 @@ class KernelScope:
             return "b"
         if axis in self.looped:
             return self.looped[axis]
-        extent = self.program.extents[axis]
+        extent = widest(self.program.extents[axis])
         if extent not in self.lanes:
             self.lanes[extent] = self.unique(axis)
         return self.lanes[extent]
@@ -142,12 +154,38 @@ class KernelScope:
             return "INNER"
         return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
 
-    def mask(self, axes: Sequence[str], within: Sequence[str]) -> str:
-        """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``."""
-        code = " & ".join(f"in_{self.lane(axis)}{expansion((axis,), within)}" for axis in axes)
-        if len(axes) < 2 or tuple(axes) != tuple(within) or self.looped:
+    def bound(self, axis: str, extent: Extent) -> str | None:
+        """The variable of the condition that a lane lies inside the extent of an axis; None where each modality has its own."""
+        if axis == BATCH or axis in self.looped or not has_widths([extent]):
+            return f"in_{self.lane(axis)}"
+        if owner_of(extent) is not None:
+            return None
+        if extent not in self.bounds:
+            first = next(axis for axis, other in self.program.extents.items() if other == extent)
+            self.bounds[extent] = self.unique(f"in_{first}")
+        return self.bounds[extent]
+
+    def inside(self, axis: str, within: Sequence[str], env: Mapping[str, str], extent: Extent) -> str:
+        """The condition that a lane of a tile of ``within`` lies inside the extent of one axis."""
+        variable, shape = self.bound(axis, extent), expansion((axis,), within)
+        return f"{variable}{shape}" if variable else f"({self.lane(axis)}{shape} < {self.number_code(extent, env)})"
+
+    def mask(
+        self, axes: Sequence[str], within: Sequence[str], env: Mapping[str, str], read: Mapping[str, Extent] | None = None
+    ) -> str:
+        """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``.
+
+        Args:
+            axes: the axes that are checked.
+            within: the dimensions of the tile.
+            env: the positions of unrolled axes.
+            read: the extents of those that a tensor in memory has, where its own dimensions have other names.
+        """
+        extents = {**self.program.extents, **(read or {})}
+        code = " & ".join(self.inside(axis, within, env, extents[axis]) for axis in axes)
+        key = tuple(bound[3:] for axis in axes if (bound := self.bound(axis, extents[axis])) is not None)
+        if len(axes) < 2 or tuple(axes) != tuple(within) or self.looped or len(key) < len(axes):
             return code
-        key = tuple(self.lane(axis) for axis in axes)
         if key not in self.masks:
             self.masks[key] = self.unique(f"in_{'_'.join(key)}")
             self.mask_lines.append(f"{self.masks[key]} = {code}")
@@ -155,55 +193,69 @@ class KernelScope:
 
     # Reading and writing memory
 
-    def fixed(self, position: int | Extent) -> str:
+    def fixed(self, position: int | Extent, env: Mapping[str, str]) -> str:
         """A position as code."""
         if isinstance(position, int):
             return str(position)
-        code = position.code(self.symbols)
-        return code if code.isidentifier() else f"({code})"
+        code = self.number_code(position, env)
+        return code if is_atom(code) else f"({code})"
 
-    def shifted(self, code: str, shift: Extent) -> str:
+    def shifted(self, code: str, shift: Extent, env: Mapping[str, str]) -> str:
         """A position and a shift, added."""
         back = Extent.number(0) - shift
         if not shift.terms:
             return code
-        return f"({code} - {self.fixed(back)})" if back.is_at_least_zero({}) else f"({code} + {self.fixed(shift)})"
+        return f"({code} - {self.fixed(back, env)})" if back.is_at_least_zero({}) else f"({code} + {self.fixed(shift, env)})"
 
     def is_part(self, slot: str, window: Window) -> bool:
         """Whether a window sees anything but the whole of a dimension."""
         return bool(window.shift.terms) or self.program.extents[slot] != self.program.extents[window.axis]
 
-    def bounds(self, slot: str, window: Window) -> tuple[bool, bool]:
-        """Whether a window may reach below the first and beyond the last position of a dimension."""
-        left = self.program.extents[slot] - self.program.extents[window.axis] - window.shift
+    def slot_extents(self, storage: Storage, indices: Sequence[Index]) -> dict[str, Extent]:
+        """The extents of a tensor's dimensions; those that depend on another dimension, where that one is read."""
+        moves = {slot: index for slot, index in zip(storage.slots, indices, strict=True) if isinstance(index, (str, int))}
+        return {slot: widths.read_at(self.program.extents[slot], moves) for slot in storage.slots}
+
+    def reaches_out(self, extent: Extent, window: Window) -> tuple[bool, bool]:
+        """Whether a window may reach below the first and beyond the last position of a dimension of this extent."""
+        left = extent - self.program.extents[window.axis] - window.shift
         return not window.shift.is_at_least_zero({}), not left.is_at_least_zero({})
 
-    def position(self, index: Index, slot: str, env: Mapping[str, str]) -> str:
+    def position(self, index: Index, extent: Extent, env: Mapping[str, str]) -> str:
         """One position of a dimension; where a window may reach outside it, what is read there is not used."""
         if isinstance(index, Window):
-            code = self.shifted(env[index.axis], index.shift)
-            return f"{code} % {self.fixed(self.program.extents[slot])}" if any(self.bounds(slot, index)) else code
-        return self.fixed(index) if isinstance(index, FIXED) else env[index]
+            code = self.shifted(env[index.axis], index.shift, env)
+            return f"{code} % {self.fixed(extent, env)}" if any(self.reaches_out(extent, index)) else code
+        return self.fixed(index, env) if isinstance(index, FIXED) else env[index]
 
     def address(self, storage: Storage, indices: Sequence[Index], env: Mapping[str, str], axes: Sequence[str]) -> str:
         """The pointers to an element, or to a tile with dimensions ``axes``."""
         pointer = f"{storage.name}_ptr"
         self.used.add(storage.name)
+        extents = self.slot_extents(storage, indices)
+        # What depends on a slot depends on what that is read at.
+        modalities = self.program.modality_axes
+        own = {s: self.position(i, extents[s], env) for s, i in zip(storage.slots, indices, strict=True) if s in modalities}
+        own = {**env, **own}
         if storage.listed is not None:
-            listed = self.position(indices[storage.listed], storage.slots[storage.listed], env)
+            listed = self.position(indices[storage.listed], extents[storage.slots[storage.listed]], env)
             pointer = f"{storage.name}_ptrs[{listed}]"
         terms = [pointer]
         stride = Extent.number(1)
         for slot in reversed(storage.order):
             index, axis = indices[slot], storage.slots[slot]
+            if owner_of(stride) == axis:
+                terms.append(self.fixed(before(stride, axis), own))
+                stride = total_over(stride, axis)
+                continue
             name = index.axis if isinstance(index, Window) else index
             if isinstance(name, str) and name in axes:
                 code = self.lane(name) + expansion((name,), axes)
-                code = self.shifted(code, index.shift) if isinstance(index, Window) else code
+                code = self.shifted(code, index.shift, env) if isinstance(index, Window) else code
             else:
-                code = self.position(index, axis, env)
+                code = self.position(index, extents[axis], env)
                 code = f"({code})" if "%" in code else code
-            by = stride.code(self.symbols)
+            by = self.number_code(stride, own)
             if storage.strided and axis == BATCH:
                 assert storage.listed is not None
                 by = f"{storage.name}_rows[{listed}]"
@@ -220,13 +272,15 @@ class KernelScope:
             axes = self.split(leaf.axes)[1]
         address = self.address(self.storages[name], indices, env, axes)
         padding = dict.fromkeys((axis for axis in axes if axis != BATCH), 0.0)
-        conditions = [self.mask(axes, axes)] if axes else []
+        extents = self.slot_extents(self.storages[name], indices)
+        read = {index: extents[slot] for slot, index in zip(extents, indices, strict=True) if isinstance(index, str)}
+        conditions = [self.mask(axes, axes, env, read)] if axes else []
         for slot, index in zip(self.storages[name].slots, indices, strict=True):
             if isinstance(index, Window) and index.axis in axes:
-                place = self.shifted(self.lane(index.axis) + expansion((index.axis,), axes), index.shift)
-                below, beyond = self.bounds(slot, index)
+                place = self.shifted(self.lane(index.axis) + expansion((index.axis,), axes), index.shift, env)
+                below, beyond = self.reaches_out(extents[slot], index)
                 conditions += [f"({place} >= 0)"] if below else []
-                conditions += [f"({place} < {self.extent(slot)})"] if beyond else []
+                conditions += [f"({place} < {self.number_code(extents[slot], env)})"] if beyond else []
         mask = f", mask={' & '.join(conditions)}, other=0.0" if conditions else ""
         return Tile(f"tl.load({address}{mask})", tuple(axes), padding=padding)
 
@@ -235,13 +289,18 @@ class KernelScope:
         sizes = ", ".join(self.size(axis) for axis in axes)
         return f"tl.broadcast_to({tile.aligned(axes).code if tile.axes else tile.code}, ({sizes}{',' if len(axes) == 1 else ''}))"
 
-    def restored(self, tile: Tile, axes: Sequence[str], value: float) -> Tile:
+    def restored(self, tile: Tile, axes: Sequence[str], value: float, env: Mapping[str, str]) -> Tile:
         """``tile`` with ``value`` in the padding of ``axes``."""
         wrong = [axis for axis in axes if tile.padding.get(axis) != value]
         if not wrong:
             return tile
-        code = f"tl.where({self.mask(wrong, tile.axes)}, {tile.code}, {infinite(value)})"
+        code = f"tl.where({self.mask(wrong, tile.axes, env)}, {tile.code}, {infinite(value)})"
         return Tile(code, tile.axes, padding={axis: value for axis in tile.axes if axis in axes})
+
+
+def is_atom(code: str) -> bool:
+    """Whether code is a name, a number, or an element of something with a name."""
+    return re.fullmatch(r"\w+(\[\w+\])?", code) is not None
 
 
 def infinite(value: float) -> str:

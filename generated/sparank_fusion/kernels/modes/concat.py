@@ -9,7 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, tile_for, unit_stride
+from sparank_fusion.kernels import (
+    acc,
+    grouped,
+    launch,
+    precision,
+    row_strides,
+    starts,
+    tile_for,
+    unit_stride,
+    widths,
+)
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -24,7 +34,8 @@ def concat_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -34,13 +45,21 @@ def concat_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     for m in tl.static_range(M):
-        tl.store(out_ptr + b[:, None] * dim * M + m * dim + i[None, :], h[m], mask=in_b_i)
+        tl.store(
+            out_ptr + b[:, None] * starts[M] + starts[m] + i[None, :],
+            h[m],
+            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        )
 
 
 @triton.jit
@@ -49,7 +68,8 @@ def concat_backward_kernel(
     out_bar_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -59,17 +79,21 @@ def concat_backward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     out_bar = ()
     for m in tl.static_range(M):
         out_bar = out_bar + (
-            tl.load(out_bar_ptr + b[:, None] * dim * M + m * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
+            tl.load(
+                out_bar_ptr + b[:, None] * starts[M] + starts[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
         )
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], out_bar[m], mask=in_b_i)
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+            out_bar[m],
+            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        )
 
 
 def _constants(
@@ -79,11 +103,12 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "dims": dims,
+        "starts": starts(dims),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -96,9 +121,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim * M), dtype=result_dtype),
+        h[0].new_empty((batch, sum(dims)), dtype=result_dtype),
     ]
 
 
@@ -112,9 +139,11 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, return_extras, product_dtype, result_dtype)
     (out,) = results
-    (batch, dim), M = h[0].shape, len(h)
+    batch, M = h[0].shape[0], len(h)
+    dims = widths(h)
+
     constants = _constants(h, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * lanes * M
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(concat_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
@@ -134,10 +163,12 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, M = h[0].shape[0], len(h)
+    dims = widths(h)
+
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes * M)
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(concat_backward_kernel, batch, rows, warps, (tuple(h_bar), out_bar, batch), constants)

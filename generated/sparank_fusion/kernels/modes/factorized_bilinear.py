@@ -23,8 +23,10 @@ from sparank_fusion.kernels import (
     schedule,
     shaped,
     square,
+    starts,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways.
@@ -52,7 +54,8 @@ def factorized_bilinear_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
@@ -71,18 +74,26 @@ def factorized_bilinear_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < factors
-    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_i_i_k = in_i[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
+    in_j_i_k = in_j[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
+    in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
     U_tile = tl.load(
-        U_ptr + i[None, :, None] * dim * factors + k[None, None, :] * dim + i[:, None, None],
+        U_ptr + i[None, :, None] * dims[0] * factors + k[None, None, :] * dims[0] + i[:, None, None],
         mask=in_i_i_k,
         other=0.0,
     )
@@ -95,8 +106,8 @@ def factorized_bilinear_forward_kernel(
     )
     # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
     V_tile = tl.load(
-        V_ptr + i[None, :, None] * dim * factors + k[None, None, :] * dim + i[:, None, None],
-        mask=in_i_i_k,
+        V_ptr + i[None, :, None] * dims[1] * factors + k[None, None, :] * dims[1] + i[:, None, None],
+        mask=in_j_i_k,
         other=0.0,
     )
     y = (
@@ -117,7 +128,7 @@ def factorized_bilinear_forward_kernel(
             :, None
         ]
     )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -129,7 +140,8 @@ def factorized_bilinear_forward_epilogue(
     product_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
@@ -148,14 +160,14 @@ def factorized_bilinear_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < factors
+    in_i = i < dims[0]
     in_b_i_k = in_b[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = tl.load(
-        product_1_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        product_1_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         mask=in_b_i_k,
         other=0.0,
     ).to(ACC)
@@ -165,7 +177,7 @@ def factorized_bilinear_forward_epilogue(
         + tl.load(u_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
     )
     product_2 = tl.load(
-        product_2_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        product_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         mask=in_b_i_k,
         other=0.0,
     ).to(ACC)
@@ -180,7 +192,7 @@ def factorized_bilinear_forward_epilogue(
     s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
     out = s / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -199,7 +211,8 @@ def factorized_bilinear_backward_kernel(
     rows_4_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
@@ -219,21 +232,31 @@ def factorized_bilinear_backward_kernel(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < factors
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i_k = in_i[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
+    in_j_i_k = in_j[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k_i = in_i[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
+    in_i_k_j = in_i[:, None, None] & in_k[None, :, None] & in_j[None, None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
     in_b_i_k = in_b[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
     U_tile = tl.load(
-        U_ptr + i[None, :, None] * dim * factors + k[None, None, :] * dim + i[:, None, None],
+        U_ptr + i[None, :, None] * dims[0] * factors + k[None, None, :] * dims[0] + i[:, None, None],
         mask=in_i_i_k,
         other=0.0,
     )
@@ -246,8 +269,8 @@ def factorized_bilinear_backward_kernel(
     )
     # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
     V_tile = tl.load(
-        V_ptr + i[None, :, None] * dim * factors + k[None, None, :] * dim + i[:, None, None],
-        mask=in_i_i_k,
+        V_ptr + i[None, :, None] * dims[1] * factors + k[None, None, :] * dims[1] + i[:, None, None],
+        mask=in_j_i_k,
         other=0.0,
     )
     y = (
@@ -281,87 +304,59 @@ def factorized_bilinear_backward_kernel(
     )
     selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
     z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
-    y_bar = z_bar[:, :, None] * x
     x_bar = z_bar[:, :, None] * y
-    h_bar = ()
-    for m in tl.static_range(M):
-        V_tile_2 = tl.load(
-            V_ptr + i[:, None, None] * dim * factors + k[None, :, None] * dim + i[None, None, :],
-            mask=in_i_k_i,
-            other=0.0,
-        )
-        U_tile_2 = tl.load(
-            U_ptr + i[:, None, None] * dim * factors + k[None, :, None] * dim + i[None, None, :],
-            mask=in_i_k_i,
-            other=0.0,
-        )
-        h_bar = h_bar + (
-            (
-                contract(
-                    tl.reshape(
-                        tl.where(in_i[None, :, None] & in_k[None, None, :], y_bar, 0.0),
-                        (ROWS, I_LANES * K_LANES),
-                    ),
-                    tl.reshape(V_tile_2, (I_LANES * K_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
-                )
-                if m == 1
-                else tl.zeros_like(
-                    contract(
-                        tl.reshape(
-                            tl.where(in_i[None, :, None] & in_k[None, None, :], y_bar, 0.0),
-                            (ROWS, I_LANES * K_LANES),
-                        ),
-                        tl.reshape(V_tile_2, (I_LANES * K_LANES, I_LANES)),
-                        ACC,
-                        PRECISION,
-                    )
-                )
-            )
-            + (
-                contract(
-                    tl.reshape(
-                        tl.where(in_i[None, :, None] & in_k[None, None, :], x_bar, 0.0),
-                        (ROWS, I_LANES * K_LANES),
-                    ),
-                    tl.reshape(U_tile_2, (I_LANES * K_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
-                )
-                if m == 0
-                else tl.zeros_like(
-                    contract(
-                        tl.reshape(
-                            tl.where(in_i[None, :, None] & in_k[None, None, :], x_bar, 0.0),
-                            (ROWS, I_LANES * K_LANES),
-                        ),
-                        tl.reshape(U_tile_2, (I_LANES * K_LANES, I_LANES)),
-                        ACC,
-                        PRECISION,
-                    )
-                )
-            ),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    U_tile_2 = tl.load(
+        U_ptr + i[:, None, None] * dims[0] * factors + k[None, :, None] * dims[0] + i[None, None, :],
+        mask=in_i_k_i,
+        other=0.0,
+    )
     tl.store(
-        partial_1_ptr + program * dim * factors + i[:, None] * factors + k[None, :],
+        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+        contract(
+            tl.reshape(
+                tl.where(in_i[None, :, None] & in_k[None, None, :], x_bar, 0.0), (ROWS, I_LANES * K_LANES)
+            ),
+            tl.reshape(U_tile_2, (I_LANES * K_LANES, I_LANES)),
+            ACC,
+            PRECISION,
+        ),
+        mask=in_b_i,
+    )
+    y_bar = z_bar[:, :, None] * x
+    V_tile_2 = tl.load(
+        V_ptr + i[:, None, None] * dims[1] * factors + k[None, :, None] * dims[1] + i[None, None, :],
+        mask=in_i_k_j,
+        other=0.0,
+    )
+    tl.store(
+        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+        contract(
+            tl.reshape(
+                tl.where(in_i[None, :, None] & in_k[None, None, :], y_bar, 0.0), (ROWS, I_LANES * K_LANES)
+            ),
+            tl.reshape(V_tile_2, (I_LANES * K_LANES, I_LANES)),
+            ACC,
+            PRECISION,
+        ),
+        mask=in_b_j,
+    )
+    tl.store(
+        partial_1_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
         tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0),
         mask=in_i_k,
     )
     tl.store(
-        rows_2_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         y_bar,
         mask=in_b_i_k,
     )
     tl.store(
-        partial_3_ptr + program * dim * factors + i[:, None] * factors + k[None, :],
+        partial_3_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
         tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0),
         mask=in_i_k,
     )
     tl.store(
-        rows_4_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         x_bar,
         mask=in_b_i_k,
     )
@@ -380,7 +375,8 @@ def factorized_bilinear_backward_operands_2(
     product_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
@@ -400,15 +396,15 @@ def factorized_bilinear_backward_operands_2(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < factors
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_b_i_k = in_b[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = tl.load(
-        product_1_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        product_1_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         mask=in_b_i_k,
         other=0.0,
     ).to(ACC)
@@ -418,7 +414,7 @@ def factorized_bilinear_backward_operands_2(
         + tl.load(u_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
     )
     product_2 = tl.load(
-        product_2_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        product_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         mask=in_b_i_k,
         other=0.0,
     ).to(ACC)
@@ -453,23 +449,23 @@ def factorized_bilinear_backward_operands_2(
     z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     tl.store(
-        partial_1_ptr + program * dim * factors + i[:, None] * factors + k[None, :],
+        partial_1_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
         tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0),
         mask=in_i_k,
     )
     tl.store(
-        rows_2_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         y_bar,
         mask=in_b_i_k,
     )
     x_bar = z_bar[:, :, None] * y
     tl.store(
-        partial_3_ptr + program * dim * factors + i[:, None] * factors + k[None, :],
+        partial_3_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
         tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0),
         mask=in_i_k,
     )
     tl.store(
-        rows_4_ptr + b[:, None, None] * dim * factors + i[None, :, None] * factors + k[None, None, :],
+        rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
         x_bar,
         mask=in_b_i_k,
     )
@@ -482,7 +478,8 @@ def factorized_bilinear_backward_epilogue(
     product_4_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
@@ -501,18 +498,14 @@ def factorized_bilinear_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_3 = tl.load(product_3_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_4 = tl.load(product_4_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (product_3 if m == 1 else tl.zeros_like(product_3))
-            + (product_4 if m == 0 else tl.zeros_like(product_4)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_3 = tl.load(product_3_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_3, mask=in_b_i)
+    product_4 = tl.load(product_4_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_4, mask=in_b_j)
 
 
 def _constants(
@@ -527,12 +520,13 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
+        "dims": dims,
+        "starts": starts(dims),
         "factors": factors,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "K_LANES": triton.next_power_of_2(factors),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -551,9 +545,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
     ]
 
 
@@ -572,13 +568,15 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     (out,) = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
-    numbers = 8 * lanes + 5 * lanes * constants["K_LANES"] + 3
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
+    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * lanes * constants["K_LANES"], most=128)
+        rows, warps = tile_for(numbers + 2 * constants["K_LANES"] * lanes, most=128)
         launch(
             factorized_bilinear_forward_kernel,
             batch,
@@ -590,8 +588,8 @@ def forward(
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
-            product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
+            product_1 = F.linear(h[0], U).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
+            product_2 = F.linear(h[1], V).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             factorized_bilinear_forward_epilogue,
@@ -622,18 +620,20 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (8 * lanes + 5 * lanes * constants["K_LANES"] + 3)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * factors)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 2 * (5 * constants["K_LANES"] * lanes + 8 * lanes + 3)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (2 * lanes * constants["K_LANES"]), most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
-        rows_2 = h[0].new_empty((batch, dim, factors))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
-        rows_4 = h[0].new_empty((batch, dim, factors))
+        rows, warps = tile_for(numbers + 2 * (2 * constants["K_LANES"] * lanes), most=32)
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
+        rows_2 = h[0].new_empty((batch, dims[0], factors))
+        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
+        rows_4 = h[0].new_empty((batch, dims[0], factors))
         launch(
             factorized_bilinear_backward_kernel,
             batch,
@@ -659,13 +659,13 @@ def backward(
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[0], U).unflatten(-1, (dim, factors))  # (B, dim, factors)
-            product_2 = F.linear(h[1], V).unflatten(-1, (dim, factors))  # (B, dim, factors)
+            product_1 = F.linear(h[0], U).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
+            product_2 = F.linear(h[1], V).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
-        rows_2 = h[0].new_empty((batch, dim, factors))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim, factors))
-        rows_4 = h[0].new_empty((batch, dim, factors))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
+        rows_2 = h[0].new_empty((batch, dims[0], factors))
+        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
+        rows_4 = h[0].new_empty((batch, dims[0], factors))
         launch(
             factorized_bilinear_backward_operands_2,
             batch,
@@ -687,8 +687,8 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_3 = F.linear(rows_2.flatten(-2), V.t())  # (B, dim)
-            product_4 = F.linear(rows_4.flatten(-2), U.t())  # (B, dim)
+            product_3 = F.linear(rows_4.flatten(-2), U.t())  # (B, dim[0])
+            product_4 = F.linear(rows_2.flatten(-2), V.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             factorized_bilinear_backward_epilogue,
@@ -700,10 +700,10 @@ def backward(
         )
 
     with multiplied_in(product_dtype, h[0]):
-        U_bar = torch.einsum("bok,bi->iok", rows_4, h[0])  # (dim, dim, factors)
-        u_bar = partial_3.sum(0)  # (dim, factors)
-        V_bar = torch.einsum("bok,bj->jok", rows_2, h[1])  # (dim, dim, factors)
-        v_bar = partial_1.sum(0)  # (dim, factors)
+        U_bar = torch.einsum("bok,bi->iok", rows_4, h[0])  # (dim[0], dim[0], factors)
+        u_bar = partial_3.sum(0)  # (dim[0], factors)
+        V_bar = torch.einsum("bok,bj->jok", rows_2, h[1])  # (dim[1], dim[0], factors)
+        v_bar = partial_1.sum(0)  # (dim[0], factors)
     return [
         *h_bar,
         *shaped([U_bar.permute(1, 2, 0)], [U]),

@@ -22,8 +22,10 @@ from sparank_fusion.kernels import (
     row_strides,
     schedule,
     shaped,
+    starts,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways.
@@ -49,7 +51,8 @@ def film_forward_kernel(
     weights_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -65,26 +68,35 @@ def film_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_j = i < dims[1]
+    in_i = i < dims[0]
+    in_j_i = in_j[:, None] & in_i[None, :]
     in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_i = in_i[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     total = ()
     for p in tl.static_range(2):
-        W_tile = tl.load(W_ptr + p * dim * dim + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
+        W_tile = tl.load(
+            W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0
+        )
         total = total + (
             contract(h[1], W_tile, ACC, PRECISION)
-            + tl.load(c_ptr + p * dim + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -97,7 +109,8 @@ def film_forward_products(
     weights_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -111,23 +124,23 @@ def film_forward_products(
     \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i}
     \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
     """
-    columns = tl.cdiv(dim, I_LANES)
+    columns = tl.cdiv(dims[0], I_LANES)
     b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for p in tl.static_range(2):
         total = tl.zeros((ROWS, I_LANES), ACC)
-        for start in range(0, dim, INNER):
+        for start in range(0, dims[1], INNER):
             j = start + tl.arange(0, INNER)
-            in_j = j < dim
+            in_j = j < dims[1]
             h_tile = tl.load(
                 h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
             )
             W_tile = tl.load(
-                W_ptr + p * dim * dim + i[None, :] * dim + j[:, None],
+                W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + j[:, None],
                 mask=in_j[:, None] & in_i[None, :],
                 other=0.0,
             )
@@ -135,17 +148,25 @@ def film_forward_products(
         product_1 = product_1 + (total,)
     total = ()
     for p in tl.static_range(2):
-        total = total + (product_1[p] + tl.load(c_ptr + p * dim + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        total = total + (
+            product_1[p] + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+        )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -158,7 +179,8 @@ def film_forward_epilogue(
     product_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -174,28 +196,36 @@ def film_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = ()
     for p in tl.static_range(2):
         product_1 = product_1 + (
-            tl.load(product_1_ptr + b[:, None] * 2 * dim + p * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
+            tl.load(
+                product_1_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
         )
     total = ()
     for p in tl.static_range(2):
-        total = total + (product_1[p] + tl.load(c_ptr + p * dim + i, mask=in_i, other=0.0).to(ACC)[None, :],)
+        total = total + (
+            product_1[p] + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+        )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dim + i[None, :], gamma, mask=in_b_i)
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -211,7 +241,8 @@ def film_backward_kernel(
     rows_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -230,20 +261,30 @@ def film_backward_kernel(
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_i = in_i[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_j_i = in_j[:, None] & in_i[None, :]
+    in_i_j = in_i[:, None] & in_j[None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    W_tile = tl.load(W_ptr + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
+    W_tile = tl.load(W_ptr + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0)
     gamma = 1 + (
         contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     )
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
     gamma_bar = (
-        tl.load(gamma_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         if HAS_EXTRAS
         else tl.zeros(
             (
@@ -261,24 +302,19 @@ def film_backward_kernel(
         )
     total_2 = 0.0
     for p in tl.static_range(2):
-        W_tile_2 = tl.load(W_ptr + p * dim * dim + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        total_2 = total_2 + contract(total[p], W_tile_2, ACC, PRECISION)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (out_bar * gamma if m == 0 else tl.zeros_like(out_bar * gamma))
-            + (total_2 if m == 1 else tl.zeros_like(total_2)),
+        W_tile_2 = tl.load(
+            W_ptr + p * dims[0] * dims[1] + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0
         )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        total_2 = total_2 + contract(total[p], W_tile_2, ACC, PRECISION)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_b_j)
     for p in tl.static_range(2):
         tl.store(
-            partial_1_ptr + p * dim * programs + program * dim + i,
+            partial_1_ptr + p * dims[0] * programs + program * dims[0] + i,
             tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),
             mask=in_i,
         )
     for p in tl.static_range(2):
-        tl.store(rows_2_ptr + p * batch * dim + b[:, None] * dim + i[None, :], total[p], mask=in_b_i)
+        tl.store(rows_2_ptr + p * batch * dims[0] + b[:, None] * dims[0] + i[None, :], total[p], mask=in_b_i)
 
 
 @triton.jit
@@ -291,7 +327,8 @@ def film_backward_operands_1(
     rows_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -310,11 +347,11 @@ def film_backward_operands_1(
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     gamma_bar = (
-        tl.load(gamma_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         if HAS_EXTRAS
         else tl.zeros(
             (
@@ -326,7 +363,13 @@ def film_backward_operands_1(
     )
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     total = ()
     for p in tl.static_range(2):
         total = total + (
@@ -335,89 +378,12 @@ def film_backward_operands_1(
         )
     for p in tl.static_range(2):
         tl.store(
-            partial_1_ptr + p * dim * programs + program * dim + i,
+            partial_1_ptr + p * dims[0] * programs + program * dims[0] + i,
             tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),
             mask=in_i,
         )
     for p in tl.static_range(2):
-        tl.store(rows_2_ptr + p * batch * dim + b[:, None] * dim + i[None, :], total[p], mask=in_b_i)
-
-
-@triton.jit
-def film_backward_products(
-    h_ptrs,
-    h_rows,
-    W_ptr,
-    c_ptr,
-    h_bar_ptrs,
-    out_bar_ptr,
-    rows_2_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    I_LANES: tl.constexpr,
-    HAS_EXTRAS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows and columns: matrix products and what follows them.
-
-    \gamma_{i} = 1 + \sum_{j} W_{0,i,j}\,h_{1,j} + c_{0,i}
-    \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i}
-    \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
-    """
-    columns = tl.cdiv(dim, I_LANES)
-    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_1 = ()
-    for p in tl.static_range(2):
-        total = tl.zeros((ROWS, I_LANES), ACC)
-        for start in range(0, dim, INNER):
-            j = start + tl.arange(0, INNER)
-            in_j = j < dim
-            h_tile = tl.load(
-                h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
-            )
-            W_tile = tl.load(
-                W_ptr + p * dim * dim + i[None, :] * dim + j[:, None],
-                mask=in_j[:, None] & in_i[None, :],
-                other=0.0,
-            )
-            total = total + contract(h_tile, W_tile, ACC, PRECISION)
-        product_1 = product_1 + (total,)
-    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    product_2 = tl.zeros((ROWS, I_LANES), ACC)
-    for p in tl.static_range(2):
-        for start in range(0, dim, INNER):
-            i_2 = start + tl.arange(0, INNER)
-            in_i_2 = i_2 < dim
-            rows_2_tile = tl.load(
-                rows_2_ptr + p * batch * dim + b[:, None] * dim + i_2[None, :],
-                mask=in_b[:, None] & in_i_2[None, :],
-                other=0.0,
-            )
-            W_tile = tl.load(
-                W_ptr + p * dim * dim + i_2[:, None] * dim + i[None, :],
-                mask=in_i_2[:, None] & in_i[None, :],
-                other=0.0,
-            )
-            product_2 = product_2 + contract(rows_2_tile, W_tile, ACC, PRECISION)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (out_bar * gamma if m == 0 else tl.zeros_like(out_bar * gamma))
-            + (product_2 if m == 1 else tl.zeros_like(product_2)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        tl.store(rows_2_ptr + p * batch * dims[0] + b[:, None] * dims[0] + i[None, :], total[p], mask=in_b_i)
 
 
 @triton.jit
@@ -429,7 +395,8 @@ def film_backward_epilogue(
     product_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
     ACC: tl.constexpr,
@@ -445,27 +412,23 @@ def film_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_b_j = in_b[:, None] & in_j[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = ()
     for p in tl.static_range(2):
         product_1 = product_1 + (
-            tl.load(product_1_ptr + b[:, None] * 2 * dim + p * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
+            tl.load(
+                product_1_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
         )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    product_2 = tl.load(product_2_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (out_bar * gamma if m == 0 else tl.zeros_like(out_bar * gamma))
-            + (product_2 if m == 1 else tl.zeros_like(product_2)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
+    product_2 = tl.load(product_2_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_2, mask=in_b_j)
 
 
 def _constants(
@@ -477,11 +440,12 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "dims": dims,
+        "starts": starts(dims),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -497,10 +461,12 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((batch, dim) if return_extras else (0,), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]) if return_extras else (0,), dtype=result_dtype),
     ]
 
 
@@ -516,11 +482,15 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 6 * lanes
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim, 4 * dim)
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, max(dims) * max(dims), 4 * max(dims) * max(dims), 4 * max(dims)
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -542,12 +512,12 @@ def forward(
             warps,
             (tuple(h), row_strides(h), W, c, out, weights, batch),
             tile,
-            triton.cdiv(dim, columns),
+            triton.cdiv(dims[0], columns),
         )
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
+            product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             film_forward_epilogue,
@@ -576,16 +546,18 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (6 * lanes)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 8 * dim * dim, 6 * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims))
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((2, batch, dim))
+        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
+        rows_2 = h[0].new_empty((2, batch, dims[0]))
         launch(
             film_backward_kernel,
             batch,
@@ -595,35 +567,10 @@ def backward(
             constants,
         )
 
-    elif chosen == "columns":
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((2, batch, dim))
-        launch(
-            film_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), out_bar, weights_bar, partial_1, rows_2, batch),
-            constants,
-        )
-
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            film_backward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, tuple(h_bar), out_bar, rows_2, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
-
     else:
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((2, batch, dim))
+        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
+        rows_2 = h[0].new_empty((2, batch, dims[0]))
         launch(
             film_backward_operands_1,
             batch,
@@ -634,8 +581,8 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[1], W).unflatten(-1, (2, dim))  # (B, 2, dim)
-            product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim)
+            product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
+            product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             film_backward_epilogue,
@@ -647,8 +594,8 @@ def backward(
         )
 
     with multiplied_in(product_dtype, h[0]):
-        W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim, dim)
-        c_bar = partial_1.sum(1)  # (2, dim)
+        W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim[0], dim[1])
+        c_bar = partial_1.sum(1)  # (2, dim[0])
     return [
         *h_bar,
         *shaped([W_bar], [W]),

@@ -23,9 +23,11 @@ from sparank_fusion.kernels import (
     schedule,
     shaped,
     square,
+    starts,
     tanh,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways.
@@ -58,7 +60,8 @@ def low_rank_bilinear_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -75,22 +78,30 @@ def low_rank_bilinear_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < rank
-    in_b_i = in_b[:, None] & in_i[None, :]
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_i_r = in_i[:, None] & in_r[None, :]
+    in_j_r = in_j[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
+    in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    U_tile = tl.load(U_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
+    U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
     x = tanh(
         contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    V_tile = tl.load(V_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
+    V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
     y = tanh(
         contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
@@ -100,7 +111,7 @@ def low_rank_bilinear_forward_kernel(
         contract(tl.where(in_r[None, :], x * y, 0.0), P_tile, ACC, PRECISION)
         + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -114,7 +125,8 @@ def low_rank_bilinear_forward_products_2(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -136,26 +148,28 @@ def low_rank_bilinear_forward_products_2(
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
     product_1 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    for start in range(0, dims[0], INNER):
         i_2 = start + tl.arange(0, INNER)
-        in_i_2 = i_2 < dim
+        in_i_2 = i_2 < dims[0]
         h_tile = tl.load(
             h_ptrs[0] + b[:, None] * h_rows[0] + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
         )
         U_tile = tl.load(
-            U_ptr + r[None, :] * dim + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
+            U_ptr + r[None, :] * dims[0] + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
         )
         product_1 = product_1 + contract(h_tile, U_tile, ACC, PRECISION)
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
     x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product_2 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    for start in range(0, dims[1], INNER):
         j = start + tl.arange(0, INNER)
-        in_j = j < dim
+        in_j = j < dims[1]
         h_tile = tl.load(
             h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
         )
-        V_tile = tl.load(V_ptr + r[None, :] * dim + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0)
+        V_tile = tl.load(
+            V_ptr + r[None, :] * dims[1] + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0
+        )
         product_2 = product_2 + contract(h_tile, V_tile, ACC, PRECISION)
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
     y = tanh(product_2 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
@@ -170,7 +184,8 @@ def low_rank_bilinear_forward_products(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -185,11 +200,11 @@ def low_rank_bilinear_forward_products(
     y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
     \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
     """
-    columns = tl.cdiv(dim, I_LANES)
+    columns = tl.cdiv(dims[0], I_LANES)
     b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     product_3 = tl.zeros((ROWS, I_LANES), ACC)
     for start in range(0, rank, INNER):
@@ -204,7 +219,7 @@ def low_rank_bilinear_forward_products(
         product_3 = product_3 + contract(operand_1_tile, P_tile, ACC, PRECISION)
     # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
     out = product_3 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -216,7 +231,8 @@ def low_rank_bilinear_forward_operands_2(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -251,7 +267,8 @@ def low_rank_bilinear_forward_epilogue(
     product_3_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -268,12 +285,12 @@ def low_rank_bilinear_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_3 = tl.load(product_3_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_3 = tl.load(product_3_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
     out = product_3 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -296,7 +313,8 @@ def low_rank_bilinear_backward_kernel(
     rows_7_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -314,62 +332,66 @@ def low_rank_bilinear_backward_kernel(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < rank
+    in_j = i < dims[1]
+    in_i = i < dims[0]
+    in_j_r = in_j[:, None] & in_r[None, :]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_i_r = in_i[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
+    in_r_j = in_r[:, None] & in_j[None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
     in_b_r = in_b[:, None] & in_r[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    U_tile = tl.load(U_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
-    x = tanh(
-        contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-    )
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
-    total = contract(out_bar, P_tile, ACC, PRECISION)
-    y_bar = x * total
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    V_tile = tl.load(V_ptr + r[None, :] * dim + i[:, None], mask=in_i_r, other=0.0)
+    V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
     y = tanh(
         contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
-    product = y_bar * (1 - square(y))
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
+    total = contract(out_bar, P_tile, ACC, PRECISION)
     x_bar = y * total
-    product_2 = x_bar * (1 - square(x))
-    h_bar = ()
-    for m in tl.static_range(M):
-        V_tile_2 = tl.load(V_ptr + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0)
-        U_tile_2 = tl.load(U_ptr + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0)
-        h_bar = h_bar + (
-            (
-                contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION)
-                if m == 1
-                else tl.zeros_like(contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION))
-            )
-            + (
-                contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION)
-                if m == 0
-                else tl.zeros_like(
-                    contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION)
-                )
-            ),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
-    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
-    tl.store(
-        partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0), mask=in_r
+    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+    U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
+    x = tanh(
+        contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
     )
-    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
+    product = x_bar * (1 - square(x))
+    U_tile_2 = tl.load(U_ptr + r[:, None] * dims[0] + i[None, :], mask=in_r_i, other=0.0)
+    tl.store(
+        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+        contract(tl.where(in_r[None, :], product, 0.0), U_tile_2, ACC, PRECISION),
+        mask=in_b_i,
+    )
+    y_bar = x * total
+    product_2 = y_bar * (1 - square(y))
+    V_tile_2 = tl.load(V_ptr + r[:, None] * dims[1] + i[None, :], mask=in_r_j, other=0.0)
+    tl.store(
+        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+        contract(tl.where(in_r[None, :], product_2, 0.0), V_tile_2, ACC, PRECISION),
+        mask=in_b_j,
+    )
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    tl.store(
+        partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0), mask=in_r
+    )
+    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
+    tl.store(partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
+    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
     tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
-    tl.store(rows_7_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
@@ -379,7 +401,8 @@ def low_rank_bilinear_backward_operands_1(
     rows_7_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -397,11 +420,13 @@ def low_rank_bilinear_backward_operands_1(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(rows_7_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
@@ -421,7 +446,8 @@ def low_rank_bilinear_backward_products_2(
     rows_7_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -443,158 +469,44 @@ def low_rank_bilinear_backward_products_2(
     r = tl.program_id(0) % columns * R_LANES + tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
-    product_1 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    product_3 = tl.zeros((ROWS, R_LANES), ACC)
+    for start in range(0, dims[0], INNER):
         i_2 = start + tl.arange(0, INNER)
-        in_i_2 = i_2 < dim
+        in_i_2 = i_2 < dims[0]
         h_tile = tl.load(
             h_ptrs[0] + b[:, None] * h_rows[0] + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
         )
         U_tile = tl.load(
-            U_ptr + r[None, :] * dim + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
+            U_ptr + r[None, :] * dims[0] + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
         )
-        product_1 = product_1 + contract(h_tile, U_tile, ACC, PRECISION)
+        product_3 = product_3 + contract(h_tile, U_tile, ACC, PRECISION)
     # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    x = tanh(product_3 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product_2 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    for start in range(0, dims[0], INNER):
         o = start + tl.arange(0, INNER)
-        in_o = o < dim
+        in_o = o < dims[0]
         rows_7_tile = tl.load(
-            rows_7_ptr + b[:, None] * dim + o[None, :], mask=in_b[:, None] & in_o[None, :], other=0.0
+            rows_7_ptr + b[:, None] * dims[0] + o[None, :], mask=in_b[:, None] & in_o[None, :], other=0.0
         )
         P_tile = tl.load(
             P_ptr + o[:, None] * rank + r[None, :], mask=in_o[:, None] & in_r[None, :], other=0.0
         )
         product_2 = product_2 + contract(rows_7_tile, P_tile, ACC, PRECISION)
     y_bar = x * product_2
-    product_3 = tl.zeros((ROWS, R_LANES), ACC)
-    for start in range(0, dim, INNER):
+    product_1 = tl.zeros((ROWS, R_LANES), ACC)
+    for start in range(0, dims[1], INNER):
         j = start + tl.arange(0, INNER)
-        in_j = j < dim
+        in_j = j < dims[1]
         h_tile = tl.load(
             h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
         )
-        V_tile = tl.load(V_ptr + r[None, :] * dim + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0)
-        product_3 = product_3 + contract(h_tile, V_tile, ACC, PRECISION)
-    # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    y = tanh(product_3 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
-    product = y_bar * (1 - square(y))
-    tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
-    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
-    x_bar = y * product_2
-    product_4 = x_bar * (1 - square(x))
-    tl.store(
-        partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_4, 0.0), 0), mask=in_r
-    )
-    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_4, mask=in_b_r)
-    tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
-
-
-@triton.jit
-def low_rank_bilinear_backward_products(
-    U_ptr,
-    V_ptr,
-    h_bar_ptrs,
-    rows_3_ptr,
-    rows_5_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    rank: tl.constexpr,
-    I_LANES: tl.constexpr,
-    R_LANES: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows and columns: matrix products and what follows them.
-
-    x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
-    y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
-    \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
-    """
-    columns = tl.cdiv(dim, I_LANES)
-    b = (tl.program_id(0) // columns).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    i = tl.program_id(0) % columns * I_LANES + tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    product_4 = tl.zeros((ROWS, I_LANES), ACC)
-    for start in range(0, rank, INNER):
-        r_2 = start + tl.arange(0, INNER)
-        in_r_2 = r_2 < rank
-        rows_3_tile = tl.load(
-            rows_3_ptr + b[:, None] * rank + r_2[None, :], mask=in_b[:, None] & in_r_2[None, :], other=0.0
-        )
         V_tile = tl.load(
-            V_ptr + r_2[:, None] * dim + i[None, :], mask=in_r_2[:, None] & in_i[None, :], other=0.0
+            V_ptr + r[None, :] * dims[1] + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0
         )
-        product_4 = product_4 + contract(rows_3_tile, V_tile, ACC, PRECISION)
-    product_5 = tl.zeros((ROWS, I_LANES), ACC)
-    for start in range(0, rank, INNER):
-        r_2 = start + tl.arange(0, INNER)
-        in_r_2 = r_2 < rank
-        rows_5_tile = tl.load(
-            rows_5_ptr + b[:, None] * rank + r_2[None, :], mask=in_b[:, None] & in_r_2[None, :], other=0.0
-        )
-        U_tile = tl.load(
-            U_ptr + r_2[:, None] * dim + i[None, :], mask=in_r_2[:, None] & in_i[None, :], other=0.0
-        )
-        product_5 = product_5 + contract(rows_5_tile, U_tile, ACC, PRECISION)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (product_4 if m == 1 else tl.zeros_like(product_4))
-            + (product_5 if m == 0 else tl.zeros_like(product_5)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-
-
-@triton.jit
-def low_rank_bilinear_backward_operands_2(
-    u_ptr,
-    v_ptr,
-    partial_2_ptr,
-    rows_3_ptr,
-    partial_4_ptr,
-    rows_5_ptr,
-    rows_6_ptr,
-    product_1_ptr,
-    product_2_ptr,
-    product_3_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    rank: tl.constexpr,
-    I_LANES: tl.constexpr,
-    R_LANES: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
-    y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
-    \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    program = tl.program_id(0).to(tl.int64)
-    r = tl.arange(0, R_LANES)
-    in_r = r < rank
-    in_b_r = in_b[:, None] & in_r[None, :]
-    product_1 = tl.load(product_1_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
-    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
-    product_2 = tl.load(product_2_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
-    y_bar = x * product_2
-    product_3 = tl.load(product_3_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+        product_1 = product_1 + contract(h_tile, V_tile, ACC, PRECISION)
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    y = tanh(product_3 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    y = tanh(product_1 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product = y_bar * (1 - square(y))
     tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
     tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
@@ -614,7 +526,8 @@ def low_rank_bilinear_backward_epilogue(
     product_5_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -631,18 +544,69 @@ def low_rank_bilinear_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_4 = tl.load(product_4_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_5 = tl.load(product_5_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (product_4 if m == 1 else tl.zeros_like(product_4))
-            + (product_5 if m == 0 else tl.zeros_like(product_5)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_4 = tl.load(product_4_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_4, mask=in_b_i)
+    product_5 = tl.load(product_5_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_5, mask=in_b_j)
+
+
+@triton.jit
+def low_rank_bilinear_backward_operands_2(
+    u_ptr,
+    v_ptr,
+    partial_2_ptr,
+    rows_3_ptr,
+    partial_4_ptr,
+    rows_5_ptr,
+    rows_6_ptr,
+    product_1_ptr,
+    product_2_ptr,
+    product_3_ptr,
+    B,
+    M: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
+    rank: tl.constexpr,
+    I_LANES: tl.constexpr,
+    R_LANES: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
+    y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
+    \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    program = tl.program_id(0).to(tl.int64)
+    r = tl.arange(0, R_LANES)
+    in_r = r < rank
+    in_b_r = in_b[:, None] & in_r[None, :]
+    product_3 = tl.load(product_3_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+    x = tanh(product_3 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    product_2 = tl.load(product_2_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    y_bar = x * product_2
+    product_1 = tl.load(product_1_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
+    y = tanh(product_1 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    product = y_bar * (1 - square(y))
+    tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
+    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
+    x_bar = y * product_2
+    product_4 = x_bar * (1 - square(x))
+    tl.store(
+        partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_4, 0.0), 0), mask=in_r
+    )
+    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_4, mask=in_b_r)
+    tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
 
 
 def _constants(
@@ -659,12 +623,13 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
+        "dims": dims,
+        "starts": starts(dims),
         "rank": rank,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "R_LANES": triton.next_power_of_2(rank),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -685,9 +650,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
     ]
 
 
@@ -708,11 +675,20 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     (out,) = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * lanes + 6 * constants["R_LANES"]
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * rank, 6 * dim * rank, 2 * dim + 4 * rank)
+    chosen = schedule(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * rank,
+        6 * max(dims) * rank,
+        2 * max(dims) + 4 * rank,
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -747,7 +723,7 @@ def forward(
             warps,
             (P, c, out, operand_1, batch),
             tile,
-            triton.cdiv(dim, columns),
+            triton.cdiv(dims[0], columns),
         )
 
     else:
@@ -766,7 +742,7 @@ def forward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_3 = F.linear(operand_1, P)  # (B, dim)
+            product_3 = F.linear(operand_1, P)  # (B, dim[0])
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
 
@@ -792,21 +768,23 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * rank, 10 * dim * rank, 4 * dim + 6 * rank)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * rank, 6 * max(dims) * rank, 6 * rank)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_3 = h[0].new_empty((batch, rank))
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_5 = h[0].new_empty((batch, rank))
         rows_6 = h[0].new_empty((batch, rank))
-        rows_7 = h[0].new_empty((batch, dim))
+        rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_kernel,
             batch,
@@ -836,8 +814,8 @@ def backward(
 
     elif chosen == "columns":
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_7 = h[0].new_empty((batch, dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
+        rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_operands_1,
             batch,
@@ -879,22 +857,23 @@ def backward(
             triton.cdiv(rank, columns),
         )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
+        with multiplied_in(product_dtype, h[0]):
+            product_4 = F.linear(rows_5, U.t())  # (B, dim[0])
+            product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
+        rows, warps = tile_for(numbers, least=1, most=32)
         launch(
-            low_rank_bilinear_backward_products,
+            low_rank_bilinear_backward_epilogue,
             batch,
             rows,
             warps,
-            (U, V, tuple(h_bar), rows_3, rows_5, batch),
-            tile,
-            triton.cdiv(dim, columns),
+            (tuple(h_bar), product_4, product_5, batch),
+            constants,
         )
 
     else:
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_7 = h[0].new_empty((batch, dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
+        rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_operands_1,
             batch,
@@ -905,9 +884,9 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[0], U)  # (B, rank)
+            product_1 = F.linear(h[1], V)  # (B, rank)
             product_2 = F.linear(rows_7, P.t())  # (B, rank)
-            product_3 = F.linear(h[1], V)  # (B, rank)
+            product_3 = F.linear(h[0], U)  # (B, rank)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_3 = h[0].new_empty((batch, rank))
@@ -924,8 +903,8 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_4 = F.linear(rows_3, V.t())  # (B, dim)
-            product_5 = F.linear(rows_5, U.t())  # (B, dim)
+            product_4 = F.linear(rows_5, U.t())  # (B, dim[0])
+            product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             low_rank_bilinear_backward_epilogue,
@@ -937,12 +916,12 @@ def backward(
         )
 
     with multiplied_in(product_dtype, h[0]):
-        U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim, rank)
+        U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim[0], rank)
         u_bar = partial_4.sum(0)  # (rank,)
-        V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim, rank)
+        V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim[1], rank)
         v_bar = partial_2.sum(0)  # (rank,)
-        P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim)
-        c_bar = partial_1.sum(0)  # (dim,)
+        P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim[0])
+        c_bar = partial_1.sum(0)  # (dim[0],)
     return [
         *h_bar,
         *shaped([U_bar.transpose(0, 1)], [U]),

@@ -21,8 +21,10 @@ from sparank_fusion.kernels import (
     row_strides,
     schedule,
     shaped,
+    starts,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways.
@@ -46,7 +48,8 @@ def low_rank_fusion_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -62,21 +65,26 @@ def low_rank_fusion_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < terms
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_r_i = in_i[:, None, None] & in_r[None, :, None] & in_i[None, None, :]
-    in_r_i = in_r[:, None] & in_i[None, :]
+    in_o = i < dims[0]
+    in_r_o = in_r[:, None] & in_o[None, :]
+    in_b_o = in_b[:, None] & in_o[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
     x = ()
     for m in tl.static_range(M):
         W_tile = tl.load(
-            W_ptrs[m] + r[None, :, None] * dim * dim + i[None, None, :] * dim + i[:, None, None],
-            mask=in_i_r_i,
+            W_ptrs[m] + r[None, :, None] * dims[0] * dims[m] + i[None, None, :] * dims[m] + i[:, None, None],
+            mask=(i[:, None, None] < dims[m]) & in_r[None, :, None] & in_o[None, None, :],
             other=0.0,
         )
         x = x + (
@@ -84,14 +92,16 @@ def low_rank_fusion_forward_kernel(
                 contract(h[m], tl.reshape(W_tile, (I_LANES, R_LANES * I_LANES)), ACC, PRECISION),
                 (ROWS, R_LANES, I_LANES),
             )
-            + tl.load(c_ptrs[m] + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0).to(ACC)[None, :, :],
+            + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
+                None, :, :
+            ],
         )
     prod = 1.0
     for m in tl.static_range(M):
         prod = prod * x[m]
     # out[o] = sum[r](prod[m](x[m,r,o]))
     out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_o)
 
 
 @triton.jit
@@ -101,7 +111,8 @@ def low_rank_fusion_forward_epilogue(
     product_1_ptrs,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -117,21 +128,21 @@ def low_rank_fusion_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < terms
-    in_b_r_i = in_b[:, None, None] & in_r[None, :, None] & in_i[None, None, :]
-    in_r_i = in_r[:, None] & in_i[None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
+    in_o = i < dims[0]
+    in_b_r_o = in_b[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
+    in_r_o = in_r[:, None] & in_o[None, :]
+    in_b_o = in_b[:, None] & in_o[None, :]
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
             tl.load(
                 product_1_ptrs[m]
-                + b[:, None, None] * dim * terms
-                + r[None, :, None] * dim
+                + b[:, None, None] * dims[0] * terms
+                + r[None, :, None] * dims[0]
                 + i[None, None, :],
-                mask=in_b_r_i,
+                mask=in_b_r_o,
                 other=0.0,
             ).to(ACC),
         )
@@ -140,14 +151,16 @@ def low_rank_fusion_forward_epilogue(
     for m in tl.static_range(M):
         x = x + (
             product_1[m]
-            + tl.load(c_ptrs[m] + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0).to(ACC)[None, :, :],
+            + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
+                None, :, :
+            ],
         )
     prod = 1.0
     for m in tl.static_range(M):
         prod = prod * x[m]
     # out[o] = sum[r](prod[m](x[m,r,o]))
     out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_o)
 
 
 @triton.jit
@@ -162,7 +175,8 @@ def low_rank_fusion_backward_kernel(
     rows_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -181,24 +195,28 @@ def low_rank_fusion_backward_kernel(
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < terms
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_r_i = in_i[:, None, None] & in_r[None, :, None] & in_i[None, None, :]
-    in_r_i = in_r[:, None] & in_i[None, :]
-    in_r_i_i = in_r[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
-    in_b_r_i = in_b[:, None, None] & in_r[None, :, None] & in_i[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_o = i < dims[0]
+    in_b_o = in_b[:, None] & in_o[None, :]
+    in_r_o = in_r[:, None] & in_o[None, :]
+    in_b_r_o = in_b[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_o, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
     x = ()
     for m in tl.static_range(M):
         W_tile = tl.load(
-            W_ptrs[m] + r[None, :, None] * dim * dim + i[None, None, :] * dim + i[:, None, None],
-            mask=in_i_r_i,
+            W_ptrs[m] + r[None, :, None] * dims[0] * dims[m] + i[None, None, :] * dims[m] + i[:, None, None],
+            mask=(i[:, None, None] < dims[m]) & in_r[None, :, None] & in_o[None, None, :],
             other=0.0,
         )
         x = x + (
@@ -206,7 +224,9 @@ def low_rank_fusion_backward_kernel(
                 contract(h[m], tl.reshape(W_tile, (I_LANES, R_LANES * I_LANES)), ACC, PRECISION),
                 (ROWS, R_LANES, I_LANES),
             )
-            + tl.load(c_ptrs[m] + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0).to(ACC)[None, :, :],
+            + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
+                None, :, :
+            ],
         )
     product_of_others_2 = ()
     for m in tl.static_range(M):
@@ -221,14 +241,14 @@ def low_rank_fusion_backward_kernel(
     h_bar = ()
     for m in tl.static_range(M):
         W_tile_2 = tl.load(
-            W_ptrs[m] + r[:, None, None] * dim * dim + i[None, :, None] * dim + i[None, None, :],
-            mask=in_r_i_i,
+            W_ptrs[m] + r[:, None, None] * dims[0] * dims[m] + i[None, :, None] * dims[m] + i[None, None, :],
+            mask=in_r[:, None, None] & in_o[None, :, None] & (i[None, None, :] < dims[m]),
             other=0.0,
         )
         h_bar = h_bar + (
             contract(
                 tl.reshape(
-                    tl.where(in_r[None, :, None] & in_i[None, None, :], x_bar[m], 0.0),
+                    tl.where(in_r[None, :, None] & in_o[None, None, :], x_bar[m], 0.0),
                     (ROWS, R_LANES * I_LANES),
                 ),
                 tl.reshape(W_tile_2, (R_LANES * I_LANES, I_LANES)),
@@ -237,26 +257,30 @@ def low_rank_fusion_backward_kernel(
             ),
         )
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+            h_bar[m],
+            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        )
     for m in tl.static_range(M):
         tl.store(
             partial_1_ptr
-            + m * dim * programs * terms
-            + program * dim * terms
-            + r[:, None] * dim
+            + m * dims[0] * programs * terms
+            + program * dims[0] * terms
+            + r[:, None] * dims[0]
             + i[None, :],
             tl.sum(tl.where(in_b[:, None, None], x_bar[m], 0.0), 0),
-            mask=in_r_i,
+            mask=in_r_o,
         )
     for m in tl.static_range(M):
         tl.store(
             rows_2_ptr
-            + m * batch * dim * terms
-            + b[:, None, None] * dim * terms
-            + r[None, :, None] * dim
+            + m * batch * dims[0] * terms
+            + b[:, None, None] * dims[0] * terms
+            + r[None, :, None] * dims[0]
             + i[None, None, :],
             x_bar[m],
-            mask=in_b_r_i,
+            mask=in_b_r_o,
         )
 
 
@@ -269,7 +293,8 @@ def low_rank_fusion_backward_operands_2(
     product_1_ptrs,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -288,22 +313,22 @@ def low_rank_fusion_backward_operands_2(
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
     r = tl.arange(0, R_LANES)
     in_r = r < terms
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_b_r_i = in_b[:, None, None] & in_r[None, :, None] & in_i[None, None, :]
-    in_r_i = in_r[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_o = i < dims[0]
+    in_b_o = in_b[:, None] & in_o[None, :]
+    in_b_r_o = in_b[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
+    in_r_o = in_r[:, None] & in_o[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_o, other=0.0).to(ACC)
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
             tl.load(
                 product_1_ptrs[m]
-                + b[:, None, None] * dim * terms
-                + r[None, :, None] * dim
+                + b[:, None, None] * dims[0] * terms
+                + r[None, :, None] * dims[0]
                 + i[None, None, :],
-                mask=in_b_r_i,
+                mask=in_b_r_o,
                 other=0.0,
             ).to(ACC),
         )
@@ -312,7 +337,9 @@ def low_rank_fusion_backward_operands_2(
     for m in tl.static_range(M):
         x = x + (
             product_1[m]
-            + tl.load(c_ptrs[m] + r[:, None] * dim + i[None, :], mask=in_r_i, other=0.0).to(ACC)[None, :, :],
+            + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
+                None, :, :
+            ],
         )
     product_of_others_2 = ()
     for m in tl.static_range(M):
@@ -327,22 +354,22 @@ def low_rank_fusion_backward_operands_2(
     for m in tl.static_range(M):
         tl.store(
             partial_1_ptr
-            + m * dim * programs * terms
-            + program * dim * terms
-            + r[:, None] * dim
+            + m * dims[0] * programs * terms
+            + program * dims[0] * terms
+            + r[:, None] * dims[0]
             + i[None, :],
             tl.sum(tl.where(in_b[:, None, None], x_bar[m], 0.0), 0),
-            mask=in_r_i,
+            mask=in_r_o,
         )
     for m in tl.static_range(M):
         tl.store(
             rows_2_ptr
-            + m * batch * dim * terms
-            + b[:, None, None] * dim * terms
-            + r[None, :, None] * dim
+            + m * batch * dims[0] * terms
+            + b[:, None, None] * dims[0] * terms
+            + r[None, :, None] * dims[0]
             + i[None, None, :],
             x_bar[m],
-            mask=in_b_r_i,
+            mask=in_b_r_o,
         )
 
 
@@ -352,7 +379,8 @@ def low_rank_fusion_backward_epilogue(
     product_2_ptrs,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
@@ -368,15 +396,21 @@ def low_rank_fusion_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
-            tl.load(product_2_ptrs[m] + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            tl.load(
+                product_2_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
         )
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], product_2[m], mask=in_b_i)
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+            product_2[m],
+            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        )
 
 
 def _constants(
@@ -389,12 +423,13 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
+        "dims": dims,
+        "starts": starts(dims),
         "terms": terms,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "R_LANES": triton.next_power_of_2(terms),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -411,9 +446,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
     ]
 
 
@@ -430,11 +467,13 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, W, c, terms, return_extras, product_dtype, result_dtype)
     (out,) = results
-    (batch, dim), M = h[0].shape, len(h)
+    batch, M = h[0].shape[0], len(h)
+    dims = widths(h)
+
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * terms)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms)
     if chosen == "resident":
         rows, warps = tile_for(numbers + lanes * M * constants["R_LANES"], most=128)
         launch(
@@ -448,8 +487,8 @@ def forward(
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            # product_1: M × (B, terms, dim)
-            product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dim)) for h_m, W_m in zip(h, W)]
+            # product_1: M × (B, terms, dim[0])
+            product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dims[0])) for h_m, W_m in zip(h, W)]
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             low_rank_fusion_forward_epilogue,
@@ -478,16 +517,18 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch, M = h[0].shape[0], len(h)
+    dims = widths(h)
+
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"])
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim * terms)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms)
     if chosen == "resident":
         rows, warps = tile_for(numbers + 2 * (lanes * M * constants["R_LANES"]), most=32)
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dim))
-        rows_2 = h[0].new_empty((M, batch, terms, dim))
+        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dims[0]))
+        rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
         launch(
             low_rank_fusion_backward_kernel,
             batch,
@@ -499,11 +540,11 @@ def backward(
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            # product_1: M × (B, terms, dim)
-            product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dim)) for h_m, W_m in zip(h, W)]
+            # product_1: M × (B, terms, dim[0])
+            product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dims[0])) for h_m, W_m in zip(h, W)]
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dim))
-        rows_2 = h[0].new_empty((M, batch, terms, dim))
+        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dims[0]))
+        rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
         launch(
             low_rank_fusion_backward_operands_2,
             batch,
@@ -514,7 +555,7 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            # product_2: M × (B, dim)
+            # product_2: M × (B, dim[m])
             product_2 = [F.linear(rows_2_m.flatten(-2), W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
@@ -527,9 +568,9 @@ def backward(
         )
 
     with multiplied_in(product_dtype, h[0]):
-        # W_bar: M × (dim, terms, dim)
+        # W_bar: M × (dim[m], terms, dim[0])
         W_bar = [torch.einsum("bro,bi->iro", rows_2_m, h_m) for rows_2_m, h_m in zip(rows_2, h)]
-        c_bar = partial_1.sum(1)  # (M, terms, dim)
+        c_bar = partial_1.sum(1)  # (M, terms, dim[0])
     return [
         *h_bar,
         *shaped([W_bar_m.permute(1, 2, 0) for W_bar_m in W_bar], W),

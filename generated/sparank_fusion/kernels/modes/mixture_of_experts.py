@@ -22,8 +22,10 @@ from sparank_fusion.kernels import (
     row_strides,
     schedule,
     shaped,
+    starts,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways.
@@ -52,7 +54,8 @@ def mixture_of_experts_forward_kernel(
     weights_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
@@ -72,18 +75,26 @@ def mixture_of_experts_forward_kernel(
     e = tl.arange(0, E_LANES)
     in_e = e < experts
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_e = in_i[:, None] & in_e[None, :]
-    in_i_e_i = in_i[:, None, None] & in_e[None, :, None] & in_i[None, None, :]
+    in_i = i < dims[0]
     in_e_i = in_e[:, None] & in_i[None, :]
+    in_b_i = in_b[:, None] & in_i[None, :]
     in_b_e = in_b[:, None] & in_e[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     total = 0.0
     for m in tl.static_range(M):
-        R_tile = tl.load(R_ptr + e[None, :] * dim * M + m * dim + i[:, None], mask=in_i_e, other=0.0)
+        R_tile = tl.load(
+            R_ptr + e[None, :] * starts[M] + starts[m] + i[:, None],
+            mask=(i[:, None] < dims[m]) & in_e[None, :],
+            other=0.0,
+        )
         total = total + contract(h[m], R_tile, ACC, PRECISION)
     total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
     exp = tl.exp(total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None])
@@ -93,11 +104,11 @@ def mixture_of_experts_forward_kernel(
     for m in tl.static_range(M):
         W_tile = tl.load(
             W_ptr
-            + e[None, :, None] * dim * dim * M
-            + i[None, None, :] * dim * M
-            + m * dim
+            + e[None, :, None] * dims[0] * starts[M]
+            + i[None, None, :] * starts[M]
+            + starts[m]
             + i[:, None, None],
-            mask=in_i_e_i,
+            mask=(i[:, None, None] < dims[m]) & in_e[None, :, None] & in_i[None, None, :],
             other=0.0,
         )
         total_3 = total_3 + tl.reshape(
@@ -106,11 +117,12 @@ def mixture_of_experts_forward_kernel(
         )
     # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
     expert = (
-        total_3 + tl.load(c_ptr + e[:, None] * dim + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
+        total_3
+        + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
     )
     # out[i] = sum[e](p[e] * expert[e,i])
     out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
 
@@ -125,7 +137,8 @@ def mixture_of_experts_forward_epilogue(
     product_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
@@ -145,7 +158,7 @@ def mixture_of_experts_forward_epilogue(
     e = tl.arange(0, E_LANES)
     in_e = e < experts
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_e = in_b[:, None] & in_e[None, :]
     in_b_e_i = in_b[:, None, None] & in_e[None, :, None] & in_i[None, None, :]
     in_e_i = in_e[:, None] & in_i[None, :]
@@ -156,17 +169,18 @@ def mixture_of_experts_forward_epilogue(
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
     p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
     product_2 = tl.load(
-        product_2_ptr + b[:, None, None] * dim * experts + e[None, :, None] * dim + i[None, None, :],
+        product_2_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         mask=in_b_e_i,
         other=0.0,
     ).to(ACC)
     # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
     expert = (
-        product_2 + tl.load(c_ptr + e[:, None] * dim + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
+        product_2
+        + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
     )
     # out[i] = sum[e](p[e] * expert[e,i])
     out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
         tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
 
@@ -184,12 +198,13 @@ def mixture_of_experts_backward_kernel(
     p_bar_ptr,
     rows_1_ptr,
     rows_2_ptr,
-    rows_3_ptr,
+    rows_3_ptrs,
     partial_4_ptr,
     rows_5_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
@@ -206,26 +221,31 @@ def mixture_of_experts_backward_kernel(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, E_LANES)
     in_e = e < experts
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_e = in_i[:, None] & in_e[None, :]
     in_b_e = in_b[:, None] & in_e[None, :]
-    in_i_e_i = in_i[:, None, None] & in_e[None, :, None] & in_i[None, None, :]
     in_e_i = in_e[:, None] & in_i[None, :]
-    in_e_i_i = in_e[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
-    in_b_e_i = in_b[:, None, None] & in_e[None, :, None] & in_i[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     total = 0.0
     for m in tl.static_range(M):
-        R_tile = tl.load(R_ptr + e[None, :] * dim * M + m * dim + i[:, None], mask=in_i_e, other=0.0)
+        R_tile = tl.load(
+            R_ptr + e[None, :] * starts[M] + starts[m] + i[:, None],
+            mask=(i[:, None] < dims[m]) & in_e[None, :],
+            other=0.0,
+        )
         total = total + contract(h[m], R_tile, ACC, PRECISION)
     total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
     exp = tl.exp(total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None])
@@ -247,11 +267,11 @@ def mixture_of_experts_backward_kernel(
     for m in tl.static_range(M):
         W_tile = tl.load(
             W_ptr
-            + e[None, :, None] * dim * dim * M
-            + i[None, None, :] * dim * M
-            + m * dim
+            + e[None, :, None] * dims[0] * starts[M]
+            + i[None, None, :] * starts[M]
+            + starts[m]
             + i[:, None, None],
-            mask=in_i_e_i,
+            mask=(i[:, None, None] < dims[m]) & in_e[None, :, None] & in_i[None, None, :],
             other=0.0,
         )
         total_3 = total_3 + tl.reshape(
@@ -260,23 +280,28 @@ def mixture_of_experts_backward_kernel(
         )
     # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
     expert = (
-        total_3 + tl.load(c_ptr + e[:, None] * dim + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
+        total_3
+        + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
     )
     total_4 = p_bar + tl.sum(out_bar[:, None, :] * expert, 2)
     product = p * (total_4 - tl.sum(tl.where(in_e[None, :], total_4 * p, 0.0), 1)[:, None])
+    h_bar = ()
     for m in tl.static_range(M):
         W_tile_2 = tl.load(
             W_ptr
-            + e[:, None, None] * dim * dim * M
-            + i[None, :, None] * dim * M
-            + m * dim
+            + e[:, None, None] * dims[0] * starts[M]
+            + i[None, :, None] * starts[M]
+            + starts[m]
             + i[None, None, :],
-            mask=in_e_i_i,
+            mask=in_e[:, None, None] & in_i[None, :, None] & (i[None, None, :] < dims[m]),
             other=0.0,
         )
-        R_tile_2 = tl.load(R_ptr + e[:, None] * dim * M + m * dim + i[None, :], mask=in_e_i, other=0.0)
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
+        R_tile_2 = tl.load(
+            R_ptr + e[:, None] * starts[M] + starts[m] + i[None, :],
+            mask=in_e[:, None] & (i[None, :] < dims[m]),
+            other=0.0,
+        )
+        h_bar = h_bar + (
             contract(
                 tl.reshape(
                     tl.where(in_e[None, :, None] & in_i[None, None, :], expert_bar, 0.0),
@@ -287,19 +312,23 @@ def mixture_of_experts_backward_kernel(
                 PRECISION,
             )
             + contract(tl.where(in_e[None, :], product, 0.0), R_tile_2, ACC, PRECISION),
-            mask=in_b_i,
         )
-    tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
     for m in tl.static_range(M):
         tl.store(
-            rows_3_ptr
-            + m * batch * dim * experts
-            + b[:, None, None] * dim * experts
-            + e[None, :, None] * dim
+            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+            h_bar[m],
+            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        )
+    tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+    for m in tl.static_range(M):
+        tl.store(
+            rows_3_ptrs[m]
+            + b[:, None, None] * dims[m] * experts
+            + e[None, :, None] * dims[m]
             + i[None, None, :],
             p[:, :, None] * h[m][:, None, :],
-            mask=in_b_e_i,
+            mask=in_b[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
         )
     tl.store(
         partial_4_ptr + program * experts + e, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_e
@@ -313,7 +342,8 @@ def mixture_of_experts_backward_operands_1(
     rows_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
@@ -331,10 +361,10 @@ def mixture_of_experts_backward_operands_1(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
@@ -346,7 +376,7 @@ def mixture_of_experts_backward_operands_2(
     out_bar_ptr,
     p_bar_ptr,
     rows_1_ptr,
-    rows_3_ptr,
+    rows_3_ptrs,
     partial_4_ptr,
     rows_5_ptr,
     product_1_ptr,
@@ -354,7 +384,8 @@ def mixture_of_experts_backward_operands_2(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
@@ -371,17 +402,16 @@ def mixture_of_experts_backward_operands_2(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, E_LANES)
     in_e = e < experts
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_b_e = in_b[:, None] & in_e[None, :]
     in_b_e_i = in_b[:, None, None] & in_e[None, :, None] & in_i[None, None, :]
     in_e_i = in_e[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = tl.load(product_1_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
     total = product_1 + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
     exp = tl.exp(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
@@ -389,23 +419,28 @@ def mixture_of_experts_backward_operands_2(
     p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
     expert_bar = out_bar[:, None, :] * p[:, :, None]
     tl.store(
-        operand_1_ptr + b[:, None, None] * dim * experts + e[None, :, None] * dim + i[None, None, :],
+        operand_1_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         expert_bar,
         mask=in_b_e_i,
     )
     tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     for m in tl.static_range(M):
         tl.store(
-            rows_3_ptr
-            + m * batch * dim * experts
-            + b[:, None, None] * dim * experts
-            + e[None, :, None] * dim
+            rows_3_ptrs[m]
+            + b[:, None, None] * dims[m] * experts
+            + e[None, :, None] * dims[m]
             + i[None, None, :],
             p[:, :, None] * h[m][:, None, :],
-            mask=in_b_e_i,
+            mask=in_b[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
         )
     p_bar = (
         tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
@@ -419,13 +454,14 @@ def mixture_of_experts_backward_operands_2(
         )
     )
     product_3 = tl.load(
-        product_3_ptr + b[:, None, None] * dim * experts + e[None, :, None] * dim + i[None, None, :],
+        product_3_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         mask=in_b_e_i,
         other=0.0,
     ).to(ACC)
     # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
     expert = (
-        product_3 + tl.load(c_ptr + e[:, None] * dim + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
+        product_3
+        + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
     )
     total_2 = p_bar + tl.sum(out_bar[:, None, :] * expert, 2)
     product = p * (total_2 - tl.sum(tl.where(in_e[None, :], total_2 * p, 0.0), 1)[:, None])
@@ -438,11 +474,12 @@ def mixture_of_experts_backward_operands_2(
 @triton.jit
 def mixture_of_experts_backward_epilogue(
     h_bar_ptrs,
-    product_2_ptr,
-    product_4_ptr,
+    product_2_ptrs,
+    product_4_ptrs,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     experts: tl.constexpr,
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
@@ -460,24 +497,33 @@ def mixture_of_experts_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
-            tl.load(product_2_ptr + b[:, None] * dim * M + m * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
+            tl.load(
+                product_2_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
         )
     product_4 = ()
     for m in tl.static_range(M):
         product_4 = product_4 + (
-            tl.load(product_4_ptr + b[:, None] * dim * M + m * dim + i[None, :], mask=in_b_i, other=0.0).to(
-                ACC
-            ),
+            tl.load(
+                product_4_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
         )
+    h_bar = ()
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], product_2[m] + product_4[m], mask=in_b_i)
+        h_bar = h_bar + (product_2[m] + product_4[m],)
+    for m in tl.static_range(M):
+        tl.store(
+            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+            h_bar[m],
+            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        )
 
 
 def _constants(
@@ -492,13 +538,14 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
+        "dims": dims,
+        "starts": starts(dims),
         "experts": experts,
         "E_LANES": triton.next_power_of_2(experts),
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -517,9 +564,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
         h[0].new_empty((batch, experts) if return_extras else (0,), dtype=result_dtype),
     ]
 
@@ -539,13 +588,17 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     out, weights = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
-    numbers = lanes + 3 * lanes * constants["E_LANES"] + 3 * constants["E_LANES"]
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, max(experts * max(dims), experts * max(dims) * max(dims))
+    )
     if chosen == "resident":
-        rows, warps = tile_for(numbers + lanes * constants["E_LANES"], most=128)
+        rows, warps = tile_for(numbers + constants["E_LANES"] * lanes, most=128)
         launch(
             mixture_of_experts_forward_kernel,
             batch,
@@ -557,9 +610,10 @@ def forward(
 
     else:
         with multiplied_in(product_dtype, h[0]):
-            joined = torch.cat(h, -1)  # (B, dim * M)
+            joined = torch.cat(h, -1)  # (B, sum(dim))
             product_1 = F.linear(joined, R)  # (B, experts)
-            product_2 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
+            # product_2: (B, experts, dim[0])
+            product_2 = F.linear(joined, W).unflatten(-1, (experts, dims[0]))
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             mixture_of_experts_forward_epilogue,
@@ -591,17 +645,21 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    (batch, dim), M = h[0].shape, len(h)
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (lanes + 3 * lanes * constants["E_LANES"] + 3 * constants["E_LANES"])
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * experts, dim * dim * experts))
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 2 * (3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes)
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, max(experts * max(dims), experts * max(dims) * max(dims))
+    )
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (lanes * constants["E_LANES"]), most=32)
+        rows, warps = tile_for(numbers + 2 * (constants["E_LANES"] * lanes), most=32)
         rows_1 = h[0].new_empty((batch, experts))
-        rows_2 = h[0].new_empty((batch, dim))
-        rows_3 = h[0].new_empty((M, batch, experts, dim))
+        rows_2 = h[0].new_empty((batch, dims[0]))
+        rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), experts))
         rows_5 = h[0].new_empty((batch, experts))
         launch(
@@ -621,7 +679,7 @@ def backward(
                 weights_bar,
                 rows_1,
                 rows_2,
-                rows_3,
+                tuple(rows_3),
                 partial_4,
                 rows_5,
                 batch,
@@ -631,19 +689,20 @@ def backward(
 
     else:
         rows, warps = tile_for(numbers, least=1, most=32)
-        rows_2 = h[0].new_empty((batch, dim))
+        rows_2 = h[0].new_empty((batch, dims[0]))
         launch(
             mixture_of_experts_backward_operands_1, batch, rows, warps, (out_bar, rows_2, batch), constants
         )
 
         with multiplied_in(product_dtype, h[0]):
-            joined = torch.cat(h, -1)  # (B, dim * M)
+            joined = torch.cat(h, -1)  # (B, sum(dim))
             product_1 = F.linear(joined, R)  # (B, experts)
-            product_3 = F.linear(joined, W).unflatten(-1, (experts, dim))  # (B, experts, dim)
+            # product_3: (B, experts, dim[0])
+            product_3 = F.linear(joined, W).unflatten(-1, (experts, dims[0]))
         rows, warps = tile_for(numbers, least=1, most=32)
-        operand_1 = h[0].new_empty((batch, experts, dim))
+        operand_1 = h[0].new_empty((batch, experts, dims[0]))
         rows_1 = h[0].new_empty((batch, experts))
-        rows_3 = h[0].new_empty((M, batch, experts, dim))
+        rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), experts))
         rows_5 = h[0].new_empty((batch, experts))
         launch(
@@ -659,7 +718,7 @@ def backward(
                 out_bar,
                 weights_bar,
                 rows_1,
-                rows_3,
+                tuple(rows_3),
                 partial_4,
                 rows_5,
                 product_1,
@@ -671,29 +730,39 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            # product_2: (B, M, dim)
-            product_2 = F.linear(operand_1.flatten(-2), W.t()).unflatten(-1, (M, dim))
-            product_4 = F.linear(rows_5, R.t()).unflatten(-1, (M, dim))  # (B, M, dim)
+            # product_2: M × (B, dim[m])
+            product_2 = [
+                torch.einsum("eij,bei->bj", W_m.unflatten(0, (experts, dims[0])), operand_1)
+                for W_m in W.split(dims, 1)
+            ]
+            # product_4: M × (B, dim[m])
+            product_4 = [torch.einsum("ej,be->bj", R_m, rows_5) for R_m in R.split(dims, 1)]
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             mixture_of_experts_backward_epilogue,
             batch,
             rows,
             warps,
-            (tuple(h_bar), product_2.contiguous(), product_4.contiguous(), batch),
+            (
+                tuple(h_bar),
+                tuple(x.contiguous() for x in product_2),
+                tuple(x.contiguous() for x in product_4),
+                batch,
+            ),
             constants,
         )
 
     with multiplied_in(product_dtype, h[0]):
-        R_bar = [torch.einsum("be,bj->ej", rows_5, h_m) for h_m in h]  # M × (experts, dim)
+        R_bar = [torch.einsum("be,bj->ej", rows_5, h_m) for h_m in h]  # M × (experts, dim[m])
         r_bar = partial_4.sum(0)  # (experts,)
-        W_bar = torch.einsum("mbej,bi->meij", rows_3, rows_2)  # (M, experts, dim, dim)
-        c_bar = torch.einsum("be,bi->ei", rows_1, rows_2)  # (experts, dim)
+        # W_bar: M × (experts, dim[0], dim[m])
+        W_bar = [torch.einsum("bej,bi->eij", rows_3_m, rows_2) for rows_3_m in rows_3]
+        c_bar = torch.einsum("be,bi->ei", rows_1, rows_2)  # (experts, dim[0])
     return [
         *h_bar,
-        *shaped([torch.stack(R_bar).transpose(0, 1)], [R]),
+        *shaped([torch.cat(R_bar, -1)], [R]),
         *shaped([r_bar], [r]),
-        *shaped([W_bar.permute(1, 2, 0, 3)], [W]),
+        *shaped([torch.cat([W_bar_m.flatten(0, 1) for W_bar_m in W_bar], -1)], [W]),
         *shaped([c_bar], [c]),
     ]
 

@@ -21,8 +21,10 @@ from sparank_fusion.kernels import (
     row_strides,
     schedule,
     shaped,
+    starts,
     tile_for,
     unit_stride,
+    widths,
 )
 
 # How these kernels can run; a call takes one of the ways.
@@ -50,7 +52,8 @@ def multiplicative_interaction_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -63,25 +66,33 @@ def multiplicative_interaction_forward_kernel(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_i_i_i = in_i[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
+    in_i = i < dims[0]
+    in_j = i < dims[1]
+    in_i_j_i = in_i[:, None, None] & in_j[None, :, None] & in_i[None, None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
+    in_j_i = in_j[:, None] & in_i[None, :]
+    in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
     W_tile = tl.load(
-        W_ptr + i[None, None, :] * dim * dim + i[:, None, None] * dim + i[None, :, None],
-        mask=in_i_i_i,
+        W_ptr + i[None, None, :] * dims[0] * dims[1] + i[:, None, None] * dims[1] + i[None, :, None],
+        mask=in_i_j_i,
         other=0.0,
     )
-    U_tile = tl.load(U_ptr + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
-    V_tile = tl.load(V_ptr + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
+    U_tile = tl.load(U_ptr + i[None, :] * dims[0] + i[:, None], mask=in_i_i, other=0.0)
+    V_tile = tl.load(V_ptr + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0)
     out = (
         contract(
             tl.reshape(
-                tl.where(in_i[None, :, None] & in_i[None, None, :], h[0][:, :, None] * h[1][:, None, :], 0.0),
+                tl.where(in_i[None, :, None] & in_j[None, None, :], h[0][:, :, None] * h[1][:, None, :], 0.0),
                 (ROWS, I_LANES * I_LANES),
             ),
             tl.reshape(W_tile, (I_LANES * I_LANES, I_LANES)),
@@ -92,7 +103,7 @@ def multiplicative_interaction_forward_kernel(
         + contract(h[1], V_tile, ACC, PRECISION)
         + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -102,7 +113,8 @@ def multiplicative_interaction_forward_operands_1(
     operand_1_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -115,16 +127,22 @@ def multiplicative_interaction_forward_operands_1(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_b_i_i = in_b[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
+    in_i = i < dims[0]
+    in_j = i < dims[1]
+    in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     tl.store(
-        operand_1_ptr + b[:, None, None] * dim * dim + i[None, :, None] * dim + i[None, None, :],
+        operand_1_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
         h[0][:, :, None] * h[1][:, None, :],
-        mask=in_b_i_i,
+        mask=in_b_i_j,
     )
 
 
@@ -137,7 +155,8 @@ def multiplicative_interaction_forward_epilogue(
     product_3_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -150,14 +169,14 @@ def multiplicative_interaction_forward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_2 = tl.load(product_2_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_3 = tl.load(product_3_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_1 = tl.load(product_1_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_2 = tl.load(product_2_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_3 = tl.load(product_3_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
     out = product_1 + product_2 + product_3 + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -174,7 +193,8 @@ def multiplicative_interaction_backward_kernel(
     rows_3_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -188,105 +208,77 @@ def multiplicative_interaction_backward_kernel(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
-    in_i_i_i = in_i[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
-    in_b_i_i = in_b[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_j_i_i = in_j[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
+    in_i_j = in_i[:, None] & in_j[None, :]
+    in_i_i_j = in_i[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
+    in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    h_bar = ()
-    for m in tl.static_range(M):
-        V_tile = tl.load(V_ptr + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        W_tile = tl.load(
-            W_ptr + i[None, :, None] * dim * dim + i[:, None, None] * dim + i[None, None, :],
-            mask=in_i_i_i,
-            other=0.0,
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
         )
-        U_tile = tl.load(U_ptr + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        W_tile_2 = tl.load(
-            W_ptr + i[None, :, None] * dim * dim + i[None, None, :] * dim + i[:, None, None],
-            mask=in_i_i_i,
-            other=0.0,
-        )
-        h_bar = h_bar + (
-            (
-                contract(out_bar, V_tile, ACC, PRECISION)
-                + contract(
-                    tl.reshape(
-                        tl.where(
-                            in_i[None, :, None] & in_i[None, None, :],
-                            out_bar[:, None, :] * h[0][:, :, None],
-                            0.0,
-                        ),
-                        (ROWS, I_LANES * I_LANES),
-                    ),
-                    tl.reshape(W_tile, (I_LANES * I_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
-                )
-                if m == 1
-                else tl.zeros_like(
-                    contract(out_bar, V_tile, ACC, PRECISION)
-                    + contract(
-                        tl.reshape(
-                            tl.where(
-                                in_i[None, :, None] & in_i[None, None, :],
-                                out_bar[:, None, :] * h[0][:, :, None],
-                                0.0,
-                            ),
-                            (ROWS, I_LANES * I_LANES),
-                        ),
-                        tl.reshape(W_tile, (I_LANES * I_LANES, I_LANES)),
-                        ACC,
-                        PRECISION,
-                    )
-                )
-            )
-            + (
-                contract(out_bar, U_tile, ACC, PRECISION)
-                + contract(
-                    tl.reshape(
-                        tl.where(
-                            in_i[None, :, None] & in_i[None, None, :],
-                            out_bar[:, None, :] * h[1][:, :, None],
-                            0.0,
-                        ),
-                        (ROWS, I_LANES * I_LANES),
-                    ),
-                    tl.reshape(W_tile_2, (I_LANES * I_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
-                )
-                if m == 0
-                else tl.zeros_like(
-                    contract(out_bar, U_tile, ACC, PRECISION)
-                    + contract(
-                        tl.reshape(
-                            tl.where(
-                                in_i[None, :, None] & in_i[None, None, :],
-                                out_bar[:, None, :] * h[1][:, :, None],
-                                0.0,
-                            ),
-                            (ROWS, I_LANES * I_LANES),
-                        ),
-                        tl.reshape(W_tile_2, (I_LANES * I_LANES, I_LANES)),
-                        ACC,
-                        PRECISION,
-                    )
-                )
-            ),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    U_tile = tl.load(U_ptr + i[:, None] * dims[0] + i[None, :], mask=in_i_i, other=0.0)
+    W_tile = tl.load(
+        W_ptr + i[None, :, None] * dims[0] * dims[1] + i[None, None, :] * dims[1] + i[:, None, None],
+        mask=in_j_i_i,
+        other=0.0,
+    )
     tl.store(
-        rows_3_ptr + b[:, None, None] * dim * dim + i[None, :, None] * dim + i[None, None, :],
+        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+        contract(out_bar, U_tile, ACC, PRECISION)
+        + contract(
+            tl.reshape(
+                tl.where(
+                    in_j[None, :, None] & in_i[None, None, :], out_bar[:, None, :] * h[1][:, :, None], 0.0
+                ),
+                (ROWS, I_LANES * I_LANES),
+            ),
+            tl.reshape(W_tile, (I_LANES * I_LANES, I_LANES)),
+            ACC,
+            PRECISION,
+        ),
+        mask=in_b_i,
+    )
+    V_tile = tl.load(V_ptr + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0)
+    W_tile_2 = tl.load(
+        W_ptr + i[None, :, None] * dims[0] * dims[1] + i[:, None, None] * dims[1] + i[None, None, :],
+        mask=in_i_i_j,
+        other=0.0,
+    )
+    tl.store(
+        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+        contract(out_bar, V_tile, ACC, PRECISION)
+        + contract(
+            tl.reshape(
+                tl.where(
+                    in_i[None, :, None] & in_i[None, None, :], out_bar[:, None, :] * h[0][:, :, None], 0.0
+                ),
+                (ROWS, I_LANES * I_LANES),
+            ),
+            tl.reshape(W_tile_2, (I_LANES * I_LANES, I_LANES)),
+            ACC,
+            PRECISION,
+        ),
+        mask=in_b_j,
+    )
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+    tl.store(
+        rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
         h[1][:, None, :] * h[0][:, :, None],
-        mask=in_b_i_i,
+        mask=in_b_i_j,
     )
 
 
@@ -302,7 +294,8 @@ def multiplicative_interaction_backward_operands_1(
     operand_2_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -316,29 +309,40 @@ def multiplicative_interaction_backward_operands_1(
     in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
+    in_b_j_i = in_b[:, None, None] & in_j[None, :, None] & in_i[None, None, :]
     in_b_i_i = in_b[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
+        )
     tl.store(
-        operand_1_ptr + b[:, None, None] * dim * dim + i[None, :, None] * dim + i[None, None, :],
+        operand_1_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[0] + i[None, None, :],
+        out_bar[:, None, :] * h[1][:, :, None],
+        mask=in_b_j_i,
+    )
+    tl.store(
+        operand_2_ptr + b[:, None, None] * dims[0] * dims[0] + i[None, :, None] * dims[0] + i[None, None, :],
         out_bar[:, None, :] * h[0][:, :, None],
         mask=in_b_i_i,
     )
     tl.store(
-        operand_2_ptr + b[:, None, None] * dim * dim + i[None, :, None] * dim + i[None, None, :],
-        out_bar[:, None, :] * h[1][:, :, None],
-        mask=in_b_i_i,
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
     )
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
     tl.store(
-        rows_3_ptr + b[:, None, None] * dim * dim + i[None, :, None] * dim + i[None, None, :],
+        rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
         h[1][:, None, :] * h[0][:, :, None],
-        mask=in_b_i_i,
+        mask=in_b_i_j,
     )
 
 
@@ -351,7 +355,8 @@ def multiplicative_interaction_backward_epilogue(
     product_4_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -364,20 +369,16 @@ def multiplicative_interaction_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
+    in_i = i < dims[0]
+    in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_1 = tl.load(product_1_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_2 = tl.load(product_2_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_3 = tl.load(product_3_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_4 = tl.load(product_4_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (product_1 + product_2 if m == 1 else tl.zeros_like(product_1 + product_2))
-            + (product_3 + product_4 if m == 0 else tl.zeros_like(product_3 + product_4)),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_1 = tl.load(product_1_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_2 = tl.load(product_2_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_1 + product_2, mask=in_b_i)
+    product_3 = tl.load(product_3_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    product_4 = tl.load(product_4_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_3 + product_4, mask=in_b_j)
 
 
 def _constants(
@@ -391,11 +392,12 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "dims": dims,
+        "starts": starts(dims),
+        "I_LANES": triton.next_power_of_2(max(dims)),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -412,9 +414,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
     ]
 
 
@@ -432,11 +436,15 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, W, c, U, V, return_extras, product_dtype, result_dtype)
     (out,) = results
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, W, c, U, V, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 6 * lanes + lanes * lanes
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * dim * dim, dim * dim))
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -450,7 +458,7 @@ def forward(
 
     else:
         rows, warps = tile_for(numbers, least=1, most=64)
-        operand_1 = h[0].new_empty((batch, dim, dim))
+        operand_1 = h[0].new_empty((batch, dims[0], dims[1]))
         launch(
             multiplicative_interaction_forward_operands_1,
             batch,
@@ -461,9 +469,9 @@ def forward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(operand_1.flatten(-2), W.flatten(1))  # (B, dim)
-            product_2 = F.linear(h[0], U)  # (B, dim)
-            product_3 = F.linear(h[1], V)  # (B, dim)
+            product_1 = F.linear(operand_1.flatten(-2), W.flatten(1))  # (B, dim[0])
+            product_2 = F.linear(h[0], U)  # (B, dim[0])
+            product_3 = F.linear(h[1], V)  # (B, dim[0])
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(
             multiplicative_interaction_forward_epilogue,
@@ -493,17 +501,21 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     constants = _constants(h, W, c, U, V, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (6 * lanes + lanes * lanes)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dim * dim * dim, dim * dim))
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((batch, dim))
-        rows_3 = h[0].new_empty((batch, dim, dim))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
+        rows_2 = h[0].new_empty((batch, dims[0]))
+        rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
         launch(
             multiplicative_interaction_backward_kernel,
             batch,
@@ -515,11 +527,11 @@ def backward(
 
     else:
         rows, warps = tile_for(numbers, least=1, most=32)
-        operand_1 = h[0].new_empty((batch, dim, dim))
-        operand_2 = h[0].new_empty((batch, dim, dim))
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((batch, dim))
-        rows_3 = h[0].new_empty((batch, dim, dim))
+        operand_1 = h[0].new_empty((batch, dims[1], dims[0]))
+        operand_2 = h[0].new_empty((batch, dims[0], dims[0]))
+        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
+        rows_2 = h[0].new_empty((batch, dims[0]))
+        rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
         launch(
             multiplicative_interaction_backward_operands_1,
             batch,
@@ -530,12 +542,12 @@ def backward(
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(rows_2, V.t())  # (B, dim)
-            # product_2: (B, dim)
-            product_2 = F.linear(operand_1.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
-            product_3 = F.linear(rows_2, U.t())  # (B, dim)
-            # product_4: (B, dim)
-            product_4 = F.linear(operand_2.transpose(1, 2).flatten(-2), W.transpose(0, 1).flatten(1))
+            product_1 = F.linear(rows_2, U.t())  # (B, dim[0])
+            # product_2: (B, dim[0])
+            product_2 = F.linear(operand_1.transpose(1, 2).flatten(-2), W.transpose(0, 1).flatten(1))
+            product_3 = F.linear(rows_2, V.t())  # (B, dim[1])
+            # product_4: (B, dim[1])
+            product_4 = F.linear(operand_2.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             multiplicative_interaction_backward_epilogue,
@@ -547,10 +559,10 @@ def backward(
         )
 
     with multiplied_in(product_dtype, h[0]):
-        W_bar = torch.einsum("bij,bo->ijo", rows_3, rows_2)  # (dim, dim, dim)
-        c_bar = partial_1.sum(0)  # (dim,)
-        U_bar = torch.einsum("bi,bo->io", h[0], rows_2)  # (dim, dim)
-        V_bar = torch.einsum("bj,bo->jo", h[1], rows_2)  # (dim, dim)
+        W_bar = torch.einsum("bij,bo->ijo", rows_3, rows_2)  # (dim[0], dim[1], dim[0])
+        c_bar = partial_1.sum(0)  # (dim[0],)
+        U_bar = torch.einsum("bi,bo->io", h[0], rows_2)  # (dim[0], dim[0])
+        V_bar = torch.einsum("bj,bo->jo", h[1], rows_2)  # (dim[1], dim[0])
     return [
         *h_bar,
         *shaped([W_bar.permute(2, 0, 1)], [W]),

@@ -9,7 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, tile_for, unit_stride
+from sparank_fusion.kernels import (
+    acc,
+    grouped,
+    launch,
+    precision,
+    row_strides,
+    starts,
+    tile_for,
+    unit_stride,
+    widths,
+)
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -24,7 +34,8 @@ def tensor_fusion_forward_kernel(
     out_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     P_LANES: tl.constexpr,
     ACC: tl.constexpr,
@@ -33,36 +44,43 @@ def tensor_fusion_forward_kernel(
 ):
     r"""The forward pass on a tile of rows: from features to results.
 
-    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim}\\ 1 & \text{otherwise}\end{cases}
-    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim}\\ 1 & \text{otherwise}\end{cases}
+    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim_{0}}\\ 1 & \text{otherwise}\end{cases}
+    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim_{1}}\\ 1 & \text{otherwise}\end{cases}
     \mathrm{out}_{p,q} = x_{p}\,y_{q}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     p = tl.arange(0, P_LANES)
-    in_p = p < dim + 1
+    in_p = p < dims[0] + 1
+    in_q = p < dims[1] + 1
     in_b_p = in_b[:, None] & in_p[None, :]
-    in_b_p_p = in_b[:, None, None] & in_p[None, :, None] & in_p[None, None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + p[None, :], mask=in_b_p & (p[None, :] < dim), other=0.0
-            ).to(ACC),
-        )
+    in_b_q = in_b[:, None] & in_q[None, :]
+    in_b_p_q = in_b[:, None, None] & in_p[None, :, None] & in_q[None, None, :]
     # x[p] = concat[p: i, 1](h[0,i], 1)
-    x = tl.where((p < dim)[None, :], h[0], tl.full((), 1, ACC))
-    # y[q] = concat[q: i, 1](h[1,i], 1)
-    y = tl.where((p < dim)[None, :], h[1], tl.full((), 1, ACC))
+    x = tl.where(
+        (p < dims[0])[None, :],
+        tl.load(
+            h_ptrs[0] + b[:, None] * h_rows[0] + p[None, :], mask=in_b_p & (p[None, :] < dims[0]), other=0.0
+        ).to(ACC),
+        tl.full((), 1, ACC),
+    )
+    # y[q] = concat[q: j, 1](h[1,j], 1)
+    y = tl.where(
+        (p < dims[1])[None, :],
+        tl.load(
+            h_ptrs[1] + b[:, None] * h_rows[1] + p[None, :], mask=in_b_q & (p[None, :] < dims[1]), other=0.0
+        ).to(ACC),
+        tl.full((), 1, ACC),
+    )
     # out[p,q] = x[p] * y[q]
     out = x[:, :, None] * y[:, None, :]
     tl.store(
         out_ptr
-        + b[:, None, None] * (2 * dim + dim * dim + 1)
-        + p[None, :, None] * (dim + 1)
+        + b[:, None, None] * (dims[0] + dims[0] * dims[1] + dims[1] + 1)
+        + p[None, :, None] * (dims[1] + 1)
         + p[None, None, :],
         out,
-        mask=in_b_p_p,
+        mask=in_b_p_q,
     )
 
 
@@ -74,7 +92,8 @@ def tensor_fusion_backward_kernel(
     out_bar_ptr,
     B,
     M: tl.constexpr,
-    dim: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
     I_LANES: tl.constexpr,
     P_LANES: tl.constexpr,
     ACC: tl.constexpr,
@@ -83,53 +102,61 @@ def tensor_fusion_backward_kernel(
 ):
     r"""The backward pass on a tile of rows: from cotangents to gradients.
 
-    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim}\\ 1 & \text{otherwise}\end{cases}
-    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim}\\ 1 & \text{otherwise}\end{cases}
+    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim_{0}}\\ 1 & \text{otherwise}\end{cases}
+    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim_{1}}\\ 1 & \text{otherwise}\end{cases}
     \mathrm{out}_{p,q} = x_{p}\,y_{q}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i_i = in_b[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
+    in_i = i < dims[0]
+    in_j = i < dims[1]
+    in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
     in_b_i = in_b[:, None] & in_i[None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
     out_bar = tl.load(
         out_bar_ptr
-        + b[:, None, None] * (2 * dim + dim * dim + 1)
-        + i[None, None, :] * (dim + 1)
-        + i[None, :, None],
-        mask=in_b_i_i,
+        + b[:, None, None] * (dims[0] + dims[0] * dims[1] + dims[1] + 1)
+        + i[None, :, None] * (dims[1] + 1)
+        + i[None, None, :],
+        mask=in_b_i_j,
         other=0.0,
     ).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    out_bar_2 = tl.load(
-        out_bar_ptr + b[:, None] * (2 * dim + dim * dim + 1) + dim * (dim + 1) + i[None, :],
-        mask=in_b_i,
-        other=0.0,
-    ).to(ACC)
-    out_bar_3 = tl.load(
-        out_bar_ptr + b[:, None] * (2 * dim + dim * dim + 1) + i[None, :] * (dim + 1) + dim,
-        mask=in_b_i,
-        other=0.0,
-    ).to(ACC)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (
-            (
-                tl.sum(out_bar * h[0][:, None, :], 2) + out_bar_2 * 1
-                if m == 1
-                else tl.zeros_like(tl.sum(out_bar * h[0][:, None, :], 2) + out_bar_2 * 1)
-            )
-            + (
-                tl.sum(out_bar * h[1][:, :, None], 1) + out_bar_3 * 1
-                if m == 0
-                else tl.zeros_like(tl.sum(out_bar * h[1][:, :, None], 1) + out_bar_3 * 1)
-            ),
+        h = h + (
+            tl.load(
+                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ).to(ACC),
         )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+    out_bar_2 = tl.load(
+        out_bar_ptr
+        + b[:, None] * (dims[0] + dims[0] * dims[1] + dims[1] + 1)
+        + i[None, :] * (dims[1] + 1)
+        + dims[1],
+        mask=in_b_i,
+        other=0.0,
+    ).to(ACC)
+    tl.store(
+        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+        tl.sum(out_bar * h[1][:, None, :], 2) + out_bar_2 * 1,
+        mask=in_b_i,
+    )
+    out_bar_3 = tl.load(
+        out_bar_ptr
+        + b[:, None] * (dims[0] + dims[0] * dims[1] + dims[1] + 1)
+        + dims[0] * (dims[1] + 1)
+        + i[None, :],
+        mask=in_b_j,
+        other=0.0,
+    ).to(ACC)
+    tl.store(
+        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+        tl.sum(out_bar * h[0][:, :, None], 1) + out_bar_3 * 1,
+        mask=in_b_j,
+    )
 
 
 def _constants(
@@ -139,12 +166,13 @@ def _constants(
     result_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    dim = h[0].shape[1]
+    dims = widths(h)
     return {
         "M": len(h),
-        "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
-        "P_LANES": triton.next_power_of_2(dim + 1),
+        "dims": dims,
+        "starts": starts(dims),
+        "I_LANES": triton.next_power_of_2(max(dims)),
+        "P_LANES": triton.next_power_of_2(max(dims) + 1),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -157,9 +185,11 @@ def _results(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """Uninitialised results: the output and, empty where they are not asked for, the extras."""
-    batch, dim = h[0].shape
+    batch = h[0].shape[0]
+    dims = widths(h)
+
     return [
-        h[0].new_empty((batch, 2 * dim + dim * dim + 1), dtype=result_dtype),
+        h[0].new_empty((batch, dims[0] + dims[0] * dims[1] + dims[1] + 1), dtype=result_dtype),
     ]
 
 
@@ -174,6 +204,7 @@ def forward(
     results = _results(h, return_extras, product_dtype, result_dtype)
     (out,) = results
     batch = h[0].shape[0]
+
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     numbers = 2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"]
     rows, warps = tile_for(numbers, least=1, most=128)
@@ -197,6 +228,7 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of the features and of the parameters, in the order of the arguments."""
     batch = h[0].shape[0]
+
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     numbers = 2 * (2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"])
