@@ -156,3 +156,22 @@ def test_a_choice_between_numbers_is_made_at_once(left: float, taken: str) -> No
     assert fold_choice(choice) is leaf(taken, ("b", "i"))
     unknown = make("where", [make("eq", [leaf("x", ("b", "i")), constant(0)]), constant(1), constant(2)])
     assert fold_choice(unknown) is None
+
+
+@pytest.mark.parametrize(
+    ("math", "blocks"),
+    [
+        ("out[i] = sum[m](h[m,i])", 0),
+        ("out[i] = prod[m](h[m,i])", 0),
+        ("out[i] = h[0,i] * sum[j](h[1,j])", 0),
+        ("x[i] = tanh(h[0,i] * h[1,i])\n  y[i] = exp(x[i] - h[0,i])\n  out[i] = x[i] * y[i] + h[1,i]", 10),
+    ],
+)
+def test_blocks_where_more_is_computed_than_returned(math: str, blocks: int) -> None:
+    axes = "{i: dim, j: dim}" if "j" in math else "{i: dim}"
+    text = f'{HEAD}modalities: "2"\naxes: {axes}\nmath: |\n  {math}\n'
+    made, _ = compiled(check_spec(parse_spec(text, "plan.yaml")))
+    layer = made(4, 2)
+    with torch.no_grad(), Operations() as found:
+        layer([torch.randn((layer._block_rows or 100) * 9 + 1, 4) for _ in range(2)])
+    assert found.count["copy_"] == blocks

@@ -18,6 +18,7 @@ Fuse = Callable[[Tensors, bool], tuple[Tensor, ...]]
 
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
+LEAST_OVER_OUTPUT = 4
 
 
 class FusionModule(nn.Module):
@@ -89,8 +90,12 @@ class FusionModule(nn.Module):
         return tuple(dim)
 
     def _block(self, numbers_per_row: int) -> None:
-        """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache."""
-        self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
+        """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache.
+
+        Blocks cost copies of the output, which pay where there is enough beside it.
+        """
+        if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
+            self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""

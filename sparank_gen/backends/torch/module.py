@@ -254,5 +254,5 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
 
 
 def _block(mode: Mode, names: dict[str, str]) -> str | None:
-    total = working_set(prepared(mode), with_outer_results=False)
+    total = working_set(prepared(mode), in_kernel=False)
     return total.code(names) if total is not None else None

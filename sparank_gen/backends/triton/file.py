@@ -147,7 +147,7 @@ def kernel_file(mode: Mode) -> KernelFile:
     # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
     width = WIDEST if mode.one_width is None else Extent.symbol(ONE_WIDTH)
     moved = program.extents["m"] * width * Extent.number(2)
-    set_size = working_set(lanes, with_outer_results=True) or moved
+    set_size = working_set(lanes, in_kernel=True) or moved
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules
