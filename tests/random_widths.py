@@ -44,6 +44,7 @@ PARAMETERS = {
     "split": ("{module: Linear, weight: 'Wf[(m i),k]', bias: 'cf[(m i)]'}", {"Wf": "mik", "cf": "mi"}),
     "norm": ("{module: LayerNorm, per: m, weight: 'cg[m,i]', bias: 'ch[m,i]'}", {"cg": "mi", "ch": "mi"}),
     "longer": ("{tensor: 'Wg[m,p,k]', per: m, init: xavier_uniform, fan: {in: p, out: k}}", {"Wg": "mpk"}),
+    "heads": ("{module: Linear, per: m, weight: 'Wh[m,k,(t u)]', bias: 'cj[m,k]'}", {"Wh": "mktu", "cj": "mk"}),
     "table": ("{tensor: 'ci[(m i)]', init: normal, std: 0.5}", {"ci": "mi"}),
 }
 OUTPUTS = {"k": "k", "a": "a", "mi": "(m i)", "mp": "(m p)", "kmi": "(k m i)", "mik": "(m i k)", "km": "(m k)", "ac": "(a c)", "kq": "(k q)"}
@@ -60,6 +61,7 @@ class Draft:
     """A spec in the making: what may be read, and how often each was."""
 
     draw: st.DrawFn
+    numbered: bool
     known: list[tuple[str, str]] = field(default_factory=lambda: [("h", "mi")])
     used: set[str] = field(default_factory=set)
 
@@ -73,7 +75,7 @@ class Draft:
         """Every way to read a quantity with exactly these axes."""
         found = []
         for name, own in self.known:
-            for indices, have in indices_of(own, name):
+            for indices, have in indices_of(own, self.numbered):
                 if have == axes:
                     found.append((name, f"{name}[{','.join(indices)}]" if indices else name))
         return found
@@ -168,8 +170,10 @@ class Draft:
             "p": "concat[p: 1, i](0.5, tanh(h[m,i]))",
             "q": "concat[q: c, 1](tanh(h[1,c]), 0.5)",
         }
-        if axis in fixed:
+        if axis in fixed and (self.numbered or axis not in "acq"):
             return fixed[axis]
+        if axis == "q":
+            return f"concat[q: c, 1]({self.base('c')}, 0.5)"
         reads = [(name, own) for name, own in self.known if axis in own and all(OWNER[a] in own for a in own if a in OWNER)]
         name, own = reads[0]
         self.used.add(name)
@@ -178,7 +182,7 @@ class Draft:
         return f"tanh(sum[{','.join(over)}]({code}))" if over else f"tanh({code})"
 
 
-def indices_of(own: str, name: str) -> Iterator[tuple[list[str], frozenset[str]]]:
+def indices_of(own: str, numbered: bool) -> Iterator[tuple[list[str], frozenset[str]]]:
     """The indices at which a quantity with axes ``own`` may be read, and the axes that this leaves."""
     yield list(own), frozenset(own)
     head = next((key for key in READINGS if own.startswith(key) or own == key), None)
@@ -187,15 +191,17 @@ def indices_of(own: str, name: str) -> Iterator[tuple[list[str], frozenset[str]]
     rest = list(own[len(head) :])
     for text in READINGS[head][1:]:
         indices = [text[0], *([text[1:]] if len(text) > 1 else [])]
+        if text[0].isdecimal() and not numbered:
+            continue
         have = {index[0] for index in (*indices, *rest) if not index.isdecimal()}
         if len(have) == len([index for index in (*indices, *rest) if not index.isdecimal()]) and closed(frozenset(have)):
             yield [*indices, *rest], frozenset(have)
 
 
 @st.composite
-def random_widths(draw: st.DrawFn) -> str:
-    """The text of a spec in which the widths of modalities differ."""
-    draft = Draft(draw)
+def random_widths(draw: st.DrawFn, may_number: bool = True) -> str:
+    """The text of a spec in which the widths of modalities differ; ``may_number`` says whether it may name them by number."""
+    draft = Draft(draw, may_number)
     modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
     if not any("k" in axes for module in modules for axes in PARAMETERS[module][1].values()):
         modules.append("mix")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.layer import mode_class
@@ -45,6 +46,119 @@ def test_wide_layers_of_elementwise_work_own_tiles_of_columns(mode: str, dim: in
 @pytest.mark.parametrize(("mode", "dim"), [("attention", 1024), ("gate", 4096), ("sigmoid_gate", 1024)])
 def test_layers_that_the_library_multiplies_faster_are_split_at_their_products(mode: str, dim: int) -> None:
     assert launched(mode, dim, torch.bfloat16)[-1] == f"{mode}_forward_epilogue"
+
+
+def trained(mode: str, dim: int, dtype: torch.dtype) -> tuple[Any, list[torch.Tensor]]:
+    """What is kept of a forward pass of three modalities, and its results, computed for gradients."""
+    from sparank_fusion import kernels
+
+    layer = FusionLayer(dim, 3, mode).to(dtype)
+    features = [torch.empty(64, dim, dtype=dtype) for _ in range(3)]
+    with kernels.recording() as found:
+        results = layer._fuse_kernels(features, bool(layer.extras))
+    (keeping,) = found.keepings
+    assert keeping.kept == (len(saved(results)) > len(features) + len(list(layer.parameters())))
+    return keeping, results
+
+
+def saved(results: Any) -> tuple[torch.Tensor, ...]:
+    """What autograd holds for the backward pass."""
+    found: tuple[torch.Tensor, ...] = results[0].grad_fn.saved_tensors
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "dim", "dtype", "schedule", "kept"),
+    [
+        ("gate", 128, torch.bfloat16, "resident", False),
+        ("gate", 128, torch.float32, "split", True),
+        ("gate", 300, torch.bfloat16, "columns", False),
+        ("gate", 1024, torch.bfloat16, "columns", True),
+        ("gate", 4096, torch.bfloat16, "split", True),
+        ("attention", 64, torch.bfloat16, "resident", False),
+        ("attention", 1024, torch.bfloat16, "split", True),
+    ],
+)
+def test_products_are_kept_where_that_is_cheaper_than_to_compute_them_again(
+    mode: str, dim: int, dtype: torch.dtype, schedule: str, kept: bool
+) -> None:
+    keeping, _ = trained(mode, dim, dtype)
+    assert (keeping.schedule, keeping.kept) == (schedule, kept)
+
+
+def test_columns_are_given_up_where_computing_again_takes_longer_than_they_gain() -> None:
+    """By hand, for three modalities of dim numbers of two bytes, at 250 operations a byte and products a third slower."""
+    for dim in (512, 640, 1024):
+        keeping, _ = trained("gate", dim, torch.bfloat16)
+        product = 2 * dim * dim * 3 / 250
+        # Forward, the product is written and read; backward, it is read once less, and that of its cotangent not moved.
+        forward, backward = 4 * dim * 3 - 0.33 * product, 6 * dim * 3 - 2 * 0.33 * product
+        assert keeping.again == pytest.approx(product)
+        assert keeping.gained == pytest.approx(forward + max(backward, 0))
+        assert keeping.kept == (dim >= 640)
+
+
+def test_what_is_kept_is_the_product_in_the_type_of_its_operands() -> None:
+    _, results = trained("gate", 1024, torch.bfloat16)
+    kept = saved(results)[-3:]
+    assert [(tuple(x.shape), x.dtype) for x in kept] == [((64, 1024), torch.bfloat16)] * 3
+
+
+def test_nothing_is_kept_without_gradients() -> None:
+    from sparank_fusion import kernels
+    from sparank_fusion.kernels.modes import gate
+
+    layer = FusionLayer(1024, 3, "gate").to(torch.bfloat16)
+    features = [torch.empty(64, 1024, dtype=torch.bfloat16) for _ in range(3)]
+    counts = []
+    forward = gate.forward
+
+    def counted(*given: Any) -> Any:
+        results = forward(*given)
+        counts.append(len(results))
+        return results
+
+    with pytest.MonkeyPatch.context() as patch, kernels.recording() as found:
+        patch.setattr(gate, "forward", counted)
+        with torch.no_grad():
+            layer._fuse_kernels(features, True)
+        layer.requires_grad_(False)._fuse_kernels(features, True)
+        layer.requires_grad_(True)._fuse_kernels(features, True)
+    assert counts == [2, 2, 5]
+    assert [choice.schedule for choice in found.choices] == ["columns", "columns", "split"]
+
+
+@pytest.mark.parametrize(("mode", "spared"), [("gate", 3), ("attention", 4), ("deep_sets", 5), ("multiplicative_interaction", 0)])
+def test_the_backward_pass_is_spared_the_products_that_are_kept(
+    mode: str, spared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that what follows them is not linear in."""
+    from sparank_fusion import kernels
+
+    n_modalities = mode_class(mode).most_modalities or 3
+    layer = FusionLayer(16, n_modalities, mode)
+    features = [torch.empty(8, 16) for _ in range(n_modalities)]
+    linear, calls = F.linear, list[Any]()
+    monkeypatch.setattr(F, "linear", lambda *given: calls.append(given) or linear(*given))
+    counts = []
+    for schedule in ("again", "split"):
+        with kernels.recording(), kernels.forced(schedule):
+            results = layer._fuse_kernels(features, bool(layer.extras))
+            calls.clear()
+            torch.autograd.backward(results, [torch.empty_like(result) for result in results])
+        counts.append(len(calls))
+    assert counts[0] - counts[1] == spared
+
+
+def test_kept_products_share_no_memory() -> None:
+    from sparank_fusion.kernels import separate
+
+    x = torch.arange(6.0).reshape(2, 3)
+    found = separate([x, x.t(), x[:1], torch.empty(0), torch.empty(0)], torch.float32)
+    assert len({y.untyped_storage().data_ptr() for y in found[:3]}) == 3
+    assert all(y.is_contiguous() for y in found)
+    for y, wanted in zip(found, [x, x.t(), x[:1], torch.empty(0), torch.empty(0)], strict=True):
+        torch.testing.assert_close(y, wanted)
 
 
 def test_a_program_for_each_tile_of_rows_and_columns() -> None:

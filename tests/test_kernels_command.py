@@ -66,10 +66,26 @@ def test_it_says_how_a_pass_runs_and_why() -> None:
     assert [line.split(": ")[0] for line in plan] == [
         "gate forward",
         "gate backward",
+        "gate forward keeps nothing for the backward pass",
         "gate backward, then by torch",
         "gate backward, then by torch",
     ]
-    assert [line.split(": ")[1] for line in plan[2:]] == ["W_bar", "c_bar"]
+    assert [line.split(": ")[1] for line in plan[3:]] == ["W_bar", "c_bar"]
+
+
+def test_it_says_what_is_kept_and_why() -> None:
+    def kept(*arguments: str) -> str:
+        return next(line for line in invoke("kernels", *arguments, code=0).stdout.splitlines() if " keeps " in line)
+
+    # A product of 2 x 16 x 16 operations for each of two modalities, 250 of which take the time of a byte.
+    assert kept("gate", *SMALL) == (
+        "gate forward keeps nothing for the backward pass: product_1 would have to leave the kernel; to compute product_1 again"
+        " takes the time of 4 bytes a row"
+    )
+    assert kept("gate", *SMALL, "--dtype", "float32") == (
+        "gate forward keeps product_1 for the backward pass: in memory in any case; to compute product_1 again takes the time of"
+        " 8 bytes a row"
+    )
 
 
 def test_without_a_mode_it_shows_all_that_take_so_many_modalities() -> None:

@@ -137,6 +137,15 @@ def tfn(layer: nn.Module, x: Features) -> tuple[Tensor, None]:
     return torch.einsum("bp,bq->bpq", left, right).flatten(1), None
 
 
+def gmu(layer: nn.Module, x: Features) -> tuple[Tensor, Tensor]:
+    """Arevalo et al. 2017, section 3.1: h_i = tanh(W_i x_i), z_i = sigmoid(W_zi [x_1, ..., x_k]), h = sum_i z_i * h_i."""
+    everything, result, gates = torch.cat(x, 1), torch.zeros(len(x[0]), layer.units, dtype=x[0].dtype), []
+    for m, feature in enumerate(x):
+        gates.append(1 / (1 + torch.exp(-everything @ layer.gate[m].weight.T)))
+        result = result + gates[m] * torch.tanh(feature @ layer.hidden[m].weight.T)
+    return result, torch.stack(gates, 1)
+
+
 @dataclass(frozen=True)
 class Case:
     """One layer: its mode, the sizes, and the formula."""
@@ -177,6 +186,7 @@ CASES = [
     *(Case("factorized_bilinear", mfb, 2, dim, options={"factors": 3}) for dim in ((3, 6), (5, 1))),
     *(Case("mixture_of_experts", experts, len(dim), dim, options={"experts": 3}) for dim in ((3, 6), (4, 1, 5))),
     *(Case("low_rank_fusion", lmf, len(dim), dim, options={"terms": 3}) for dim in ((3, 6), (4, 1, 5))),
+    *(Case("gated_multimodal_unit", gmu, len(dim), dim, options={"units": 4}) for dim in ((3, 6), (4, 1, 5), (2, 2))),
 ]
 
 

@@ -91,10 +91,18 @@ def gradient_arrays(
 
 
 def stored_gradients(
-    mode: Mode, case: Case, batch: int, cotangents: Mapping[str, Array | Pieces], found: Mapping[str, Array | Pieces]
+    mode: Mode,
+    program: Program,
+    case: Case,
+    batch: int,
+    cotangents: Mapping[str, Array | Pieces],
+    found: Mapping[str, Array | Pieces],
 ) -> dict[str, Array]:
-    """The gradients of the derived adjoint program, as tensors are stored: by state-dict key, and by ``features.m``."""
-    program, sizes, slots = mode.program, case.sizes(batch), slots_of(mode)
+    """The gradients of the adjoints of a mode's program, or of one made from it, as tensors are stored.
+
+    Their names are keys of the state dict, and ``features.m``.
+    """
+    sizes, slots = case.sizes(batch), slots_of(mode)
     derived = derive(program, slots, program.outputs)
     read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
     nodes = {d.name.removesuffix(ADJOINT): d.node for d in derived.definitions if d.name in derived.outputs}
@@ -183,7 +191,7 @@ def check_program(
     for (_, layout), cotangent in zip(results, cotangents, strict=True):
         part = definition_order(cotangent, mode, layout, sizes)
         ordered[layout.name] = added(ordered[layout.name], part) if layout.name in ordered else part
-    wanted = stored_gradients(mode, case, batch, ordered, found)
+    wanted = stored_gradients(mode, mode.program, case, batch, ordered, found)
     for m, (x, gradient) in enumerate(zip(features, gradients, strict=False)):
         close(gradient if gradient is not None else torch.zeros_like(x), wanted[f"features.{m}"], f"gradient of feature {m}")
     for key, gradient in zip(named, gradients[len(features) :], strict=True):

@@ -1,15 +1,25 @@
-"""Random programs over modalities of different widths: torch code against the evaluator and its derivative."""
+"""Random programs over modalities of different widths: torch code against the evaluator and its derivative.
+
+Where modalities are missing, the evaluator runs the restricted program.
+"""
 
 from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from random_widths import random_widths
 
-from test_random_programs import check_program
+from sparank_gen.backends.tests.cases import Case, rule
+from sparank_gen.backends.tests.golden import laid_out
+from sparank_gen.ir.check import FEATURES, PRESENT, check_spec
+from sparank_gen.ir.evaluate import Pieces
+from sparank_gen.ir.restrict import numbered, restrict
+from sparank_gen.spec.load import parse_spec
+from test_random_programs import check_program, close, compiled, definition_order, feature, inputs, stored_gradients
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 
@@ -32,3 +42,45 @@ def test_random_widths(text: str, dim: int, n_modalities: int, hidden: int, batc
     torch.set_num_threads(1)
     note(text)
     check_program(text, dim, n_modalities, hidden, batch)
+
+
+@settings(
+    max_examples=EXAMPLES // 4 if "FUZZ_EXAMPLES" not in os.environ else EXAMPLES,
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+@given(text=random_widths(may_number=False), dim=st.integers(1, 3), n_modalities=st.integers(2, 3), seed=st.integers(0, 9))
+def test_random_widths_with_missing_modalities(text: str, dim: int, n_modalities: int, seed: int) -> None:
+    torch.set_num_threads(1)
+    note(text)
+    check_missing(text, dim, n_modalities, seed)
+
+
+def check_missing(text: str, dim: int, n_modalities: int, seed: int) -> None:
+    """Compile a spec, and compare outputs, weights and all gradients where modalities are missing, absent features nan."""
+    mode = check_spec(parse_spec(text, "random.yaml"))
+    assert numbered(mode.program) is None
+    case, batch = Case(tuple(dim + (1, 0, 2)[m] for m in range(n_modalities)), n_modalities, (("hidden", 2),)), 4
+    layer = compiled(mode)[0](case.dim, n_modalities, hidden=2, backend="torch").double()
+    layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
+    present = np.random.default_rng(seed).random((batch, n_modalities)) < 0.6
+    read = inputs(mode, case, batch)
+    poisoned = [np.where(present[:, m, None], feature(m, batch, width), np.nan) for m, width in enumerate(case.dims)]
+    given_features = [torch.from_numpy(x.copy()).requires_grad_() for x in poisoned]
+    out, info = layer(given_features, return_gates=True, present=torch.from_numpy(present))
+    sizes, found = case.sizes(batch), {**read, FEATURES: Pieces(1, tuple(poisoned)), PRESENT: present.T}
+    results = [(out, mode.out), (info["weights"], mode.weights)]
+    cotangents, total = {}, torch.zeros((), dtype=torch.float64)
+    for position, (value, layout) in enumerate(results):
+        close(value, laid_out(mode, layout, found, sizes, among_present=True), str(layout))
+        cotangent = rule(f"cotangent.{position}", tuple(value.shape))
+        total = total + (value * torch.from_numpy(cotangent)).sum()
+        cotangents[layout.name] = definition_order(cotangent, mode, layout, sizes)
+    named = dict(layer.named_parameters())
+    tensors = {**{f"features.{m}": x for m, x in enumerate(given_features)}, **named}
+    gradients = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
+    wanted = stored_gradients(mode, restrict(mode.program), case, batch, cotangents, found)
+    for (key, tensor), gradient in zip(tensors.items(), gradients, strict=True):
+        close(gradient if gradient is not None else torch.zeros_like(tensor), wanted[key], f"gradient of {key}")

@@ -86,7 +86,7 @@ def test_adjoints_are_the_differences() -> None:
         name: indexed([array], (("b",), ("m", "i")), ("b", "m", "i"), None, program.extents, sizes)
         for name, array in cotangents.items()
     }
-    wanted = stored_gradients(made, case, batch, pieces, found)
+    wanted = stored_gradients(made, made.program, case, batch, pieces, found)
 
     def objective() -> float:
         return sum(float((laid_out(made, made_of, found, sizes) * cotangents[made_of.name]).sum()) for made_of in (made.out, made.weights))

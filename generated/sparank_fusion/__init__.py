@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.factorized_bilinear import FactorizedBilinearFusion
     from sparank_fusion.modes.film import FilmFusion
     from sparank_fusion.modes.gate import GateFusion
+    from sparank_fusion.modes.gated_multimodal_unit import GatedMultimodalUnitFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
     from sparank_fusion.modes.low_rank_fusion import LowRankFusionFusion
     from sparank_fusion.modes.maximum import MaximumFusion
@@ -41,6 +42,7 @@ __all__ = [
     "FusionLayer",
     "FusionMode",
     "GateFusion",
+    "GatedMultimodalUnitFusion",
     "LowRankBilinearFusion",
     "LowRankFusionFusion",
     "MaximumFusion",

@@ -20,6 +20,7 @@ FusionMode = Literal[
     "factorized_bilinear",
     "film",
     "gate",
+    "gated_multimodal_unit",
     "low_rank_bilinear",
     "low_rank_fusion",
     "maximum",
@@ -41,6 +42,7 @@ MODES: dict[FusionMode, str] = {
     "factorized_bilinear": "FactorizedBilinearFusion",
     "film": "FilmFusion",
     "gate": "GateFusion",
+    "gated_multimodal_unit": "GatedMultimodalUnitFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
     "low_rank_fusion": "LowRankFusionFusion",
     "maximum": "MaximumFusion",
@@ -103,6 +105,8 @@ class FusionLayer(FusionModule):
         ``"factorized_bilinear"``: Multimodal factorised bilinear pooling of two modalities.
         ``"film"``: The first modality, scaled and shifted in each dimension as the second one says.
         ``"gate"``: Per-dimension softmax gating across modalities.
+        ``"gated_multimodal_unit"``: Hidden features of each modality, gated in each dimension by all
+        modalities together.
         ``"low_rank_bilinear"``: Multimodal low-rank bilinear pooling of two modalities.
         ``"low_rank_fusion"``: The tensor product of all modalities, contracted with a weight of low rank.
         ``"maximum"``: The largest of the modalities in each dimension.
@@ -128,6 +132,7 @@ class FusionLayer(FusionModule):
         hidden: Width of the hidden layers. Of mode deep_sets alone.
         rank: Number of factors. Of mode low_rank_bilinear alone.
         terms: Rank of the weight tensor. Of mode low_rank_fusion alone.
+        units: Number of hidden features of each modality; the width of the output. Of mode gated_multimodal_unit alone.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``.
 
     Attributes:
@@ -154,6 +159,7 @@ class FusionLayer(FusionModule):
         hidden: int = 128,
         rank: int = 64,
         terms: int = 4,
+        units: int = 128,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
@@ -162,6 +168,7 @@ class FusionLayer(FusionModule):
             "cross_attention": {"attn_heads": attn_heads},
             "deep_sets": {"hidden": hidden},
             "factorized_bilinear": {"factors": factors},
+            "gated_multimodal_unit": {"units": units},
             "low_rank_bilinear": {"rank": rank},
             "low_rank_fusion": {"terms": terms},
             "mixture_of_experts": {"experts": experts},

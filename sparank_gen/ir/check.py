@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.features import feature_layout, require_covered, require_one_way, widths_by_name
 from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
@@ -18,8 +19,9 @@ from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.lang.layouts import Layout, parse_layout, require_joined
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
-from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
-from sparank_gen.lang.widths import ONE_WIDTH, has_widths, read_at, width_of
+from sparank_gen.lang.syntax import Call, Reference, Statement
+from sparank_gen.lang.walk import first_free, indices_of, names_of, positions_of
+from sparank_gen.lang.widths import ONE_WIDTH, has_widths
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
@@ -74,7 +76,7 @@ class _Checker:
         self.extent_names = {name: extent for name, extent in self.scalars.items() if name in whole}
         self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
         self.declare_axes()
-        self.features = self.feature_layout()
+        self.features, self.hidden = feature_layout(self.spec, self.extents, {*self.names, *self.extents})
         slots = tuple({**self.extents, **self.hidden}[axis] for axis in self.features.axes if axis != BATCH)
         self.tensors[FEATURES] = Tensor(FEATURES, slots)
         holders = self.declare_parameters()
@@ -137,69 +139,15 @@ class _Checker:
         declared: dict[str, Extent] = {"m": self.scalars["modalities"]}
         for name, text in self.spec.axes:
             self.claim(name.value, name.span())
-            declared[name.value], divisions = parse_extent(text, self.extent_names, modalities=self.widths(declared))
+            declared[name.value], divisions = parse_extent(text, self.extent_names, modalities=widths_by_name(declared, self.spec.modalities.minimum))
             self.divisions.extend(division for division in divisions if division not in self.divisions)
-            self.check_one_width(declared, text)
+            require_one_way(declared, text)
         modality = {axis: extent for axis, extent in declared.items() if extent == self.scalars["modalities"]}
         features = {axis: extent for axis, extent in declared.items() if axis not in modality}
         self.extents = {**modality, BATCH: Extent.symbol("batch"), **features}
 
         if has_widths(declared.values()):
             del self.scalars[ONE_WIDTH], self.extent_names[ONE_WIDTH]
-
-    def widths(self, declared: Mapping[str, Extent]) -> dict[str, Extent]:
-        """The width of each modality that may be named: by an axis over modalities, or by number."""
-        axes = [axis for axis, extent in declared.items() if extent == self.scalars["modalities"]]
-        return {str(name): width_of(name) for name in (*axes, *range(self.spec.modalities.minimum))}
-
-    def check_one_width(self, declared: Mapping[str, Extent], text: Text) -> None:
-        """Raise where both one width for all modalities and that of a single one are spoken of."""
-        has_one = any(ONE_WIDTH in extent.symbols for extent in declared.values())
-        if has_one and has_widths(declared.values()):
-            raise errors.ExtentMismatch(
-                "'dim' is the one width of all modalities, and 'dim[…]' that of a single one",
-                text.span(),
-                "write one of the two in all extents: 'dim[0]', say, where modalities differ",
-            )
-
-    @property
-    def feature_width(self) -> Extent:
-        """The extent of the features' last dimension."""
-        return self.scalars.get(ONE_WIDTH, width_of("m"))
-
-    def feature_layout(self) -> Layout:
-        """How the features lie in memory: a tensor ``(batch, dim)`` for each modality."""
-        if self.spec.features is not None:
-            layout = parse_layout(self.spec.features, self.known_axes())
-            self.check_features(layout)
-            return layout
-        axis = next((a for a, e in self.extents.items() if e == self.feature_width), None)
-        if axis is None:
-            # Windows and positions read features along an axis that has no name in the spec.
-            axis = next(name for name in "fxyzdn" if name not in self.names and name not in self.extents)
-            self.hidden = {axis: self.feature_width}
-        return Layout(FEATURES, (("m",), (BATCH,), (axis,)), Text("", self.spec.path, ((1, 1),), ()), ())
-
-    def check_features(self, layout: Layout) -> None:
-        """Raises unless a layout takes apart the features of each modality, and nothing else."""
-        first, *rest = layout.dimensions
-        is_split = layout.name == FEATURES and len(rest) == 2 and rest[0] == (BATCH,) and len(first) == 1
-        if not is_split or self.extents[first[0]] != self.scalars["modalities"]:
-            raise errors.LayoutMismatch(
-                f"the features are one tensor (b, dim) for each modality, and not {layout}",
-                layout.text.span(),
-                "write 'h[m, b, (s i)]', where s and i take dim apart",
-            )
-        total = Extent.number(1)
-        for axis in rest[1]:
-            total = total * self.extents[axis]
-        width = read_at(self.feature_width, {"m": first[0]})
-        if total != width:
-            raise errors.ExtentMismatch(
-                f"the last dimension of {layout} has extent {total}, and the features have {width}",
-                layout.span_of(rest[1][0]),
-                f"give the axes extents whose product is {width}, such as 2 and {width} // 2",
-            )
 
     def offset(self, text: Text) -> Extent:
         """The extent that an offset says; its divisions must come out."""
@@ -237,7 +185,7 @@ class _Checker:
                 self.claim(name, statement.target.span)
             self.statements.setdefault(name, []).append(statement)
         for group in self.statements.values():
-            if len(group) > 1 and not all(_positions(statement) for statement in group):
+            if len(group) > 1 and not all(positions_of(statement) for statement in group):
                 raise errors.ReusedName(
                     f"{group[1].target.name!r} is defined twice, first at line {group[0].target.span.line}",
                     group[1].target.span,
@@ -266,7 +214,7 @@ class _Checker:
         return Quantity(definition.axes, slots, lambda indices: read_node(definition.node, definition.axes, indices))
 
     def define(self, group: Sequence[Statement]) -> Definition:
-        if _positions(group[0]):
+        if positions_of(group[0]):
             return self.define_pieces(group)
         target = group[0].target
         axes = tuple(check_axis(index, self.scope) for index in target.indices)
@@ -291,7 +239,7 @@ class _Checker:
         for axis in sorted(node.axes - {BATCH} - set(axes)):
             raise errors.UnboundIndex(
                 f"index {axis!r} is bound neither by the left side nor by a reduction",
-                _first_free(statement.value, axis) or statement.value.span,
+                first_free(statement.value, axis) or statement.value.span,
                 f"reduce over it, as in sum[{axis}](…), or add it to {target.name!r}",
             )
         for index in target.indices:
@@ -303,13 +251,13 @@ class _Checker:
 
     def define_pieces(self, group: Sequence[Statement]) -> Definition:
         target = group[0].target
-        (slot,) = _positions(group[0])[:1]
+        (slot,) = positions_of(group[0])[:1]
         others = [index.value for k, index in enumerate(target.indices) if k != slot]
         pieces: dict[int, Node] = {}
         for statement in group:
             indices = statement.target.indices
             rest = [index.value for k, index in enumerate(indices) if k != slot]
-            if _positions(statement) != (slot,) or rest != others:
+            if positions_of(statement) != (slot,) or rest != others:
                 raise errors.IncompletePieces(
                     f"the pieces of {target.name!r} differ in their indices",
                     statement.target.span,
@@ -365,7 +313,7 @@ class _Checker:
         for layout in layouts:
             slots = self.axes_of(layout.name)
             if layout.name == FEATURES:
-                self.check_feature_layout(layout)
+                require_covered(layout, self.tensors[FEATURES].slots, self.extents)
             if BATCH not in layout.axes:
                 raise errors.LayoutMismatch(f"{layout} has no batch axis", layout.text.span(), "write 'b' where the batch goes")
             for axis in layout.axes:
@@ -398,18 +346,6 @@ class _Checker:
     def axes_of(self, name: str) -> tuple[str, ...]:
         return tuple(a for a in self.features.axes if a != BATCH) if name == FEATURES else self.definitions[name].axes
 
-    def check_feature_layout(self, layout: Layout) -> None:
-        found = [self.extents[axis] for axis in layout.axes if axis != BATCH]
-        modality = next((axis for axis in layout.axes if self.extents[axis] == self.extents["m"]), "m")
-        for extent in (read_at(slot, {"m": modality}) for slot in self.tensors[FEATURES].slots):
-            if extent not in found:
-                raise errors.LayoutMismatch(
-                    f"{layout} does not cover the features: an axis of extent {extent} missing",
-                    layout.text.span(),
-                    f"write an axis for each of {', '.join(map(str, self.tensors[FEATURES].slots))}",
-                )
-            found.remove(extent)
-
     def result_node(self, layout: Layout) -> Node:
         if layout.name in self.definitions:
             return self.definitions[layout.name].node
@@ -426,7 +362,7 @@ class _Checker:
                     f"parameter {name!r} is not used by any result", layout.text.span(0, 0, len(name)), "use it, or remove it"
                 )
         nodes = set(ir.reachable(roots))
-        mentioned = {index for group in self.statements.values() for s in group for index in _indices_of(s)}
+        mentioned = {index for group in self.statements.values() for s in group for index in indices_of(s)}
         cut = [self.features] if self.spec.features is not None else []
         mentioned |= {axis for layout in (*self.layouts.values(), *layouts, *cut) for axis in layout.axes}
         for axis, _ in self.spec.axes:
@@ -437,7 +373,7 @@ class _Checker:
                 raise errors.UnusedName(
                     f"{name!r} is not used by any result", self.statements[name][0].target.span, "use it, or remove it"
                 )
-        names = {name for group in self.statements.values() for s in group for name in _names_of(s.value)}
+        names = {name for group in self.statements.values() for s in group for name in names_of(s.value)}
         names |= {name for extent in self.extents.values() for name in extent.symbols} | self.used
         names |= {name for holder in holders for extent in extents_in(holder) for name in extent.symbols}
         for hyperparameter in self.spec.hyperparameters:
@@ -467,41 +403,3 @@ class _Checker:
             if is_comparison(side):
                 raise errors.WrongArguments("a comparison of comparisons", argument.span, "compare numbers")
         return Property(text.value, OPERATORS[expression.function].symbol, left, right)
-
-
-def _indices_of(statement: Statement) -> set[str]:
-    """The names of all indices in a statement."""
-
-    def walk(expression: Expression) -> Iterator[str]:
-        if isinstance(expression, Reference):
-            yield from (str(index.value) for index in expression.indices)
-        if isinstance(expression, Call):
-            yield from (str(index.value) for index in (*expression.axes, *expression.parts))
-            for argument in expression.arguments:
-                yield from walk(argument)
-
-    return {*walk(statement.target), *walk(statement.value)}
-
-
-def _names_of(expression: Expression) -> set[str]:
-    """The names that an expression refers to."""
-    if isinstance(expression, Reference):
-        return {expression.name}
-    return set().union(*map(_names_of, expression.arguments)) if isinstance(expression, Call) else set()
-
-
-def _positions(statement: Statement) -> tuple[int, ...]:
-    """Where the left side of a statement has whole numbers for indices."""
-    return tuple(k for k, index in enumerate(statement.target.indices) if isinstance(index.value, int))
-
-
-def _first_free(expression: Expression, axis: str) -> Span | None:
-    """Where ``axis`` first stands outside a reduction over it."""
-    if isinstance(expression, Reference):
-        return next((index.span for index in expression.indices if index.value == axis), None)
-    if isinstance(expression, Call):
-        is_reduction = expression.function in OPERATORS and OPERATORS[expression.function].kind == "reduction"
-        if axis in [index.value for index in (expression.axes if is_reduction else expression.parts)]:
-            return None
-        return next(filter(None, (_first_free(argument, axis) for argument in expression.arguments)), None)
-    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +142,10 @@ class _Evaluator:
         width = self.sizes.get(f"dim[{m}]")
         return self.sizes if width is None else {**self.sizes, f"dim[{owner}]": width}
 
-    def part(self, value: Value | Apart, owner: str, m: int) -> Value:
-        """What a value is for modality ``m``."""
+    def part(self, value: Value | Apart, owner: str, m: int) -> Any:
+        """What a value is for modality ``m``; in pieces if it is along another axis."""
+        if isinstance(value, Apart) and value.owner != owner:
+            return Apart(value.owner, tuple(self.part(part, owner, m) for part in value.parts))
         if isinstance(value, Apart):
             return value.parts[m]
         if owner not in value.axes:
@@ -165,7 +168,7 @@ class _Evaluator:
             parts = tuple(Value(p.array, tuple(names.get(axis, axis) for axis in p.axes)) for p in args[0].parts)  # type: ignore[union-attr]
             return Apart(names.get(apart, apart), parts)
         if apart is not None and node.op == "select" and node.over == (apart,):
-            return self.part(args[0], apart, _whole(node.data, self.sizes))
+            return cast(Value, self.part(args[0], apart, _whole(node.data, self.sizes)))
         if node.op == "place" and node.over[0] in owners(node.axes - {BATCH}, self.extents).values():
             return self.placed(node, args[0])
         if apart is None:

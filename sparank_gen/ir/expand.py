@@ -20,4 +20,4 @@ def expand(program: Program) -> Program:
         names = {"a": node.args[0]} | {name: ir.constant(value) for name, value in node.data or ()}
         return instantiate(source, names, program.extents, node.over)
 
-    return rewrite(program, (expansion, fold_constants, *IDENTITIES, merge_views))
+    return rewrite(program, (expansion, fold_constants, *IDENTITIES, merge_views(program.extents)))

@@ -7,7 +7,7 @@ any other. Pointwise nodes broadcast over the union of their arguments' axes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -228,6 +228,10 @@ class Program:
 
     def __getitem__(self, name: str) -> Definition:
         return next(definition for definition in self.definitions if definition.name == name)
+
+    def mapped(self, nodes: Mapping[Node, Node]) -> Program:
+        """The program whose definitions are what ``nodes`` says of each."""
+        return replace(self, definitions=tuple(replace(d, node=nodes[d.node]) for d in self.definitions))
 
     @property
     def modality_axes(self) -> frozenset[str]:

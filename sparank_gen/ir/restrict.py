@@ -55,7 +55,7 @@ def numbered(program: Program) -> str | None:
             read = [index for index in indices if index != BATCH]
             slots = program.tensors[name].slots
             return any((slot == count) != (index in modality) for slot, index in zip(slots, read, strict=True))
-        if node.op in OPERATORS:
+        if node.op in (*OPERATORS, "extent"):
             return False
         below = {axis for arg in node.args for axis in modality & arg.axes}
         return bool(modality & set(node.over)) or len(below) != len(modality & node.axes)

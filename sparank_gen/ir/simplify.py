@@ -11,6 +11,7 @@ from sparank_gen.ir.node import Node, Program, Window
 from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owner_of
 
 IDENTITIES = tuple(
     pattern_rule(pattern, replacement)
@@ -74,8 +75,12 @@ def pull_factors(node: Node) -> Node | None:
     return ir.apply("mul", product_of(outside), ir.reduce(node.op, inner, node.over, node.data))
 
 
-def merge_views(node: Node) -> Node | None:
-    """Views of views as one; views of stacks as the piece."""
+def merge_views(extents: Mapping[str, Extent]) -> Rule:
+    """A rule: views of views as one; views of stacks as the piece."""
+    return lambda node: _merged(node, extents)
+
+
+def _merged(node: Node, extents: Mapping[str, Extent]) -> Node | None:
     if node.op == "rename" and node.args[0].op == "rename":
         inner = node.args[0]
         outer = dict(node.data)
@@ -86,7 +91,7 @@ def merge_views(node: Node) -> Node | None:
         piece = node.args[0].args[node.data]
         return piece if piece.axes == node.axes else None
     if node.op == "rename" and node.args[0].op == "slice":
-        return _rename_slice(node.args[0], dict(node.data))
+        return _rename_slice(node.args[0], dict(node.data), extents)
     if node.op == "slice" and node.args[0].op == "slice" and node.over == (node.args[0].data.axis,):
         inner, window = node.args[0], node.data
         return ir.slice_of(inner.args[0], inner.over[0], Window(window.axis, window.shift + inner.data.shift))
@@ -97,11 +102,16 @@ def merge_views(node: Node) -> Node | None:
     return None
 
 
-def _rename_slice(node: Node, names: dict[str, str]) -> Node | None:
-    """A renamed slice as a slice of what is renamed; None where a name would meet one that is cut."""
+def _rename_slice(node: Node, names: dict[str, str], extents: Mapping[str, Extent]) -> Node | None:
+    """A renamed slice as a slice of what is renamed.
+
+    None where a name would meet one that is cut, or where it stands for as many positions as a modality has that is not
+    there to say how many.
+    """
     (axis,), (argument,), window = node.over, node.args, node.data
     inner = {old: new for old, new in names.items() if old != window.axis}
-    if axis in inner.values():
+    owner = owner_of(extents[names.get(window.axis, window.axis)])
+    if axis in inner.values() or owner not in (None, *(names.get(other, other) for other in node.axes)):
         return None
     return ir.slice_of(ir.rename(argument, inner), axis, Window(names.get(window.axis, window.axis), window.shift))
 
@@ -173,10 +183,10 @@ def terms_of(node: Node) -> list[Node]:
 
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, join_pads(program.extents)))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views(program.extents), join_pads(program.extents)))
 
 
 def simplify(program: Program) -> Program:
     """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
     joined = join_pads(program.extents)
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views, joined, pull_factors, *MIXTURES, expand_number_lerp))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views(program.extents), joined, pull_factors, *MIXTURES, expand_number_lerp))

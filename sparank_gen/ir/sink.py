@@ -16,6 +16,7 @@ from sparank_gen.ir.simplify import factors_of, product_of, sum_of
 from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owner_of, read_at
 
 Moves = Mapping[str, str | Window]
 
@@ -96,7 +97,7 @@ class _Sinking:
         self.known_unrolled = is_unrolled
         self.done: dict[Node, Node] = {}
         self.moved: dict[tuple[Node, tuple[tuple[str, str | Window], ...]], Node] = {}
-        self.twins: dict[str, str] = {}
+        self.twins: dict[tuple[str, Extent], str] = {}
         self.originals: dict[str, str] = {}
         self.lookups: dict[Node, tuple[Node, str, Window]] = {}
 
@@ -187,16 +188,18 @@ class _Sinking:
             return True
         return False if (place.shift - limit).is_at_least_zero({}) else None
 
-    def twin(self, axis: str) -> str:
-        """Another axis of the same extent, for sums over what stands beside ``axis``."""
-        if axis not in self.twins:
+    def twin(self, axis: str, beside: Sequence[str] = ()) -> str:
+        """Another axis of the same extent, for sums over what stands beside ``axis``; ``beside`` get twins with it."""
+        owner = owner_of(self.extents[axis])
+        extent = read_at(self.extents[axis], {owner: self.twin(owner)} if owner is not None and owner in beside else {})
+        if (axis, extent) not in self.twins:
             name = f"{axis}_other"
             while name in self.extents:
                 name += "_other"
-            self.twins[axis] = name
+            self.twins[axis, extent] = name
             self.originals[name] = self.originals.get(axis, axis)
-            self.extents[name] = self.extents[axis]
-        return self.twins[axis]
+            self.extents[name] = extent
+        return self.twins[axis, extent]
 
     def read(self, node: Node, moves: Moves) -> Node:
         """``node`` with its axes read at other names or through windows, all at once."""
@@ -272,7 +275,7 @@ class _Sinking:
 
     def others(self, node: Node, moves: Moves) -> Node:
         """A product of all others, at positions that a window gives: a product over twins that leaves those out."""
-        twins = {axis: self.twin(axis) for axis in node.over}
+        twins = {axis: self.twin(axis, node.over) for axis in node.over}
         factors = self.read(node.args[0], {**moves, **twins})
         kept: Node = ir.constant(1)
         for axis in node.over:
@@ -285,7 +288,9 @@ class _Sinking:
         keeps = node.op == "product_of_others"
         targets = set(map(axis_of, moves.values()))
         names = {axis: str(moves[axis]) for axis in node.over if keeps and axis in moves}
-        names |= {axis: self.twin(axis) for axis in node.over if not keeps and axis in targets}
+        met = [axis for axis in node.over if not keeps and axis in targets]
+        met += [axis for axis in node.over if axis not in met and owner_of(self.extents[axis]) in met]
+        names |= {axis: self.twin(axis, met) for axis in met}
         inner = {**moves, **names}
         over = [names.get(axis, axis) for axis in node.over]
         return ir.make(node.op, [self.read(arg, inner) for arg in node.args], _ordered(node, over), node.data)

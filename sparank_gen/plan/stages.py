@@ -7,7 +7,7 @@ columns beside its tile of rows. That serves where all else in the kernel is ele
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparank_gen.ir import node as ir
@@ -73,15 +73,28 @@ class Split:
         stages: in the order in which they run.
         results: the nodes of all results, over the features, the parameters, operands and products.
         program: the program, with those of its definitions that the results need, over the same.
+        origins: what the products are in the program that was split, by their names.
     """
 
     stages: tuple[Stage, ...]
     results: tuple[Node, ...]
     program: Program
+    origins: Mapping[str, Node]
+
+    def alone(self, names: Collection[str]) -> Split:
+        """The same stages, with what leads to the products of these names and nothing else."""
+        wanted, stages = set(names), list[Stage]()
+        for stage in reversed(self.stages):
+            products = tuple(definition for definition in stage.products if definition.name in wanted)
+            read = leaf_names(definition.node for definition in products)
+            operands = tuple(buffer for buffer in stage.operands if buffer.name in read)
+            wanted |= leaf_names(buffer.node for buffer in operands) | read
+            stages.append(Stage(operands, (), products))
+        return replace(self, stages=tuple(reversed(stages)))
 
 
 def split_at_contractions(
-    program: Program, results: Sequence[Node], buffers: Mapping[Node, Buffer], is_unrolled: IsUnrolled
+    program: Program, results: Sequence[Node], buffers: Mapping[Node, Buffer], is_unrolled: IsUnrolled, named: int = 0
 ) -> Split:
     """Split at every matrix product; anything else is recomputed from the products where it is needed.
 
@@ -90,11 +103,13 @@ def split_at_contractions(
         results: what is to be computed.
         buffers: those results, by their nodes, that are in memory as a product reads them.
         is_unrolled: whether an axis is unrolled in kernels.
+        named: how many products have names already.
     """
     level: dict[Node, int] = {}
     done: dict[Node, Node] = {}
     operands: dict[int, dict[Node, Buffer]] = {}
     products: dict[int, list[Definition]] = {}
+    origins: dict[str, Node] = {}
 
     def operand_leaf(original: Node, node: Node, at: int) -> Node:
         if node.op == "leaf" and node.data[0] == FEATURES:
@@ -103,7 +118,7 @@ def split_at_contractions(
             return ir.leaf(buffers[original].name, buffers[original].axes)
         found = operands.setdefault(at, {})
         if node not in found:
-            count = sum(map(len, operands.values()))
+            count = named + sum(map(len, operands.values()))
             order = memory_order(node.axes, program, is_unrolled)
             found[node] = made_buffer(f"operand_{count + 1}", order, node, False, program)
         return ir.leaf(found[node].name, found[node].axes)
@@ -118,16 +133,16 @@ def split_at_contractions(
         factors = [done[factor] for factor in factors_of(node.args[0]) if factor is not contraction.weight]
         operand = operand_leaf(contraction.operand, product_of(factors), at)
         product = ir.reduce("sum", ir.apply("mul", contraction.weight, operand), node.over)
-        name = f"product_{sum(map(len, products.values())) + 1}"
+        name = f"product_{named + len(origins) + 1}"
         axes = memory_order(node.axes, program, is_unrolled)
         products.setdefault(at, []).append(Definition(name, axes, product))
-        done[node], level[node] = ir.leaf(name, axes), at + 1
+        done[node], level[node], origins[name] = ir.leaf(name, axes), at + 1, node
     stages = []
     for at in range(max(products, default=-1) + 2):
         own = tuple(position for position, root in enumerate(results) if level[root] == at)
         stages.append(Stage(tuple(operands.get(at, {}).values()), own, tuple(products.get(at, ()))))
     definitions = tuple(replace(d, node=done[d.node]) for d in program.definitions if d.node in done)
-    return Split(tuple(stages), tuple(done[root] for root in results), replace(program, definitions=definitions))
+    return Split(tuple(stages), tuple(done[root] for root in results), replace(program, definitions=definitions), origins)
 
 
 def column_extent(
@@ -171,5 +186,18 @@ def column_extent(
 
 def products_read(roots: Iterable[Node], products: Iterable[Definition]) -> Iterator[Definition]:
     """The products that ``roots`` read."""
-    names = {node.data[0] for node in ir.reachable(roots) if node.op == "leaf"}
+    names = leaf_names(roots)
     return (definition for definition in products if definition.name in names)
+
+
+def leaf_names(roots: Iterable[Node]) -> set[str]:
+    """The names of the tensors that ``roots`` read."""
+    return {node.data[0] for node in ir.reachable(roots) if node.op == "leaf"}
+
+
+def with_leaves(nodes: Iterable[Node], leaves: Mapping[Node, Node]) -> dict[Node, Node]:
+    """What each of ``nodes``, and all that it is made of, becomes where ``leaves`` stand for what is in memory."""
+    done: dict[Node, Node] = {}
+    for node in ir.reachable(nodes):
+        done[node] = leaves.get(node) or ir.rebuild(node, [done[arg] for arg in node.args])
+    return done

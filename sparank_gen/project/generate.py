@@ -165,11 +165,22 @@ class Renderer:
             f"{self.config.package}/modes/{name}.py": self.render("torch/mode.py.j2", source, file=file),
             f"{self.config.package}/kernels/modes/{name}.py": self.render("triton/mode.py.j2", source, file=kernels),
             f"tests/test_{name}.py": self.render(
-                "tests/mode.py.j2", source, file=file, suite=test_file(mode), schedules=kernels.schedules
+                "tests/mode.py.j2",
+                source,
+                file=file,
+                suite=test_file(mode),
+                schedules=kernels.schedules,
+                keeps=bool(kernels.kept),
             ),
             f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
             f"docs/{name}.md": self.render(
-                "docs/mode.md.j2", source, file=file, page=mode_page(mode), ways=ways(kernels), rest=rest(kernels)
+                "docs/mode.md.j2",
+                source,
+                file=file,
+                page=mode_page(mode),
+                kernels=kernels,
+                ways=ways(kernels),
+                rest=rest(kernels),
             ),
         }
 

@@ -14,6 +14,7 @@ from sparank_gen.backends.triton.aot import TARGETS, Compiled, Target, compile_l
 from sparank_gen.backends.triton.explain import choices, rest
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
+from sparank_gen.lang.widths import sizes_of
 from sparank_gen.plan.cost import Cost, bytes_moved
 from sparank_gen.project.config import Config, UsageError
 from sparank_gen.project.generate import load_modes
@@ -122,11 +123,12 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
         if name not in per_row:
             raise UsageError(f"{config.output} was not built from these specs; run: sparank-gen build")
         numbers = {key: value for key, value in launch.constants.items() if type(value) is int}
-        operations = per_row[name].number_for(numbers | {"modalities": case.modalities}) * case.batch
+        sizes = {**numbers, "modalities": case.modalities, **sizes_of([case.dim] * case.modalities)}
+        operations = per_row[name].number_for(sizes) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
         rows.append(Row(_compiled(launch, case), cost))
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
-    return Report((*choices(file, found.choices), *after), tuple(rows))
+    return Report((*choices(file, found), *after), tuple(rows))
 
 
 def _compiled(launch: Any, case: Case) -> Compiled:

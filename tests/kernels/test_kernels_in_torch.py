@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.kernels import forced
 
 MODALITIES = 2
-SCHEDULES = pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+SCHEDULES = pytest.mark.parametrize("schedule", ["resident", "columns", "split", "again"])
 MODES = pytest.mark.parametrize("mode", list_modes())
 
 
@@ -79,6 +80,36 @@ def test_saved_tensors_are_not_written(mode: str, schedule: str) -> None:
     with forced(schedule):
         layer(features).square().sum().backward()
     torch.testing.assert_close([x.detach() for x in (*features, *layer.parameters())], before, rtol=0, atol=0)
+
+
+@MODES
+def test_what_is_kept_serves_twice(mode: str) -> None:
+    """The backward pass writes nothing that it is handed, and finds what it would compute again."""
+    layer, features = layer_and_features(mode)
+    wanted = [x.requires_grad_() for x in features]
+    found = {}
+    for schedule in ("split", "again"):
+        with forced(schedule):
+            total = layer(features).square().sum()
+            found[schedule] = [torch.autograd.grad(total, wanted, retain_graph=True) for _ in range(2)]
+    torch.testing.assert_close(found["split"], found["again"])
+    torch.testing.assert_close(*found["split"], rtol=0, atol=0)
+
+
+def test_the_backward_operator_takes_what_is_kept_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = importlib.import_module("sparank_fusion.kernels.modes.gate")
+    calls: list[tuple[Any, ...]] = []
+    backward = kernels.backward
+    monkeypatch.setattr(kernels, "backward", lambda *given: calls.append(given) or backward(*given))
+    layer, features = layer_and_features("gate")
+    layer.requires_grad_(False)
+    for schedule in ("split", "again"):
+        with forced(schedule):
+            out = layer([x.requires_grad_() for x in features])
+            out.sum().backward()
+            kept, out_bar, weights_bar, h, *rest = calls[-1]
+            assert len(kept) == (MODALITIES if schedule == "split" else 0)
+            torch.library.opcheck(backward, (kept, out_bar, weights_bar, [x.detach() for x in h], *rest))
 
 
 @MODES

@@ -261,6 +261,8 @@ def schedules_of(mutant: Mutant) -> tuple[str, ...]:
     """The schedules that launch a mutant's kernel: its name says so, but for one that two may share."""
     if mutant.kernel.endswith("_kernel"):
         return ("resident",)
+    if mutant.kernel.endswith("_again"):
+        return ("again",)
     return ("columns",) if "products" in mutant.kernel or mutant.kernel.endswith("_columns") else ("split", "columns")
 
 

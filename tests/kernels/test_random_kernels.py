@@ -45,7 +45,7 @@ def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     n_modalities=st.integers(2, 3),
     hidden=st.integers(1, 3),
     batch=st.integers(1, 3),
-    schedule=st.sampled_from(["resident", "columns", "split"]),
+    schedule=st.sampled_from(["resident", "columns", "split", "again"]),
 )
 def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
     torch.set_num_threads(1)
@@ -75,6 +75,28 @@ weights: "w[m,b]"
     check_kernels(text, 4, 3, 2, 3, "split")
 
 
+@pytest.mark.parametrize("schedule", ["split", "again"])
+def test_products_that_follow_each_other(schedule: str) -> None:
+    """Some are kept, one of which needs others; one is not, as nothing in the backward pass reads it."""
+    text = """
+version: 1
+mode: random
+summary: One product under two axes, one of what they give, and one of that.
+modalities: 2
+axes: {i: dim, j: dim, k: dim}
+params:
+  gates: {module: Linear, weight: "W[i,j]", bias: "c[i]"}
+  other: {module: Linear, weight: "U[i,j]"}
+math: |
+  x[i]   = sum[j](W[i,j] * h[0,j])
+  y[k]   = sum[j](W[k,j] * h[0,j])
+  z[i]   = sum[k](tanh(x[i] * y[k])) + c[i]
+  u[i]   = sum[j](U[i,j] * sigmoid(z[j]))
+  out[i] = sum[j](W[i,j] * gelu(u[j])) + h[1,i]
+"""
+    check_kernels(text, 4, 2, 1, 3, schedule)
+
+
 def test_product_over_two_axes_of_modalities() -> None:
     """The library's result is a view whose dimensions lie in another order than they stand."""
     head = "version: 1\nmode: random\nsummary: Every weight on every modality.\nmodalities: '>=2'\n"
@@ -85,7 +107,7 @@ def test_product_over_two_axes_of_modalities() -> None:
     check_kernels(f"{head}{axes}{params}{math}{layouts}", 4, 2, 1, 3, "split")
 
 
-@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split", "again"])
 def test_results_and_parameters_may_have_names_that_kernels_use(schedule: str) -> None:
     head = "version: 1\nmode: random\nsummary: Names that mean something elsewhere.\nmodalities: '>=2'\naxes: {i: dim, j: dim}\n"
     params = "params:\n  gates: {module: Linear, per: m, weight: 'weights[m,i,j]', bias: 'entropy[m,i]'}\n"
@@ -96,7 +118,7 @@ def test_results_and_parameters_may_have_names_that_kernels_use(schedule: str) -
     check_kernels(f"{head}{params}{scale}{math}{layouts}diagnostics: {{{', '.join(names)}}}\n", 4, 2, 2, 3, schedule)
 
 
-@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split", "again"])
 def test_extents_that_are_sums_and_products(schedule: str) -> None:
     head = "version: 1\nmode: random\nsummary: Axes of every kind of extent.\nmodalities: '>=2'\n"
     axes = "axes: {i: dim, j: dim, f: dim + 1, g: modalities * dim, n: 2 * hidden}\nhyperparameters: {hidden: {default: 3}}\n"
@@ -123,5 +145,5 @@ math: |
 weights: "w[b,x]"
 """
     for n_modalities in (2, 3):
-        for schedule in ("resident", "split"):
+        for schedule in ("resident", "split", "again"):
             check_kernels(text, 3, n_modalities, 1, 2, schedule)

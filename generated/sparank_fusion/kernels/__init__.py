@@ -145,11 +145,21 @@ def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     return y
 
 
-def most_numbers() -> int:
-    """How many numbers the rows of a program may need on this machine, or where launches are recorded for."""
+def backend() -> str:
+    """The kind of chip of this machine, or of the one that launches are recorded for."""
     if _recorded is not None:
-        return NUMBERS[_recorded.backend]
-    return NUMBERS["cuda" if torch.version.hip is None else "hip"]
+        return _recorded.backend
+    return "cuda" if torch.version.hip is None else "hip"
+
+
+def most_numbers() -> int:
+    """How many numbers the rows of a program may need."""
+    return NUMBERS[backend()]
+
+
+def warps_for(is_small: bool) -> int:
+    """How many warps a program has. Four of 64 lanes, as AMD has them, share all registers that more would share."""
+    return 4 if is_small or backend() == "hip" else 8
 
 
 def acc(tensor: Tensor) -> Any:
@@ -182,6 +192,7 @@ def partial_sums(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=torch.promote_types(tensor.dtype, torch.float32), device=tensor.device)
 
 
+@torch.compiler.assume_constant_result
 def precision(product_dtype: torch.dtype | None) -> str:
     """How kernels multiply matrices: in the type that autocast says, or in the weights' own.
 
@@ -211,7 +222,7 @@ def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[in
     rows, limit = most, most_numbers()
     while rows > least and rows * numbers_per_row > limit:
         rows //= 2
-    return rows, 4 if 4 * rows * numbers_per_row <= limit else 8
+    return rows, warps_for(4 * rows * numbers_per_row <= limit)
 
 
 def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int, int]:
@@ -226,7 +237,7 @@ def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int
     rows, columns, limit = 128, 128, most_numbers()
     while rows > 16 and rows * columns * numbers_per_element > limit:
         rows //= 2
-    warps = 4 if 2 * rows * columns * numbers_per_element <= limit else 8
+    warps = warps_for(2 * rows * columns * numbers_per_element <= limit)
     return rows, columns, 128 // tensor.dtype.itemsize, warps
 
 
@@ -238,7 +249,8 @@ def forced(chosen: str, tile: tuple[int, int, int] | None = None) -> Iterator[No
     """Inside the block every mode runs by one schedule, or split where it has no such schedule.
 
     Args:
-        chosen: ``"resident"``, ``"columns"`` or ``"split"``.
+        chosen: ``"resident"``, ``"columns"``, ``"split"``, or ``"again"``: split, with products that the backward pass
+            computes again and the forward pass does not keep.
         tile: rows, columns, and the step along what is contracted, of kernels that own a tile of columns.
     """
     global _forced
@@ -256,13 +268,14 @@ def schedule(
     widest_weight: int,
     operations_per_row: int = 0,
     saved_per_row: int = 0,
+    kept: bool = False,
 ) -> str:
     """How a mode with matrix products runs: ``"resident"``, ``"columns"`` or ``"split"``.
 
     One kernel is best where it serves: it needs matrix units, which float32 has at reduced precision alone; a whole
     weight in shared memory; and sixteen rows of everything in the registers of a program. Else, kernels that compute
     their products for a tile of columns spare the way of these through memory, and compute them more slowly than the
-    library does.
+    library does. Products that are kept from one pass to the next are in memory: both are split.
 
     Args:
         tensor: a feature tensor.
@@ -271,23 +284,69 @@ def schedule(
         widest_weight: how many numbers the largest weight has.
         operations_per_row: of the products that kernels of a tile of columns compute.
         saved_per_row: how many numbers these kernels do not move for each row.
+        kept: whether products are kept.
     """
     if _forced is not None:
-        return _forced[0]
+        return "split" if kept else _forced[0]
     size = tensor.dtype.itemsize
-    spared = saved_per_row * size
-    # float32 products at reduced precision run at half the rate of half precision.
-    lost = SLOWER * operations_per_row * size / (2 * OPERATIONS_A_BYTE)
-    if not (size == 2 or (tensor.dtype is torch.float32 and precision != "ieee")):
-        chosen = "split"
-    elif 16 * numbers_per_row <= most_numbers() and widest_weight * size <= SHARED_BYTES:
-        chosen = "resident"
-    else:
-        chosen = "columns" if spared > lost else "split"
+    spared, lost = saved_per_row * size, SLOWER * _bytes_meanwhile(operations_per_row, size)
+    numbers, weight = 16 * numbers_per_row, widest_weight * size
+    chosen = "split" if kept else _best(tensor, precision, numbers, weight, spared - lost)
     if _recorded is not None:
-        numbers, weight = 16 * numbers_per_row, widest_weight * size
-        _recorded.choices.append(Choice(chosen, numbers, most_numbers(), weight, SHARED_BYTES, spared, lost))
+        _recorded.choices.append(
+            Choice(chosen, numbers, most_numbers(), weight, SHARED_BYTES, spared, lost, kept)
+        )
     return chosen
+
+
+def keeps(
+    tensor: Tensor,
+    precision: str,
+    numbers_per_row: int,
+    widest_weight: int,
+    operations_again: int,
+    forward: tuple[int, int] = (0, 0),
+    backward: tuple[int, int] = (0, 0),
+) -> bool:
+    """Whether a forward pass keeps matrix products for the backward one, which else computes them again.
+
+    Where it is split they are in memory, and to keep them moves nothing. One kernel keeps none: for them it would have to
+    be split, and move all that lies between them. Tiles of columns are given up where what they gain in both passes is
+    less than it costs to compute the products again.
+
+    Args:
+        tensor, precision, numbers_per_row, widest_weight: as :func:`schedule` takes them for the forward pass.
+        operations_again: of the products, for one row.
+        forward, backward: the operations and the numbers that tiles of columns compute and do not move in each pass.
+    """
+    if _forced is not None:
+        return _forced[0] == "split"
+    size = tensor.dtype.itemsize
+    gains = [
+        moved * size - SLOWER * _bytes_meanwhile(operations, size)
+        for operations, moved in (forward, backward)
+    ]
+    chosen = _best(tensor, precision, 16 * numbers_per_row, widest_weight * size, gains[0])
+    gained, again = gains[0] + max(gains[1], 0.0), _bytes_meanwhile(operations_again, size)
+    kept = chosen == "split" or (chosen == "columns" and again > gained)
+    if _recorded is not None:
+        _recorded.keepings.append(Keeping(kept, chosen, gained, again))
+    return kept
+
+
+def _best(tensor: Tensor, precision: str, numbers: int, weight: int, gained: float) -> str:
+    """The schedule for 16 rows that touch ``numbers``, and a weight of so many bytes; tiles of columns gain bytes a row."""
+    if not (tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision != "ieee")):
+        return "split"
+    if numbers <= most_numbers() and weight <= SHARED_BYTES:
+        return "resident"
+    return "columns" if gained > 0 else "split"
+
+
+def _bytes_meanwhile(operations: int, size: int) -> float:
+    """How many bytes move in the time of these operations on numbers of ``size`` bytes."""
+    # float32 products at reduced precision run at half the rate of half precision.
+    return operations * size / (2 * OPERATIONS_A_BYTE)
 
 
 @dataclass(frozen=True)
@@ -302,6 +361,7 @@ class Choice:
         most_bytes: how many it may have.
         spared: the bytes that tiles of columns would not move for each row.
         lost: the bytes that would move in the time by which their products are slower.
+        kept: whether products that one pass computes are kept for the other.
     """
 
     schedule: str
@@ -311,6 +371,24 @@ class Choice:
     most_bytes: int
     spared: int
     lost: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Whether a forward pass keeps matrix products, and what that was decided by.
+
+    Attributes:
+        kept: whether it does.
+        schedule: how it runs if it does not.
+        gained: the bytes a row that tiles of columns gain in both passes.
+        again: the bytes that move while the products of a row are computed again.
+    """
+
+    kept: bool
+    schedule: str
+    gained: float
+    again: float
 
 
 @dataclass(frozen=True)
@@ -331,6 +409,7 @@ class Recording:
     backend: str
     launches: list[Launch] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    keepings: list[Keeping] = field(default_factory=list)
 
 
 _recorded: Recording | None = None
@@ -372,13 +451,25 @@ def launch(
 
 
 def grouped(tensors: Sequence[Tensor], n_modalities: int, listed: tuple[bool, ...]) -> list[Any]:
-    """Tensors in a row as arguments: the features in a list, and each parameter as a list or alone."""
-    groups: list[Any] = [list(tensors[:n_modalities])]
-    position = n_modalities
+    """Tensors in a row as arguments: each a list of one for each modality, or one alone."""
+    groups: list[Any] = []
+    position = 0
     for is_list in listed:
         groups.append(list(tensors[position : position + n_modalities]) if is_list else tensors[position])
         position += n_modalities if is_list else 1
     return groups
+
+
+def separate(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Tensors of one type, in one piece each, of which no two share memory."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    for tensor in tensors:
+        x = tensor.to(dtype).contiguous()
+        address = x.untyped_storage().data_ptr()
+        found.append(x.clone() if address in seen else x)
+        seen.add(address)
+    return found
 
 
 def shaped(gradients: Iterable[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -178,24 +178,31 @@ def indexed(
 ) -> Array | Pieces:
     """Stored arrays, one or one for each index of ``per``, as one with a dimension for each of ``indices``."""
     owner = next(iter(owners(indices, extents).values()), None)
-    if owner is not None and per is None:
-        place = next(place for place, dimension in enumerate(dimensions) if owner in dimension)
-        before, after = _split_at(dimensions[place], owner)
-        each = [read_at(size_of(after, extents), {owner: m}).value(sizes) for m in range(int(sizes["modalities"]))]
-        (array,) = stored
-        apart = array.reshape((*array.shape[:place], *(extents[a].value(sizes) for a in before), -1, *array.shape[place + 1 :]))
-        stored = np.split(apart, np.cumsum(each)[:-1], place + len(before))
-    along = owner if per is None else per
-    inner = [axis for axis in indices if axis != along]
-    found = []
-    for m, array in enumerate(stored):
-        moves = {along: m} if along is not None else {}
-        counts = [_count(read_at(extents[axis], moves), sizes) for axis in inner]
-        found.append(array.reshape(counts))
-    if along is None:
-        return found[0]
-    slot = indices.index(along)
-    return np.stack(found, slot) if owner is None else Pieces(slot, tuple(found))
+    if owner is None or owner == per:
+        inner = [axis for axis in indices if axis != per]
+        found = []
+        for m, array in enumerate(stored):
+            moves = {per: m} if per is not None else {}
+            found.append(array.reshape([_count(read_at(extents[axis], moves), sizes) for axis in inner]))
+        if per is None:
+            return found[0]
+        return np.stack(found, indices.index(per)) if owner is None else Pieces(indices.index(per), tuple(found))
+    place = next(place for place, dimension in enumerate(dimensions) if owner in dimension)
+    before, after = _split_at(dimensions[place], owner)
+    each = [read_at(size_of(after, extents), {owner: m}).value(sizes) for m in range(int(sizes["modalities"]))]
+    rest = tuple(axis for axis in indices if axis != owner)
+    apart = [_taken_apart(array, place, [extents[axis].value(sizes) for axis in before], each) for array in stored]
+    pieces = []
+    for m, parts in enumerate(zip(*apart, strict=True)):
+        own = {axis: read_at(extents[axis], {owner: m}) for axis in rest}
+        pieces.append(indexed(parts, (), rest, per, own, sizes))
+    return Pieces(indices.index(owner), tuple(piece for piece in pieces if not isinstance(piece, Pieces)))
+
+
+def _taken_apart(array: Array, place: int, before: Sequence[int], sizes: Sequence[int]) -> list[Array]:
+    """The pieces of these sizes that one dimension joins, after what comes before them in it."""
+    whole = array.reshape((*array.shape[:place], *before, sum(sizes), *array.shape[place + 1 :]))
+    return np.split(whole, np.cumsum(sizes)[:-1], place + len(before))
 
 
 def _split_at(axes: tuple[str, ...], axis: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,6 +9,7 @@ from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import runtime_functions, width_symbols
+from sparank_gen.backends.torch.pieces import split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode, Property, Result
@@ -88,10 +89,10 @@ def _binding(mode: Mode, result: Result) -> str:
     owner = next(iter(owners(layout.axes, mode.program.extents).values()), None)
     if owner is not None:
         lowering = Lowering(mode.program, (), Emitter(mode.program.extents, symbols), stacked=False)
-        pieces = lowering.pieces(code, "x", layout, owner, layout.axes)
-        assert isinstance(pieces, Listed)
+        found = split_apart(lowering, code, "x", layout, owner, layout.axes)
+        assert isinstance(found, Listed)
         order = (BATCH, *(axis for axis in mode.program[layout.name].axes if axis != owner))
-        return f"{layout.name} = {replace(pieces, element=pieces.element.ordered(order)).sequence}"
+        return f"{layout.name} = {replace(found, element=found.element.ordered(order)).sequence}"
     for position in reversed(range(len(layout.dimensions))):
         axes = layout.dimensions[position]
         if len(axes) > 1:

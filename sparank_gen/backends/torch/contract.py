@@ -68,7 +68,7 @@ def joined_slot(lowering: Lowering, leaf: Node) -> int | None:
     """The slot of a parameter along which pieces of a size for each modality are joined, or None."""
     layout, per = lowering.parameters[leaf.data[0]]
     owner = next(iter(owners(layout.axes, lowering.program.extents).values()), None)
-    return layout.axes.index(owner) if owner is not None and per is None else None
+    return layout.axes.index(owner) if owner not in (None, per) else None
 
 
 def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozenset[str]) -> bool:

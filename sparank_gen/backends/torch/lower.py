@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from sparank_gen.backends.torch import contract, join
 from sparank_gen.backends.torch.affine import affine
-from sparank_gen.backends.torch.emit import NOUNS, WIDTHS, Emitter
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, listed, parenthesised
+from sparank_gen.backends.torch.emit import NOUNS, Emitter
+from sparank_gen.backends.torch.pieces import laid_out, number_of_each, over_joined, split_apart
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, index_dense, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parameters import Holder
@@ -101,7 +102,7 @@ class Lowering:
         if node.op == "extent":
             code = node.data.code(self.emitter.symbols)
             if node.axes:
-                return self.number_of_each(next(iter(node.axes)), code)
+                return number_of_each(self, next(iter(node.axes)), code)
             return Scalar(code, 10 if code.replace(".", "").isidentifier() or code.isdigit() else 6)
         if node.op == "rename":
             return self.rename(node)
@@ -134,8 +135,9 @@ class Lowering:
         layout, per = self.parameters[name]
         name = self.variables[name]
         owner = next(iter(owners(layout.axes, self.program.extents).values()), None)
-        if per is None and owner is not None:
-            return self.pieces(name, name, layout, owner, indices)
+        if owner not in (None, per):
+            code = name if per is None else f"torch.stack({name}, {layout.dimensions.index((per,))})"
+            return split_apart(self, code, name, layout, str(owner), indices)
         if per is None:
             return self.stored(name, layout, None, indices)
         slot = layout.axes.index(per)
@@ -144,32 +146,6 @@ class Lowering:
             return self.stored(f"{name}[{indices[slot]}]", layout, per, rest)
         element = f"{name}_{indices[slot]}"
         return Listed(indices[slot], self.stored(element, layout, per, rest), ((element, name),))
-
-    def number_of_each(self, owner: str, code: str) -> Dense:
-        """A number for each modality, made of its width, as a tensor."""
-        widths, variable = self.emitter.symbols[WIDTHS], self.emitter.symbols[f"dim[{owner}]"]
-        numbers = widths if code == variable else f"[{code} for {variable} in {widths}]"
-        return Dense(f"h[0].new_tensor({numbers})", (owner,))
-
-    def pieces(self, code: str, name: str, layout: Layout, owner: str, indices: Sequence[str | int]) -> Value:
-        """A tensor laid out as pieces of a size for each modality, as the list of them; ``name`` is in that of a piece."""
-        place = next(place for place, dimension in enumerate(layout.dimensions) if owner in dimension)
-        dimension, slot = layout.dimensions[place], layout.axes.index(owner)
-        position = dimension.index(owner)
-        if position:
-            code = f"{code}.unflatten({place}, ({self.sizes(dimension[:position])[1:-1].rstrip(',')}, -1))"
-        size, widths = self.emitter.extents_code(dimension[position + 1 :]), self.emitter.symbols[WIDTHS]
-        variable = self.emitter.symbols[f"dim[{owner}]"]
-        sizes = widths if size == variable else f"[{size} for {variable} in {widths}]"
-        code = f"{code}.split({sizes}, {place + position})"
-        rest = [index for k, index in enumerate(indices) if k != slot]
-        dimensions = [tuple(axis for axis in axes if axis != owner) for axes in layout.dimensions]
-        apart = [*dimensions[:place], *((axis,) for axis in dimension[:position]), dimension[position + 1 :], *dimensions[place + 1 :]]
-        axes = tuple(axis for axis in layout.axes if axis != owner)
-        which = indices[slot]
-        element = f"{code}[{which}]" if isinstance(which, int) else f"{name}_{which}"
-        dense = index_dense(self.unpacked(element, apart, axes), rest)
-        return dense if isinstance(which, int) else Listed(which, dense, ((element, code),))
 
     def stored(self, code: str, layout: Layout, per: str | None, indices: Sequence[str | int]) -> Dense:
         """One stored tensor of a parameter, without the axis ``per``, at ``indices``."""
@@ -384,43 +360,11 @@ class Lowering:
             return Dense(f"multiply_all({value.generator})", value.element.axes)
         if isinstance(value, Listed) and value.axis in node.over:
             if self.emitter.differs(value):
-                return self.over_joined(node, value)
+                return over_joined(self, node, value)
             value = self.dense(value)
         if node.op == "layernorm":
             return self.lift(lambda x: self.layer_norm(node, x), value)
         return self.lift(lambda x: self.dense_over_axes(node.op, x, node.over), value)
-
-    def over_joined(self, node: Node, value: Listed) -> Value:
-        """An operator over modalities and what they have, joined; of a normalisation the pieces are taken apart again."""
-        joined, inner = self.joined(value, node.over)
-        operator = OPERATORS[node.op]
-        if node.op == "layernorm":
-            return self.taken_to_pieces(node, value, self.layer_norm(replace(node, over=joined.axes[-1:]), joined), inner)
-        code = Dense(operator.torch.format(joined.atom, dim=-1), joined.axes)
-        if node.op == "product_of_others":
-            code = self.dense_over_axes(node.op, joined, joined.axes[-1:])
-        if operator.kind == "normalisation":
-            return self.taken_to_pieces(node, value, code, inner)
-        return Dense(code.code, joined.axes[:-1])
-
-    def joined(self, value: Listed, over: Sequence[str]) -> tuple[Dense, tuple[str, ...]]:
-        """The elements of a list one after another in one last dimension, and the axes that each has there."""
-        rest = tuple(axis for axis in value.element.axes if axis not in over)
-        inner = tuple(axis for axis in value.element.axes if axis in over)
-        element = value.element.ordered((*rest, *inner))
-        element = element if len(inner) == 1 else Dense(f"{element.atom}.flatten({-len(inner)})", element.axes)
-        sequence = replace(value, element=element).sequence
-        return Dense(f"torch.cat({sequence}, -1)", (*rest, composed((value.axis, *inner)))), inner
-
-    def taken_to_pieces(self, node: Node, value: Listed, joined: Dense, inner: tuple[str, ...]) -> Listed:
-        """The pieces of ``node``, joined as its operand ``value`` was, the axes ``inner`` of each a dimension."""
-        size, widths = self.emitter.extents_code(inner), self.emitter.symbols[WIDTHS]
-        variable = self.emitter.symbols[f"dim[{value.axis}]"]
-        sizes = widths if size == variable else f"[{size} for {variable} in {widths}]"
-        piece = self.emitter.unique(f"{node.op}_part")
-        code = piece if len(inner) == 1 else f"{piece}.unflatten(-1, {self.sizes(inner)})"
-        source = (piece, f"{joined.atom}.split({sizes}, -1)")
-        return self.emitter.with_widths(Listed(value.axis, Dense(code, (*joined.axes[:-1], *inner)), (source,)))
 
     def dense_over_axes(self, op: str, value: Dense, over: Sequence[str]) -> Dense:
         """A reduction or normalisation of one tensor by a method of torch."""
@@ -486,42 +430,7 @@ class Lowering:
                 if tuple(flat) == value.element.axes and all(len(d) == 1 for d in layout.dimensions if d != joined):
                     dim = -1 if position == len(layout.dimensions) - 1 else position
                     return f"torch.cat({value.sequence}, {dim})"
-        return self.pieces_joined(value, layout) if self.emitter.differs(value) else None
-
-    def pieces_joined(self, value: Listed, layout: Layout) -> str:
-        """A layout in which the elements of a list, which differ in size, stand one after another."""
-        axes = tuple(axis for axis in layout.axes if axis != value.axis)
-        element = value.element
-        if set(element.axes) != set(axes):
-            sizes = ", ".join(self.emitter.extent_code(axis) for axis in axes)
-            element = Dense(f"{element.aligned(axes).atom}.expand({sizes})", axes)
-        code = element.ordered(axes).atom
-        place = next(place for place, dimension in enumerate(layout.dimensions) if value.axis in dimension)
-        before = layout.dimensions[place].index(value.axis)
-        groups = [*layout.dimensions[:place], *((axis,) for axis in layout.dimensions[place][:before])]
-        groups += [layout.dimensions[place][before + 1 :], *layout.dimensions[place + 1 :]]
-        for position in reversed(range(len(groups))):
-            if len(groups[position]) > 1:
-                code = f"{code}.flatten({position}, {position + len(groups[position]) - 1})"
-        made = self.emitter.with_widths(replace(value, element=Dense(code, axes)))
-        dim = place + before
-        code = f"torch.cat({made.sequence}, {-1 if dim == len(groups) - 1 else dim})"
-        return f"{code}.flatten({place}, {dim})" if before else code
-
-
-def index_dense(value: Dense, indices: Sequence[str | int]) -> Dense:
-    """``value`` at ``indices``, one for each dimension: a name for the whole of it, or a position."""
-    if value.picked is not None:
-        base, outer = value.picked
-        inner = iter(indices)
-        return index_dense(Dense(base, ()), [index if isinstance(index, int) else next(inner) for index in outer])
-    axes = tuple(index for index in indices if isinstance(index, str))
-    if len(axes) == len(indices):
-        return Dense(value.code, axes, value.precedence)
-    shown = [str(index) if isinstance(index, int) else ":" for index in indices]
-    while shown[-1] == ":":
-        shown.pop()
-    return Dense(f"{value.atom}[{', '.join(shown)}]", axes, picked=(value.atom, tuple(indices)))
+        return laid_out(self, value, layout) if self.emitter.differs(value) else None
 
 
 def number_code(value: float) -> str:

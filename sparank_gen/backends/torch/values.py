@@ -147,3 +147,18 @@ def listed(name: str, axis: str, axes: Sequence[str]) -> Listed:
 def parenthesised(value: Dense | Scalar, needed: int) -> str:
     """The code of ``value``, in parentheses where it binds less tightly than ``needed``."""
     return value.code if value.precedence >= needed else f"({value.code})"
+
+
+def index_dense(value: Dense, indices: Sequence[str | int]) -> Dense:
+    """``value`` at ``indices``, one for each dimension: a name for the whole of it, or a position."""
+    if value.picked is not None:
+        base, outer = value.picked
+        inner = iter(indices)
+        return index_dense(Dense(base, ()), [index if isinstance(index, int) else next(inner) for index in outer])
+    axes = tuple(index for index in indices if isinstance(index, str))
+    if len(axes) == len(indices):
+        return Dense(value.code, axes, value.precedence)
+    shown = [str(index) if isinstance(index, int) else ":" for index in indices]
+    while shown[-1] == ":":
+        shown.pop()
+    return Dense(f"{value.atom}[{', '.join(shown)}]", axes, picked=(value.atom, tuple(indices)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sparank_gen.backends.triton.file import KernelFile
-from sparank_gen.backends.triton.schedules import Schedules, Step
+from sparank_gen.backends.triton.steps import Schedules, Step
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ def ways(file: KernelFile) -> tuple[Way, ...]:
     return tuple(
         Way(name, schedule, tuple(step.kernel.name for step in steps if step.kernel is not None), _products(found, steps))
         for name, found in (("forward", file.forward), ("backward", file.backward))
-        for schedule, steps in (("resident", (found.resident,)), ("columns", found.columns), ("split", found.split))
+        for schedule, steps in (
+            ("resident", (found.resident,)),
+            ("columns", found.columns),
+            ("split", (*found.again, *found.split)),
+        )
         if steps
     )
 
@@ -40,11 +44,16 @@ def ways(file: KernelFile) -> tuple[Way, ...]:
 def _products(found: Schedules, steps: Sequence[Step]) -> str:
     if not found.split:
         return "none"
-    library = sum(len(step.products) for step in steps)
-    inside = sum(len(step.products) for step in found.split) - library
-    return " and ".join(
-        f"{count} {where}" for count, where in ((inside, "in kernels"), (library, "by the library")) if count
-    )
+    library, again, all_of_them = map(_count, (steps, found.again, (*found.again, *found.split)))
+    inside = all_of_them - library
+    again = again if library and not inside else 0
+    places = (inside, "in kernels"), (library - again, "by the library"), (again, "more unless kept")
+    return " and ".join(f"{count} {where}" for count, where in places if count)
+
+
+def _count(steps: Iterable[Step]) -> int:
+    """How many matrix products the library computes."""
+    return sum(len(step.products) for step in steps)
 
 
 def rest(file: KernelFile) -> tuple[tuple[tuple[str, ...], str], ...]:
@@ -57,17 +66,30 @@ def rest(file: KernelFile) -> tuple[tuple[tuple[str, ...], str], ...]:
     return tuple((names, why) for why, names in groups.items() if names)
 
 
-def choices(file: KernelFile, made: Sequence[Any]) -> Iterator[str]:
-    """A sentence for each pass: how it runs, and what that was decided by.
+def choices(file: KernelFile, made: Any) -> Iterator[str]:
+    """A sentence for each pass: how it runs, and what that was decided by; and for what one keeps for the other.
 
     Args:
         file: the mode's kernels.
-        made: the package's ``Choice`` of each pass that has several schedules, in order.
+        made: the package's ``Recording`` of both passes.
     """
-    remaining = iter(made)
+    remaining = iter(made.choices)
     for name, found in (("forward", file.forward), ("backward", file.backward)):
         why = _why(next(remaining), bool(found.columns)) if found.split else "resident: it has no matrix products"
         yield f"{file.mode.name} {name}: {why}"
+    for keeping in made.keepings:
+        yield f"{file.mode.name} {_what_is_kept([product.name for product in file.kept], keeping)}"
+
+
+def _what_is_kept(products: Sequence[str], keeping: Any) -> str:
+    names = ", ".join(products)
+    why = {
+        "resident": f"{names} would have to leave the kernel",
+        "columns": f"tiles of columns gain {keeping.gained:,.0f} bytes a row",
+        "split": "in memory in any case",
+    }[keeping.schedule]
+    again = f"to compute {names} again takes the time of {keeping.again:,.0f} bytes a row"
+    return f"forward keeps {names if keeping.kept else 'nothing'} for the backward pass: {why}; {again}"
 
 
 def _why(choice: Any, has_columns: bool) -> str:
@@ -77,7 +99,7 @@ def _why(choice: Any, has_columns: bool) -> str:
         return f"resident: {rows}; {weight}"
     fits = choice.numbers <= choice.most_numbers and choice.widest_weight <= choice.most_bytes
     why = "matrix units do not serve this type at this precision" if fits else f"{rows}; {weight}"
-    if not has_columns:
-        return f"{choice.schedule}: {why}; what follows its products is not elementwise along columns"
-    sides = f"tiles of columns spare {choice.spared:,} bytes a row, and lose the time of {choice.lost:,.0f}"
-    return f"{choice.schedule}: {why}; {sides}"
+    sides = "what follows its products is not elementwise along columns"
+    if has_columns:
+        sides = f"tiles of columns spare {choice.spared:,} bytes a row, and lose the time of {choice.lost:,.0f}"
+    return f"{choice.schedule}: {why}; {sides}{'; products are kept' if choice.kept else ''}"

@@ -10,20 +10,15 @@ from functools import partial
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, prepared, width_symbols
+from sparank_gen.backends.torch.module import Argument, arguments, width_symbols
+from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
-from sparank_gen.backends.triton.schedules import (
-    Kernel,
-    Pass,
-    Schedules,
-    buffer_store,
-    host_emitter,
-    parameter_variables,
-    result_variables,
-    schedules,
-)
+from sparank_gen.backends.triton.names import host_emitter, parameter_variables
+from sparank_gen.backends.triton.results import HAS_EXTRAS, Result, but_listed, storages_of, with_results
+from sparank_gen.backends.triton.schedules import Before, Pass, buffer_store, schedules, split_of
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
+from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import expand
@@ -31,7 +26,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
-from sparank_gen.ir.views import FEATURES, feature_leaf
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owners, read_at, size_of, widest
@@ -40,7 +35,6 @@ from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
-HAS_EXTRAS = "HAS_EXTRAS"
 TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
 
 
@@ -101,10 +95,21 @@ class KernelFile:
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The names of the schedules that at least one pass has."""
+        """The names of the schedules that at least one pass has, or, of ``"again"``, that the two have together."""
         passes = (self.forward, self.backward)
         has = {"resident": True, "columns": any(p.columns for p in passes), "split": any(p.split for p in passes)}
-        return tuple(name for name in has if has[name])
+        return tuple(name for name, found in (has | {"again": bool(self.kept)}).items() if found)
+
+    @property
+    def kept(self) -> tuple[Product, ...]:
+        """The products that the forward pass can keep for the backward one, as the forward pass has them."""
+        names = {product.name for product in self.backward.kept}
+        return tuple(product for step in self.forward.split for product in step.products if product.name in names)
+
+    @property
+    def kept_slices(self) -> list[str]:
+        """Where each of these stands among the tensors that are kept."""
+        return slices(self.kept, SYMBOLS)
 
     @property
     def width(self) -> str:
@@ -119,6 +124,7 @@ class KernelFile:
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
+        always += ["keeps", "separate"] if self.kept else []
         has_lines = bool(self.rest.lines) or any(step.lines for step in (*self.forward.steps, *self.backward.steps))
         always += ["multiplied_in"] if has_lines else []
         always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
@@ -139,15 +145,16 @@ def kernel_file(mode: Mode) -> KernelFile:
     """The kernels of one mode."""
     symbols = SYMBOLS | width_symbols(mode, "dims") | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
     program, results = with_results(mode)
-    storages = _storages(mode, results)
+    storages = storages_of(mode, results)
     variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
-    forward = _forward(mode, program, results, storages, symbols, numbers)
-    backward, rest = _backward(mode, program, results, storages, symbols, numbers)
+    forward, before = _forward(mode, program, results, storages, symbols, numbers)
+    backward, rest = _backward(mode, program, results, storages, symbols, numbers, before)
     lanes, padded = _padded(program, symbols)
-    # Where nothing is computed, all that is moved is alive at once, and not half of it as elsewhere.
     width = WIDEST if mode.one_width is None else Extent.symbol(ONE_WIDTH)
-    moved = program.extents["m"] * width * Extent.number(2)
-    set_size = working_set(lanes, in_kernel=True) or moved
+    set_size = working_set(lanes, in_kernel=True) or program.extents["m"] * width
+    if not forward.split:
+        # Where nothing is multiplied, all of it is alive at once, and not half of it as elsewhere.
+        set_size = set_size * Extent.number(2)
     params = tuple(
         Parameter(variables[p.layout.name], module.per is not None, rest.gradients.get(p.layout.name))
         for module in mode.modules
@@ -218,77 +225,6 @@ def _constants(
     return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
 
 
-@dataclass(frozen=True)
-class Result:
-    """A result as kernels compute it.
-
-    Attributes:
-        variable: the variable that holds it where kernels are launched.
-        definition: what it is; no other result has the same.
-        layout: how it lies in memory.
-        condition: the constant that says whether it is asked for; empty for the output.
-    """
-
-    variable: str
-    definition: Definition
-    layout: Layout
-    condition: str
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return (BATCH, *self.definition.axes)
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        return tuple(self.slots.index(axis) for axis in self.layout.axes)
-
-
-def with_results(mode: Mode) -> tuple[Program, tuple[Result, ...]]:
-    """The program with a definition of its own for everything that it returns, the features themselves included."""
-    program = prepared(mode)
-    results: list[Result] = []
-    taken = {*program.tensors, *(definition.name for definition in program.definitions)}
-    for variable, result in zip(result_variables(mode), mode.results, strict=True):
-        layout, known = result.layout, {earlier.definition.name for earlier in results}
-        if layout.name == FEATURES or layout.name in known:
-            name = variable if variable not in taken else f"{variable}_result"
-            definition = replace(_laid_out(program, layout), name=name)
-            program = replace(program, definitions=(*program.definitions, definition))
-        else:
-            definition = program[layout.name]
-        results.append(Result(variable, definition, layout, HAS_EXTRAS if results else ""))
-    return replace(program, outputs=tuple(result.definition.name for result in results)), tuple(results)
-
-
-def _laid_out(program: Program, layout: Layout) -> Definition:
-    """What a layout lays out."""
-    if layout.name != FEATURES:
-        return program[layout.name]
-    leaf = feature_leaf(layout.axes, program.tensors[FEATURES].slots, program.extents)
-    return Definition(FEATURES, leaf.data[1][1:], leaf)
-
-
-def _storages(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
-    """How the features, the parameters, and the results and their cotangents lie in memory."""
-    feature = slots_of(mode)[FEATURES]
-    found = {FEATURES: Storage(FEATURES, feature, _but_listed(feature), listed=1, strided=True)}
-    for module in mode.modules:
-        for parameter in module.parameters:
-            axes = parameter.layout.axes
-            listed = axes.index(module.per) if module.per is not None else None
-            order = tuple(position for position in range(len(axes)) if position != listed)
-            found[parameter.layout.name] = Storage(parameter.layout.name, axes, order, listed)
-    for result in results:
-        cotangent = result.definition.name + ADJOINT
-        found[cotangent] = Storage(cotangent, result.slots, result.order)
-    return found
-
-
-def _but_listed(slots: Sequence[str]) -> tuple[int, ...]:
-    """The memory order of features: rows, and what is taken apart in them; the list of modalities stands at 1."""
-    return (0, *range(2, len(slots)))
-
-
 def _forward(
     mode: Mode,
     program: Program,
@@ -296,7 +232,7 @@ def _forward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
-) -> Schedules:
+) -> tuple[Schedules, Before]:
     expanded = expand(program)
     stores = [
         Store(
@@ -308,7 +244,9 @@ def _forward(
         for result in results
     ]
     passed = {result.variable: result.variable for result in results}
-    return schedules(Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers), stores, ())
+    made = Pass(mode, "forward", expanded, dict(storages), symbols, {}, passed, numbers)
+    found = schedules(made, stores, ())
+    return found, Before(made, split_of(made, stores), found.split)
 
 
 def _backward(
@@ -318,6 +256,7 @@ def _backward(
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
     numbers: dict[str, str],
+    before: Before,
 ) -> tuple[Schedules, Rest]:
     slots = slots_of(mode)
     derived = simplify(derive(program, slots, program.outputs))
@@ -326,13 +265,13 @@ def _backward(
     expanded = expand(replace(derived, definitions=(*program.definitions, *derived.definitions)))
     cut = cut_at_batch_sums(expanded, partial(is_unrolled, expanded))
     feature = slots[FEATURES]
-    h_bar = Storage("h_bar", feature, _but_listed(feature), listed=1)
+    h_bar = Storage("h_bar", feature, but_listed(feature), listed=1)
     exact = mode.spec.modalities.exact
     stores = [store for definition in cut.rows for store in _feature_stores(h_bar, definition.node, expanded, exact)]
     stores += [buffer_store(buffer) for buffer in cut.buffers]
     passed = {"h_bar": "h_bar"} | {name: result.variable + ADJOINT for name, result in cotangents.items()}
     made = Pass(mode, "backward", expanded, dict(storages), symbols, optional, passed, numbers)
-    return schedules(made, stores, cut.buffers), _rest(mode, cut.rest, symbols)
+    return schedules(made, stores, cut.buffers, before), _rest(mode, cut.rest, symbols)
 
 
 def _feature_stores(storage: Storage, node: Node, program: Program, exact: int | None) -> list[Store]:
@@ -349,7 +288,7 @@ def _feature_stores(storage: Storage, node: Node, program: Program, exact: int |
         axes = {axis: _axis_of_extent(own, axis, extent, program) for axis, extent in extents.items()}
         part = sum_of([ir.rename(term, axes) for term in own]) if own else ir.constant(0)
         named = replace(program, definitions=(Definition(storage.name, tuple(axes.values()), part),))
-        stores.append(Store(storage, rewrite(named, (merge_views,))[storage.name].node, (BATCH, number, *axes.values())))
+        stores.append(Store(storage, rewrite(named, (merge_views(program.extents),))[storage.name].node, (BATCH, number, *axes.values())))
     return stores
 
 
@@ -381,7 +320,9 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             if owner is not None:
                 inner = tuple(axis for axis in axes if axis != owner)
                 pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
-                gradients[name] = pieces.sequence if module.per else lowering.pieces_joined(pieces, parameter.layout)
+                dimensions = (((module.per,),) if module.per is not None else ()) + parameter.layout.without(module.per)
+                joined = replace(parameter.layout, dimensions=dimensions)
+                gradients[name] = pieces.sequence if module.per == owner else laid_out(lowering, pieces, joined)
                 continue
             if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
                 value = lowering.dense(value)

@@ -6,96 +6,34 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparank_gen.backends.torch.emit import RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
+from sparank_gen.backends.triton.names import host_emitter, parameter_variables
 from sparank_gen.backends.triton.scope import Storage, is_unrolled
+from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, Step
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import has_widths, widest
+from sparank_gen.lang.widths import has_widths, owner_of, widest
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, made_buffer
 from sparank_gen.plan.schedule import elements
-from sparank_gen.plan.stages import Split, Stage, column_extent, products_read, split_at_contractions
-
-HOST_NAMES = frozenset(
-    """
-    dims starts widths Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
-    partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
-    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
-    results cotangents
-    """.split()
+from sparank_gen.plan.stages import (
+    Split,
+    Stage,
+    column_extent,
+    leaf_names,
+    products_read,
+    split_at_contractions,
+    with_leaves,
 )
-# How the buffers between kernels are called.
-_BUFFER = re.compile(r"^(rows|partial|operand|product)_(\d+)$")
 
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel.
-
-    Attributes:
-        name: its function's name.
-        title: what it computes.
-        pointers: its arguments that point to tensors, with how a launch passes each.
-        body: its statements.
-        operations: the floating-point operations of its matrix products, for one row.
-        columns: where it owns a tile of columns, the constant that is the tile's width, and the columns' extent.
-    """
-
-    name: str
-    title: str
-    pointers: tuple[tuple[str, str], ...]
-    body: tuple[str, ...]
-    operations: Extent
-    columns: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a function: buffers to allocate, a kernel to launch, statements that follow.
-
-    Attributes:
-        buffers: name, shape, the loop where there is one for each modality, and whether it holds partial sums, of each
-            buffer that the kernel writes.
-        kernel: the kernel, or None.
-        lines: torch statements.
-        products: the names of the matrix products that these compute.
-    """
-
-    buffers: tuple[tuple[str, str, str, bool], ...]
-    kernel: Kernel | None
-    lines: tuple[str, ...] = ()
-    products: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Schedules:
-    """The ways to run one pass, of which a call takes one.
-
-    Attributes:
-        resident: one kernel that holds whole rows.
-        columns: kernels of which some compute products for a tile of columns; empty where none can.
-        split: kernels around the library's products; empty where there are no products.
-        operations: of the products that ``columns`` computes in kernels, for one row.
-        numbers: of their results, how many ``columns`` neither writes nor reads where ``split`` does, for one row.
-    """
-
-    resident: Step
-    columns: tuple[Step, ...] = ()
-    split: tuple[Step, ...] = ()
-    operations: str = "0"
-    numbers: str = "0"
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return (self.resident, *self.columns, *self.split)
+# One in how many registers rows may fill where weights crowd them: what it takes for compiled kernels to spill nothing.
+CROWDED = 3
 
 
 @dataclass(frozen=True)
@@ -124,52 +62,121 @@ class Pass:
     def is_unrolled(self, axis: str) -> bool:
         return is_unrolled(self.program, axis)
 
+    def shape(self, axes: Iterable[str], count: str = "batch") -> str:
+        """The shape of a tensor with these axes, of which the batch axis has ``count`` entries."""
+        sizes = [count if axis == BATCH else self.program.extents[axis].code(self.symbols) for axis in axes]
+        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+    def loop_over(self, axis: str) -> str:
+        """A loop over the modalities, by their widths."""
+        return f"for {self.symbols[f'dim[{axis}]']} in dims"
+
     def holding(self, buffers: Iterable[Buffer]) -> Pass:
         """The same pass, with buffers that its kernels may read and write."""
-        stores = [buffer_store(buffer).storage for buffer in buffers]
+        return self.reading({storage: storage.name for storage in (buffer_store(buffer).storage for buffer in buffers)})
+
+    def reading(self, codes: Mapping[Storage, str]) -> Pass:
+        """The same pass, with more tensors, and the code that passes each to a kernel."""
         return replace(
             self,
-            storages={**self.storages, **{storage.name: storage for storage in stores}},
-            passed={**self.passed, **{storage.name: storage.name for storage in stores}},
+            storages={**self.storages, **{storage.name: storage for storage in codes}},
+            passed={**self.passed, **{storage.name: code for storage, code in codes.items()}},
         )
 
 
-def schedules(made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer]) -> Schedules:
+@dataclass(frozen=True)
+class Before:
+    """The forward pass, to a backward one that may be handed its products.
+
+    Attributes:
+        made, split: the pass, and where it is split at its products.
+        steps: its steps then.
+    """
+
+    made: Pass
+    split: Split
+    steps: tuple[Step, ...]
+
+
+def split_of(made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer] = (), named: int = 0) -> Split:
+    """A pass split at its matrix products, of which ``named`` have names already."""
+    in_memory = {buffer.node: buffer for buffer in buffers if not buffer.partial}
+    return split_at_contractions(made.program, [store.node for store in stores], in_memory, made.is_unrolled, named)
+
+
+def schedules(made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer], before: Before | None = None) -> Schedules:
     """All schedules of a pass.
 
     Args:
         made: the pass.
         stores: what it computes.
         buffers: those results that are handed over to torch.
+        before: the pass that came before it.
     """
     made = made.holding(buffers)
     written = {buffer.name: buffer for buffer in buffers}
     resident = Step(_allocated(made, stores, written), _printed(made, "kernel", stores))
-    in_memory = {buffer.node: buffer for buffer in buffers if not buffer.partial}
-    split = split_at_contractions(made.program, [store.node for store in stores], in_memory, made.is_unrolled)
+    split = split_of(made, stores, buffers)
     if len(split.stages) == 1:
         return Schedules(resident)
+    found = _around_products(Schedules(resident), made, stores, buffers, before)
     made = replace(made, program=split.program)
-    stores = [replace(store, node=node) for store, node in zip(stores, split.results, strict=True)]
+    stores = _over_products(stores, split)
     tiled = _columns(made, split, stores)
-    library = tuple(_steps(made, split, stores, written, [None] * len(split.stages)))
     if not any(tiled):
-        return Schedules(resident, (), library)
+        return found
     inside = [stage for stage, columns in zip(split.stages, tiled[1:], strict=False) if columns]
     products = [definition for stage in inside for definition in stage.products]
-    operations = operations_per_row([definition.node for definition in products], made.program)
     kept = {definition.name for columns in tiled if columns for definition in columns.kept}
     saved = Extent.number(0)
     for definition in products:
         ways_spared = Extent.number(1 if definition.name in kept else 2)
         saved = saved + elements(definition.node.axes, made.program) * ways_spared
-    return Schedules(
-        resident,
-        tuple(_told_apart(_steps(made, split, stores, written, tiled), library)),
-        library,
-        operations.code(made.symbols),
-        saved.code(made.symbols),
-    )
+    steps = _told_apart(_steps(made, split, stores, written, tiled), found.split, "after_columns")
+    return replace(found, columns=steps, operations=_operations(products, made), numbers=saved.code(made.symbols))
+
+
+def _around_products(
+    found: Schedules, made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer], before: Before | None
+) -> Schedules:
+    """``found``, with the schedule that is split: over the products of the pass before it, if there is one."""
+    named = 0
+    if before is not None:
+        named = len(before.split.origins)
+        products = {d.name: d for stage in before.split.stages for d in stage.products}
+        leaves = {node: ir.leaf(name, products[name].axes) for name, node in before.split.origins.items()}
+        done = with_leaves([*(d.node for d in made.program.definitions), *(store.node for store in stores)], leaves)
+        made = replace(made, program=made.program.mapped(done))
+        stores = [replace(store, node=done[store.node]) for store in stores]
+        buffers = [replace(buffer, node=done[buffer.node]) for buffer in buffers]
+        read = leaf_names(store.node for store in stores) & set(products)
+        alone = before.split.alone(read)
+        forward = replace(before.made, program=alone.program)
+        again = _told_apart(_steps(forward, alone, (), {}, [None] * len(alone.stages)), before.steps, "again")
+        kept = tuple(product for step in again for product in step.products if product.name in read)
+        work = _operations([definition for stage in alone.stages for definition in stage.products], made)
+        found = replace(found, again=again, kept=kept, operations_again=work)
+        made = made.reading({product.storage: product.name for product in kept})
+    split = split_of(made, stores, buffers, named)
+    made, stores = replace(made, program=split.program), _over_products(stores, split)
+    written = {buffer.name: buffer for buffer in buffers}
+    steps = tuple(_steps(made, split, stores, written, [None] * len(split.stages)))
+    return replace(found, split=steps, share=CROWDED if before is not None and _sums_over_several_axes(split) else 1)
+
+
+def _sums_over_several_axes(split: Split) -> bool:
+    """Whether a product is contracted over more than one axis: compiled kernels hold the weights for all of them at once."""
+    return any(len(definition.node.over) > 1 for stage in split.stages for definition in stage.products)
+
+
+def _over_products(stores: Sequence[Store], split: Split) -> list[Store]:
+    """``stores`` of what the products and operands of a split give."""
+    return [replace(store, node=node) for store, node in zip(stores, split.results, strict=True)]
+
+
+def _operations(products: Iterable[Definition], made: Pass) -> str:
+    """The floating-point operations of ``products`` for one row."""
+    return operations_per_row([definition.node for definition in products], made.program).code(made.symbols)
 
 
 @dataclass(frozen=True)
@@ -226,24 +233,22 @@ def _steps(
         start = len(emitter.lines)
         following = tiled[number + 1] if number + 1 < len(tiled) else None
         by_library = stage.products if following is None else ()
-        if by_library:
-            found = [_product(lowering, definition) for definition in by_library]
-            made = replace(
-                made,
-                storages={**made.storages, **{storage.name: storage for storage, _ in found}},
-                passed={**made.passed, **{storage.name: code for storage, code in found}},
-            )
-        names = tuple(definition.name for definition in by_library)
-        yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]), names)
+        found = tuple(_product(lowering, definition, made) for definition in by_library)
+        if found:
+            made = made.reading({product.storage: product.code for product in found})
+        if kernel is not None or found:
+            yield Step(_allocated(made, own, {**written, **new}), kernel, tuple(emitter.lines[start:]), found)
 
 
-def _told_apart(steps: Iterable[Step], others: Iterable[Step]) -> Iterable[Step]:
-    """``steps``, where a kernel has a name of its own if another schedule's kernel of its name is not the same."""
+def _told_apart(steps: Iterable[Step], others: Iterable[Step], suffix: str) -> tuple[Step, ...]:
+    """``steps``, where a kernel has a name of its own if the kernel of its name among ``others`` is not the same."""
     taken = {step.kernel.name: step.kernel for step in others if step.kernel is not None}
+    found = []
     for step in steps:
         if step.kernel is not None and taken.get(step.kernel.name, step.kernel) != step.kernel:
-            step = replace(step, kernel=replace(step.kernel, name=f"{step.kernel.name}_after_columns"))
-        yield step
+            step = replace(step, kernel=replace(step.kernel, name=f"{step.kernel.name}_{suffix}"))
+        found.append(step)
+    return tuple(found)
 
 
 def _allocated(made: Pass, stores: Iterable[Store], buffers: Mapping[str, Buffer]) -> tuple[tuple[str, str, str, bool], ...]:
@@ -254,11 +259,9 @@ def _allocated(made: Pass, stores: Iterable[Store], buffers: Mapping[str, Buffer
 
 def _buffer_shape(buffer: Buffer, made: Pass) -> tuple[str, str]:
     """The shape of a buffer, and of a list of them the loop that makes one for each modality."""
-    extents, rows = made.program.extents, "tiles" if buffer.partial else "batch"
     axes = [axis for axis in buffer.axes if axis != buffer.listed]
-    sizes = [rows if axis == BATCH else extents[axis].code(made.symbols) for axis in axes]
-    loop = f"for {made.symbols[f'dim[{buffer.listed}]']} in dims" if buffer.listed is not None else ""
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})", loop
+    loop = made.loop_over(buffer.listed) if buffer.listed is not None else ""
+    return made.shape(axes, "tiles" if buffer.partial else "batch"), loop
 
 
 def buffer_store(buffer: Buffer) -> Store:
@@ -270,20 +273,26 @@ def buffer_store(buffer: Buffer) -> Store:
     return Store(storage, buffer.node, buffer.axes, partial=buffer.partial)
 
 
-def _product(lowering: Lowering, definition: Definition) -> tuple[Storage, str]:
-    """The statement that computes a matrix product; how its result lies in memory, and how a launch passes it."""
+def _product(lowering: Lowering, definition: Definition, made: Pass) -> Product:
+    """A matrix product that the library computes, after its statement."""
     value = lowering.lower(definition.node)
     assert not isinstance(value, Scalar)
-    name, slots = definition.name, definition.axes
+    slots, listed = definition.axes, value.axis if isinstance(value, Listed) else None
     element = value.element if isinstance(value, Listed) else value
     # Not the product's own name where it is what another variable holds.
     code = value.sequence if isinstance(value, Listed) else value.code
     order = tuple(slots.index(axis) for axis in element.axes)
     # What einsum returns, or what has more dimensions than a matrix, may be a view in another order than it stands.
     is_plain = len(order) <= 2 and "torch.einsum(" not in "".join(lowering.emitter.lines[-1:])
-    if isinstance(value, Listed):
-        return Storage(name, slots, order, listed=slots.index(value.axis)), code if is_plain else f"x.contiguous() for x in {code}"
-    return Storage(name, slots, order), code if is_plain else f"{code}.contiguous()"
+    if not is_plain:
+        code = f"{code}.contiguous()" if listed is None else f"x.contiguous() for x in {code}"
+    if listed is None:
+        return Product(Storage(definition.name, slots, order), code, made.shape(element.axes))
+    extents = made.program.extents
+    is_wide = any(owner_of(extents[axis]) == listed for axis in element.axes if axis != BATCH)
+    loop = made.loop_over(listed) if is_wide else f"for _ in range({extents[listed].code(made.symbols)})"
+    storage = Storage(definition.name, slots, order, listed=slots.index(listed))
+    return Product(storage, code, made.shape(element.axes), loop, extents[listed])
 
 
 def _parts(store: Store, whole: set[Node], program: Program) -> list[Store]:
@@ -375,23 +384,3 @@ def _prologue(printer: KernelPrinter) -> list[str]:
         if re.search(rf"\b{condition}\b", text):
             prologue.append(f"{condition} = {printer.lanes[widest(extent)]} < {printer.number_code(extent, {})}")
     return prologue + printer.mask_lines
-
-
-def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
-    """The argument that holds each parameter in the functions that launch kernels."""
-    emitter = host_emitter(mode, symbols)
-    return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
-
-
-def host_emitter(mode: Mode, symbols: Mapping[str, str]) -> Emitter:
-    """An emitter for the functions that launch kernels."""
-    results = [name + suffix for name in result_variables(mode) for suffix in ("", ADJOINT)]
-    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *results, *symbols.values()})
-
-
-def result_variables(mode: Mode) -> tuple[str, ...]:
-    """The variable of each result, in the functions that launch kernels and as the label of its pointer in them."""
-    parameters = {p.layout.name for module in mode.modules for p in module.parameters}
-    taken = parameters | {*RESERVED, *HOST_NAMES, *(h.name.value for h in mode.spec.hyperparameters)} - {"out", "weights"}
-    emitter = Emitter(mode.program.extents, {}, taken=taken)
-    return tuple(emitter.unique(_BUFFER.sub(r"\1_of_\2", result.key)) for result in mode.results)

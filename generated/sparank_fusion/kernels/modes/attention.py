@@ -15,6 +15,7 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -22,6 +23,7 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     square,
     tile_for,
@@ -29,13 +31,15 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.runtime import sum_all
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -723,48 +727,7 @@ def attention_backward_kernel(
 
 
 @triton.jit
-def attention_backward_operands_1(
-    out_bar_ptr,
-    partial_1_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    attn_heads: tl.constexpr,
-    A_LANES: tl.constexpr,
-    K_LANES: tl.constexpr,
-    I_LANES: tl.constexpr,
-    NUMBER: tl.constexpr,
-    HAS_EXTRAS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
-    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
-    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
-    \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
-    \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
-    \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
-    \mathrm{token}_{t,i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{t,i} + h_{t,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
-    \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
-    w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    program = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    token_bar = out_bar / M
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
-
-
-@triton.jit
-def attention_backward_operands_2(
+def attention_forward_operands_2_again(
     c_ptr,
     product_1_ptrs,
     operand_1_ptr,
@@ -781,7 +744,7 @@ def attention_backward_operands_2(
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+    r"""The forward pass on a tile of rows: what the matrix products are applied to.
 
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -872,13 +835,14 @@ def attention_backward_operands_2(
 
 
 @triton.jit
-def attention_backward_operands_3(
+def attention_backward_operands_1(
     h_ptrs,
     h_rows,
     c_ptr,
     d_ptr,
     scale_ptr,
     out_bar_ptr,
+    partial_1_ptr,
     partial_2_ptr,
     partial_3_ptr,
     rows_6_ptr,
@@ -926,6 +890,7 @@ def attention_backward_operands_3(
     in_a_k = in_a[:, None] & in_k[None, :]
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     token_bar = out_bar / M
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
     product_2 = ()
     for t in tl.static_range(M):
         product_2 = product_2 + (
@@ -1044,7 +1009,7 @@ def attention_backward_operands_3(
 
 
 @triton.jit
-def attention_backward_operands_4(
+def attention_backward_operands_2(
     h_ptrs,
     h_rows,
     c_ptr,
@@ -1436,8 +1401,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
@@ -1446,7 +1412,7 @@ def forward(
     )
     lanes = triton.next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=keep)
     if chosen == "resident":
         rows, warps = tile_for(numbers + 3 * lanes * M, most=128)
         launch(
@@ -1485,14 +1451,44 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate(
+                [*(x.contiguous() for x in product_1), product_2.contiguous()], product_dtype or h[0].dtype
+            )
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    U: Tensor,
+    d: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    attn_heads: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
+    (batch, dim), M = h[0].shape, len(h)
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            *(h[0].new_empty((batch, 3, attn_heads, dim // attn_heads), dtype=dtype) for _ in range(M)),
+            h[0].new_empty((M, batch, dim), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::attention_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -1507,7 +1503,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
@@ -1515,9 +1511,9 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (3 * lanes * M), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (3 * lanes * M)), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1554,33 +1550,37 @@ def backward(
         )
 
     else:
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                # product_1: M × (B, 3, attn_heads, dim // attn_heads)
+                product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
+            rows, warps = tile_for(numbers, least=1, most=32)
+            operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            launch(
+                attention_forward_operands_2_again,
+                batch,
+                rows,
+                warps,
+                (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
+                constants,
+            )
+
+            with multiplied_in(product_dtype, h[0]):
+                product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
+
+            kept = separate(
+                [*(x.contiguous() for x in product_1), product_2.contiguous()], product_dtype or h[0].dtype
+            )
+        product_1, product_2 = kept[:M], kept[M]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        launch(attention_backward_operands_1, batch, rows, warps, (out_bar, partial_1, batch), constants)
-
-        with multiplied_in(product_dtype, h[0]):
-            # product_1: M × (B, 3, attn_heads, dim // attn_heads)
-            product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        launch(
-            attention_backward_operands_2,
-            batch,
-            rows,
-            warps,
-            (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
-            constants,
-        )
-
-        with multiplied_in(product_dtype, h[0]):
-            product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
-        rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         rows_7 = h[0].new_empty((M, batch, dim))
         launch(
-            attention_backward_operands_3,
+            attention_backward_operands_1,
             batch,
             rows,
             warps,
@@ -1591,12 +1591,13 @@ def backward(
                 d,
                 scale,
                 out_bar,
+                partial_1,
                 partial_2,
                 partial_3,
                 rows_6,
                 rows_7,
-                tuple(x.contiguous() for x in product_1),
-                product_2.contiguous(),
+                tuple(product_1),
+                product_2,
                 batch,
             ),
             constants,
@@ -1609,7 +1610,7 @@ def backward(
         partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
         rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
         launch(
-            attention_backward_operands_4,
+            attention_backward_operands_2,
             batch,
             rows,
             warps,
@@ -1621,8 +1622,8 @@ def backward(
                 weights_bar,
                 partial_4,
                 rows_5,
-                tuple(x.contiguous() for x in product_1),
-                product_2.contiguous(),
+                tuple(product_1),
+                product_2,
                 product_3.contiguous(),
                 batch,
             ),
@@ -1644,7 +1645,7 @@ def backward(
                 scale,
                 tuple(h_bar),
                 out_bar,
-                product_2.contiguous(),
+                product_2,
                 product_4.contiguous(),
                 batch,
             ),
@@ -1673,6 +1674,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -1692,19 +1694,53 @@ def _gradients(
     ]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    U: Tensor,
+    d: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    attn_heads: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dim = h[0].shape[1]
+    M = len(h)
+    constants = _constants(
+        h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
+    )
+    lanes = triton.next_power_of_2(dim)
+    numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
+    return keeps(h[0], constants["PRECISION"], numbers, dim * dim, 8 * dim * dim * M)
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -1731,8 +1767,9 @@ def fuse(
         shift.contiguous(),
     ]
     options = (attn_heads, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

@@ -23,8 +23,8 @@ from sparank_fusion.kernels import (
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
-# Which parameters come as one tensor for each modality.
-LISTED = ()
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
+LISTED = (True,)
 
 
 @triton.jit
@@ -215,8 +215,9 @@ def fuse(
         *(unit_stride(x) for x in h),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments)
     return tuple(results if return_extras else results[:1])

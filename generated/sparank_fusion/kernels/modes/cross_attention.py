@@ -15,6 +15,7 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -22,6 +23,7 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     square,
     tile_for,
@@ -29,13 +31,15 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.runtime import place, sum_all
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -746,45 +750,7 @@ def cross_attention_backward_kernel(
 
 
 @triton.jit
-def cross_attention_backward_operands_1(
-    out_bar_ptr,
-    partial_1_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    attn_heads: tl.constexpr,
-    A_LANES: tl.constexpr,
-    K_LANES: tl.constexpr,
-    I_LANES: tl.constexpr,
-    NUMBER: tl.constexpr,
-    HAS_EXTRAS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
-    \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
-    \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
-    \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
-    \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
-    \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
-    w_{u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{u,a}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    program = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, I_LANES)
-    in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-
-
-@triton.jit
-def cross_attention_backward_operands_2(
+def cross_attention_forward_operands_2_again(
     c_ptr,
     product_1_ptr,
     product_2_ptrs,
@@ -803,7 +769,7 @@ def cross_attention_backward_operands_2(
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+    r"""The forward pass on a tile of rows: what the matrix products are applied to.
 
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -904,13 +870,14 @@ def cross_attention_backward_operands_2(
 
 
 @triton.jit
-def cross_attention_backward_operands_3(
+def cross_attention_backward_operands_1(
     h_ptrs,
     h_rows,
     c_ptr,
     d_ptr,
     scale_ptr,
     out_bar_ptr,
+    partial_1_ptr,
     partial_2_ptr,
     partial_3_ptr,
     rows_10_ptr,
@@ -956,6 +923,7 @@ def cross_attention_backward_operands_3(
     in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
     product_4 = tl.load(product_4_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
     mixed = product_4 + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
@@ -1062,7 +1030,7 @@ def cross_attention_backward_operands_3(
 
 
 @triton.jit
-def cross_attention_backward_operands_4(
+def cross_attention_backward_operands_2(
     h_ptrs,
     h_rows,
     c_ptr,
@@ -1079,7 +1047,7 @@ def cross_attention_backward_operands_4(
     product_3_ptrs,
     product_4_ptr,
     product_5_ptr,
-    operand_2_ptr,
+    operand_5_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -1173,7 +1141,7 @@ def cross_attention_backward_operands_4(
         prob = prob + (exp[u] / total,)
     for u in tl.static_range(M):
         tl.store(
-            operand_2_ptr
+            operand_5_ptr
             + u * batch * dim
             + b[:, None, None] * dim
             + a[None, :, None] * (dim // attn_heads)
@@ -1439,8 +1407,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
@@ -1449,7 +1418,7 @@ def forward(
     )
     lanes = triton.next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=keep)
     if chosen == "resident":
         rows, warps = tile_for(numbers + lanes + 2 * lanes * M, most=128)
         launch(
@@ -1504,14 +1473,52 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate(
+                [
+                    product_1.contiguous(),
+                    *(x.contiguous() for x in product_2),
+                    *(x.contiguous() for x in product_3),
+                    product_4,
+                ],
+                product_dtype or h[0].dtype,
+            )
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    U: Tensor,
+    d: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    attn_heads: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
+    (batch, dim), M = h[0].shape, len(h)
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, attn_heads, dim // attn_heads), dtype=dtype),
+            *(h[0].new_empty((batch, attn_heads, dim // attn_heads), dtype=dtype) for _ in range(M)),
+            *(h[0].new_empty((batch, attn_heads, dim // attn_heads), dtype=dtype) for _ in range(M)),
+            h[0].new_empty((batch, dim), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::cross_attention_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -1526,7 +1533,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
@@ -1534,9 +1541,9 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (lanes + 2 * lanes * M), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (lanes + 2 * lanes * M)), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -1581,50 +1588,63 @@ def backward(
         )
 
     else:
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                # product_1: (B, attn_heads, dim // attn_heads)
+                product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(
+                    -1, (attn_heads, dim // attn_heads)
+                )
+                W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
+                # product_2: M × (B, attn_heads, dim // attn_heads)
+                product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
+                W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
+                # product_3: M × (B, attn_heads, dim // attn_heads)
+                product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
+            rows, warps = tile_for(numbers, least=1, most=32)
+            operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+            launch(
+                cross_attention_forward_operands_2_again,
+                batch,
+                rows,
+                warps,
+                (
+                    c,
+                    product_1.contiguous(),
+                    tuple(x.contiguous() for x in product_2),
+                    tuple(x.contiguous() for x in product_3),
+                    operand_1,
+                    batch,
+                ),
+                constants,
+            )
+
+            with multiplied_in(product_dtype, h[0]):
+                product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
+
+            kept = separate(
+                [
+                    product_1.contiguous(),
+                    *(x.contiguous() for x in product_2),
+                    *(x.contiguous() for x in product_3),
+                    product_4,
+                ],
+                product_dtype or h[0].dtype,
+            )
+        product_1, product_2, product_3, product_4 = (
+            kept[0],
+            kept[1 : M + 1],
+            kept[M + 1 : 2 * M + 1],
+            kept[2 * M + 1],
+        )
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        launch(
-            cross_attention_backward_operands_1, batch, rows, warps, (out_bar, partial_1, batch), constants
-        )
-
-        with multiplied_in(product_dtype, h[0]):
-            # product_1: (B, attn_heads, dim // attn_heads)
-            product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(
-                -1, (attn_heads, dim // attn_heads)
-            )
-            W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
-            # product_2: M × (B, attn_heads, dim // attn_heads)
-            product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-            W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
-            # product_3: M × (B, attn_heads, dim // attn_heads)
-            product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-        launch(
-            cross_attention_backward_operands_2,
-            batch,
-            rows,
-            warps,
-            (
-                c,
-                product_1.contiguous(),
-                tuple(x.contiguous() for x in product_2),
-                tuple(x.contiguous() for x in product_3),
-                operand_1,
-                batch,
-            ),
-            constants,
-        )
-
-        with multiplied_in(product_dtype, h[0]):
-            product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_10 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
         rows_11 = h[0].new_empty((batch, dim))
         launch(
-            cross_attention_backward_operands_3,
+            cross_attention_backward_operands_1,
             batch,
             rows,
             warps,
@@ -1635,13 +1655,14 @@ def backward(
                 d,
                 scale,
                 out_bar,
+                partial_1,
                 partial_2,
                 partial_3,
                 rows_10,
                 rows_11,
-                product_1.contiguous(),
-                tuple(x.contiguous() for x in product_2),
-                tuple(x.contiguous() for x in product_3),
+                product_1,
+                tuple(product_2),
+                tuple(product_3),
                 product_4,
                 batch,
             ),
@@ -1652,7 +1673,7 @@ def backward(
             # product_5: (B, attn_heads, dim // attn_heads)
             product_5 = F.linear(rows_11, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
         rows, warps = tile_for(numbers, least=1, most=32)
-        operand_2 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+        operand_5 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
         partial_5 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
         partial_6 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
@@ -1660,7 +1681,7 @@ def backward(
         rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
         rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
         launch(
-            cross_attention_backward_operands_4,
+            cross_attention_backward_operands_2,
             batch,
             rows,
             warps,
@@ -1676,12 +1697,12 @@ def backward(
                 rows_7,
                 rows_8,
                 rows_9,
-                product_1.contiguous(),
-                tuple(x.contiguous() for x in product_2),
-                tuple(x.contiguous() for x in product_3),
+                product_1,
+                tuple(product_2),
+                tuple(product_3),
                 product_4,
                 product_5.contiguous(),
-                operand_2,
+                operand_5,
                 batch,
             ),
             constants,
@@ -1689,7 +1710,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             # product_6: (M, B, dim)
-            product_6 = F.linear(operand_2.flatten(-2), W.unflatten(0, (3, dim))[2].t())
+            product_6 = F.linear(operand_5.flatten(-2), W.unflatten(0, (3, dim))[2].t())
             product_7 = F.linear(rows_8.flatten(-2), W.unflatten(0, (3, dim))[1].t())  # (M, B, dim)
             product_8 = F.linear(rows_9.flatten(-2), W.unflatten(0, (3, dim))[0].t())  # (B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
@@ -1746,6 +1767,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -1765,19 +1787,53 @@ def _gradients(
     ]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    U: Tensor,
+    d: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    attn_heads: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dim = h[0].shape[1]
+    M = len(h)
+    constants = _constants(
+        h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
+    )
+    lanes = triton.next_power_of_2(dim)
+    numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
+    return keeps(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim + 4 * dim * dim * M)
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -1804,8 +1860,9 @@ def fuse(
         shift.contiguous(),
     ]
     options = (attn_heads, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

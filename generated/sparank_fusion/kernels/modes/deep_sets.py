@@ -15,6 +15,7 @@ from sparank_fusion.kernels import (
     column_tile,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -22,20 +23,23 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import sum_all
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "columns",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -651,7 +655,7 @@ def deep_sets_backward_kernel(
 
 
 @triton.jit
-def deep_sets_backward_operands_1(
+def deep_sets_backward_operands_1_after_columns(
     out_bar_ptr,
     partial_1_ptr,
     rows_11_ptr,
@@ -1080,10 +1084,19 @@ def deep_sets_backward_products(
 
 
 @triton.jit
-def deep_sets_backward_operands_2(
+def deep_sets_backward_operands_1(
     a_ptr,
+    c_ptr,
+    d_ptr,
+    out_bar_ptr,
+    partial_1_ptr,
     rows_6_ptr,
+    rows_8_ptr,
+    rows_10_ptr,
+    rows_11_ptr,
     product_1_ptrs,
+    product_2_ptr,
+    product_3_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -1105,9 +1118,15 @@ def deep_sets_backward_operands_2(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < hidden
+    in_b_i = in_b[:, None] & in_i[None, :]
     in_b_k = in_b[:, None] & in_k[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
@@ -1121,37 +1140,6 @@ def deep_sets_backward_operands_2(
         )
     for m in tl.static_range(M):
         tl.store(rows_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], inner[m], mask=in_b_k)
-
-
-@triton.jit
-def deep_sets_backward_operands_3(
-    c_ptr,
-    rows_8_ptr,
-    product_2_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    hidden: tl.constexpr,
-    I_LANES: tl.constexpr,
-    K_LANES: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    \mathrm{inner}_{m,k} = \mathrm{relu}\left(\sum_{j} A_{k,j}\,h_{m,j} + a_{k}\right)
-    \phi_{m,l} = \mathrm{relu}\left(\sum_{k} C_{l,k}\,\mathrm{inner}_{m,k} + c_{l}\right)
-    \mathrm{pooled}_{l} = \sum_{m} \phi_{m,l}
-    \mathrm{outer}_{r} = \mathrm{relu}\left(\sum_{l} D_{r,l}\,\mathrm{pooled}_{l} + d_{r}\right)
-    \mathrm{out}_{i} = \sum_{r} E_{i,r}\,\mathrm{outer}_{r} + e_{i}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    k = tl.arange(0, K_LANES)
-    in_k = k < hidden
-    in_b_k = in_b[:, None] & in_k[None, :]
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
@@ -1168,16 +1156,20 @@ def deep_sets_backward_operands_3(
     for m in tl.static_range(M):
         pooled = pooled + phi[m]
     tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
+    product_3 = tl.load(product_3_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
+    # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
+    outer = maximum(product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0)
+    tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
+    tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
 
 
 @triton.jit
-def deep_sets_backward_operands_4(
+def deep_sets_backward_operands_2(
     d_ptr,
     partial_2_ptr,
     rows_9_ptr,
-    rows_10_ptr,
-    product_4_ptr,
     product_3_ptr,
+    product_5_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -1203,81 +1195,24 @@ def deep_sets_backward_operands_4(
     in_k = k < hidden
     in_b_k = in_b[:, None] & in_k[None, :]
     product_3 = tl.load(product_3_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    total = product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
-    product_4 = tl.load(product_4_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    selected = tl.where(total > 0, product_4, tl.full((), 0, ACC))
+    product_5 = tl.load(product_5_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
+    selected = tl.where(
+        product_3 + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
+        product_5,
+        tl.full((), 0, ACC),
+    )
     tl.store(
         partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
     )
     tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
-    # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
-    outer = maximum(total, 0.0)
-    tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
 
 
 @triton.jit
-def deep_sets_backward_operands_5(
+def deep_sets_backward_operands_3(
     c_ptr,
     partial_3_ptr,
     rows_7_ptr,
     product_2_ptr,
-    product_5_ptr,
-    B,
-    M: tl.constexpr,
-    dim: tl.constexpr,
-    hidden: tl.constexpr,
-    I_LANES: tl.constexpr,
-    K_LANES: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    \mathrm{inner}_{m,k} = \mathrm{relu}\left(\sum_{j} A_{k,j}\,h_{m,j} + a_{k}\right)
-    \phi_{m,l} = \mathrm{relu}\left(\sum_{k} C_{l,k}\,\mathrm{inner}_{m,k} + c_{l}\right)
-    \mathrm{pooled}_{l} = \sum_{m} \phi_{m,l}
-    \mathrm{outer}_{r} = \mathrm{relu}\left(\sum_{l} D_{r,l}\,\mathrm{pooled}_{l} + d_{r}\right)
-    \mathrm{out}_{i} = \sum_{r} E_{i,r}\,\mathrm{outer}_{r} + e_{i}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
-    program = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, K_LANES)
-    in_k = k < hidden
-    in_b_k = in_b[:, None] & in_k[None, :]
-    product_2 = ()
-    for m in tl.static_range(M):
-        product_2 = product_2 + (
-            tl.load(
-                product_2_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0
-            ).to(ACC),
-        )
-    product_5 = tl.load(product_5_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
-    selected = ()
-    for m in tl.static_range(M):
-        selected = selected + (
-            tl.where(
-                product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
-                product_5,
-                tl.full((), 0, ACC),
-            ),
-        )
-    total = 0.0
-    for m in tl.static_range(M):
-        total = total + selected[m]
-    tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
-    for m in tl.static_range(M):
-        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
-
-
-@triton.jit
-def deep_sets_backward_operands_6(
-    a_ptr,
-    partial_4_ptr,
-    rows_5_ptr,
-    product_1_ptrs,
     product_6_ptr,
     B,
     M: tl.constexpr,
@@ -1304,16 +1239,73 @@ def deep_sets_backward_operands_6(
     k = tl.arange(0, K_LANES)
     in_k = k < hidden
     in_b_k = in_b[:, None] & in_k[None, :]
+    product_2 = ()
+    for m in tl.static_range(M):
+        product_2 = product_2 + (
+            tl.load(
+                product_2_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0
+            ).to(ACC),
+        )
+    product_6 = tl.load(product_6_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
+    selected = ()
+    for m in tl.static_range(M):
+        selected = selected + (
+            tl.where(
+                product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
+                product_6,
+                tl.full((), 0, ACC),
+            ),
+        )
+    total = 0.0
+    for m in tl.static_range(M):
+        total = total + selected[m]
+    tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
+    for m in tl.static_range(M):
+        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
+
+
+@triton.jit
+def deep_sets_backward_operands_4(
+    a_ptr,
+    partial_4_ptr,
+    rows_5_ptr,
+    product_1_ptrs,
+    product_7_ptr,
+    B,
+    M: tl.constexpr,
+    dim: tl.constexpr,
+    hidden: tl.constexpr,
+    I_LANES: tl.constexpr,
+    K_LANES: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    \mathrm{inner}_{m,k} = \mathrm{relu}\left(\sum_{j} A_{k,j}\,h_{m,j} + a_{k}\right)
+    \phi_{m,l} = \mathrm{relu}\left(\sum_{k} C_{l,k}\,\mathrm{inner}_{m,k} + c_{l}\right)
+    \mathrm{pooled}_{l} = \sum_{m} \phi_{m,l}
+    \mathrm{outer}_{r} = \mathrm{relu}\left(\sum_{l} D_{r,l}\,\mathrm{pooled}_{l} + d_{r}\right)
+    \mathrm{out}_{i} = \sum_{r} E_{i,r}\,\mathrm{outer}_{r} + e_{i}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    batch = tl.zeros((), tl.int64) + B
+    program = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, K_LANES)
+    in_k = k < hidden
+    in_b_k = in_b[:, None] & in_k[None, :]
     product_1 = ()
     for m in tl.static_range(M):
         product_1 = product_1 + (
             tl.load(product_1_ptrs[m] + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC),
         )
-    product_6 = ()
+    product_7 = ()
     for m in tl.static_range(M):
-        product_6 = product_6 + (
+        product_7 = product_7 + (
             tl.load(
-                product_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0
+                product_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0
             ).to(ACC),
         )
     selected = ()
@@ -1321,7 +1313,7 @@ def deep_sets_backward_operands_6(
         selected = selected + (
             tl.where(
                 product_1[m] + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :] > 0,
-                product_6[m],
+                product_7[m],
                 tl.full((), 0, ACC),
             ),
         )
@@ -1336,7 +1328,7 @@ def deep_sets_backward_operands_6(
 @triton.jit
 def deep_sets_backward_epilogue(
     h_bar_ptrs,
-    product_7_ptr,
+    product_8_ptr,
     B,
     M: tl.constexpr,
     dim: tl.constexpr,
@@ -1361,15 +1353,15 @@ def deep_sets_backward_epilogue(
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
-    product_7 = ()
+    product_8 = ()
     for m in tl.static_range(M):
-        product_7 = product_7 + (
+        product_8 = product_8 + (
             tl.load(
-                product_7_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+                product_8_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
             ).to(ACC),
         )
     for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], product_7[m], mask=in_b_i)
+        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], product_8[m], mask=in_b_i)
 
 
 def _constants(
@@ -1437,8 +1429,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     (out,) = results
     (batch, dim), M = h[0].shape, len(h)
@@ -1452,6 +1445,7 @@ def forward(
         max(dim * hidden, hidden * hidden),
         2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
         2 * dim + 2 * hidden + 4 * hidden * M,
+        kept=keep,
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -1554,14 +1548,45 @@ def forward(
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(deep_sets_forward_epilogue, batch, rows, warps, (e, out, product_4, batch), constants)
 
+        if keep:
+            results += separate([*product_1, product_2.contiguous(), product_3], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    A: Tensor,
+    a: Tensor,
+    C: Tensor,
+    c: Tensor,
+    D: Tensor,
+    d: Tensor,
+    E: Tensor,
+    e: Tensor,
+    hidden: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
+    batch, M = h[0].shape[0], len(h)
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            *(h[0].new_empty((batch, hidden), dtype=dtype) for _ in range(M)),
+            h[0].new_empty((M, batch, hidden), dtype=dtype),
+            h[0].new_empty((batch, hidden), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::deep_sets_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     A: Tensor,
@@ -1577,7 +1602,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
@@ -1590,6 +1615,7 @@ def backward(
         max(dim * hidden, hidden * hidden),
         2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
         2 * dim * M + 5 * hidden + 4 * hidden * M,
+        kept=bool(kept),
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
@@ -1642,7 +1668,12 @@ def backward(
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_11 = h[0].new_empty((batch, dim))
         launch(
-            deep_sets_backward_operands_1, batch, rows, warps, (out_bar, partial_1, rows_11, batch), constants
+            deep_sets_backward_operands_1_after_columns,
+            batch,
+            rows,
+            warps,
+            (out_bar, partial_1, rows_11, batch),
+            constants,
         )
 
         rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
@@ -1730,87 +1761,119 @@ def backward(
         )
 
     else:
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
+            rows, warps = tile_for(numbers, least=1, most=32)
+            operand_1 = h[0].new_empty((M, batch, hidden))
+            launch(
+                deep_sets_forward_operands_2,
+                batch,
+                rows,
+                warps,
+                (a, tuple(product_1), operand_1, batch),
+                constants,
+            )
+
+            with multiplied_in(product_dtype, h[0]):
+                product_2 = F.linear(operand_1, C)  # (M, B, hidden)
+            rows, warps = tile_for(numbers, least=1, most=32)
+            operand_2 = h[0].new_empty((batch, hidden))
+            launch(
+                deep_sets_forward_operands_3,
+                batch,
+                rows,
+                warps,
+                (c, product_2.contiguous(), operand_2, batch),
+                constants,
+            )
+
+            with multiplied_in(product_dtype, h[0]):
+                product_3 = F.linear(operand_2, D)  # (B, hidden)
+
+            kept = separate([*product_1, product_2.contiguous(), product_3], product_dtype or h[0].dtype)
+        product_1, product_2, product_3 = kept[:M], kept[M], kept[M + 1]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
+        rows_6 = h[0].new_empty((M, batch, hidden))
+        rows_8 = h[0].new_empty((batch, hidden))
+        rows_10 = h[0].new_empty((batch, hidden))
         rows_11 = h[0].new_empty((batch, dim))
         launch(
-            deep_sets_backward_operands_1, batch, rows, warps, (out_bar, partial_1, rows_11, batch), constants
+            deep_sets_backward_operands_1,
+            batch,
+            rows,
+            warps,
+            (
+                a,
+                c,
+                d,
+                out_bar,
+                partial_1,
+                rows_6,
+                rows_8,
+                rows_10,
+                rows_11,
+                tuple(product_1),
+                product_2,
+                product_3,
+                batch,
+            ),
+            constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-            product_4 = F.linear(rows_11, E.t())  # (B, hidden)
+            product_5 = F.linear(rows_11, E.t())  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
-        rows_6 = h[0].new_empty((M, batch, hidden))
+        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
+        rows_9 = h[0].new_empty((batch, hidden))
         launch(
-            deep_sets_backward_operands_2, batch, rows, warps, (a, rows_6, tuple(product_1), batch), constants
+            deep_sets_backward_operands_2,
+            batch,
+            rows,
+            warps,
+            (d, partial_2, rows_9, product_3, product_5, batch),
+            constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_2 = F.linear(rows_6, C)  # (M, B, hidden)
+            product_6 = F.linear(rows_9, D.t())  # (B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
-        rows_8 = h[0].new_empty((batch, hidden))
+        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
+        rows_7 = h[0].new_empty((M, batch, hidden))
         launch(
             deep_sets_backward_operands_3,
             batch,
             rows,
             warps,
-            (c, rows_8, product_2.contiguous(), batch),
+            (c, partial_3, rows_7, product_2, product_6, batch),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_3 = F.linear(rows_8, D)  # (B, hidden)
+            product_7 = F.linear(rows_7, C.t())  # (M, B, hidden)
         rows, warps = tile_for(numbers, least=1, most=32)
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_9 = h[0].new_empty((batch, hidden))
-        rows_10 = h[0].new_empty((batch, hidden))
+        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
+        rows_5 = h[0].new_empty((M, batch, hidden))
         launch(
             deep_sets_backward_operands_4,
             batch,
             rows,
             warps,
-            (d, partial_2, rows_9, rows_10, product_4, product_3, batch),
+            (a, partial_4, rows_5, tuple(product_1), product_7.contiguous(), batch),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_5 = F.linear(rows_9, D.t())  # (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_7 = h[0].new_empty((M, batch, hidden))
-        launch(
-            deep_sets_backward_operands_5,
-            batch,
-            rows,
-            warps,
-            (c, partial_3, rows_7, product_2.contiguous(), product_5, batch),
-            constants,
-        )
-
-        with multiplied_in(product_dtype, h[0]):
-            product_6 = F.linear(rows_7, C.t())  # (M, B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_5 = h[0].new_empty((M, batch, hidden))
-        launch(
-            deep_sets_backward_operands_6,
-            batch,
-            rows,
-            warps,
-            (a, partial_4, rows_5, tuple(product_1), product_6.contiguous(), batch),
-            constants,
-        )
-
-        with multiplied_in(product_dtype, h[0]):
-            product_7 = F.linear(rows_5, A.t())  # (M, B, dim)
+            product_8 = F.linear(rows_5, A.t())  # (M, B, dim)
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             deep_sets_backward_epilogue,
             batch,
             rows,
             warps,
-            (tuple(h_bar), product_7.contiguous(), batch),
+            (tuple(h_bar), product_8.contiguous(), batch),
             constants,
         )
 
@@ -1839,6 +1902,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     A: Tensor,
@@ -1857,19 +1921,67 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, A, a, C, c, D, d, E, e]]
 
 
+def _keeps(
+    h: list[Tensor],
+    A: Tensor,
+    a: Tensor,
+    C: Tensor,
+    c: Tensor,
+    D: Tensor,
+    d: Tensor,
+    E: Tensor,
+    e: Tensor,
+    hidden: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dim = h[0].shape[1]
+    M = len(h)
+    constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dim * hidden, hidden * hidden),
+        2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
+        (
+            2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
+            2 * dim + 2 * hidden + 4 * hidden * M,
+        ),
+        (
+            2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
+            2 * dim * M + 5 * hidden + 4 * hidden * M,
+        ),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[1:])
+        ctx.given = len(tensors)
+        return tuple(results[:1])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -1900,8 +2012,9 @@ def fuse(
         e.contiguous(),
     ]
     options = (hidden, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

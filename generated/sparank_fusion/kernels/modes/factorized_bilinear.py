@@ -14,6 +14,7 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -21,6 +22,7 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     square,
     starts,
@@ -29,13 +31,15 @@ from sparank_fusion.kernels import (
     widths,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -363,7 +367,7 @@ def factorized_bilinear_backward_kernel(
 
 
 @triton.jit
-def factorized_bilinear_backward_operands_2(
+def factorized_bilinear_backward_operands_1(
     u_ptr,
     v_ptr,
     out_bar_ptr,
@@ -564,8 +568,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     (out,) = results
     batch = h[0].shape[0]
@@ -574,7 +579,7 @@ def forward(
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(max(dims))
     numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
-    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims), kept=keep)
     if chosen == "resident":
         rows, warps = tile_for(numbers + 2 * constants["K_LANES"] * lanes, most=128)
         launch(
@@ -600,14 +605,42 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([product_1.contiguous(), product_2.contiguous()], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    U: Tensor,
+    u: Tensor,
+    V: Tensor,
+    v: Tensor,
+    factors: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
+    batch = h[0].shape[0]
+    dims = widths(h)
+
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, dims[0], factors), dtype=dtype),
+            h[0].new_empty((batch, dims[0], factors), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::factorized_bilinear_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
@@ -619,7 +652,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch = h[0].shape[0]
     dims = widths(h)
 
@@ -627,9 +660,9 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (5 * constants["K_LANES"] * lanes + 8 * lanes + 3)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims), kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (2 * constants["K_LANES"] * lanes), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (2 * constants["K_LANES"] * lanes)), most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
         rows_2 = h[0].new_empty((batch, dims[0], factors))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
@@ -658,31 +691,25 @@ def backward(
         )
 
     else:
-        with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[0], U).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
-            product_2 = F.linear(h[1], V).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = F.linear(h[0], U).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
+                product_2 = F.linear(h[1], V).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
+
+            kept = separate([product_1.contiguous(), product_2.contiguous()], product_dtype or h[0].dtype)
+        product_1, product_2 = kept[0], kept[1]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
         rows_2 = h[0].new_empty((batch, dims[0], factors))
         partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
         rows_4 = h[0].new_empty((batch, dims[0], factors))
         launch(
-            factorized_bilinear_backward_operands_2,
+            factorized_bilinear_backward_operands_1,
             batch,
             rows,
             warps,
-            (
-                u,
-                v,
-                out_bar,
-                partial_1,
-                rows_2,
-                partial_3,
-                rows_4,
-                product_1.contiguous(),
-                product_2.contiguous(),
-                batch,
-            ),
+            (u, v, out_bar, partial_1, rows_2, partial_3, rows_4, product_1, product_2, batch),
             constants,
         )
 
@@ -715,6 +742,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
@@ -729,19 +757,54 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v]]
 
 
+def _keeps(
+    h: list[Tensor],
+    U: Tensor,
+    u: Tensor,
+    V: Tensor,
+    v: Tensor,
+    factors: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dims = widths(h)
+    constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        factors * max(dims) * max(dims),
+        4 * factors * max(dims) * max(dims),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[1:])
+        ctx.given = len(tensors)
+        return tuple(results[:1])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -764,8 +827,9 @@ def fuse(
         v.contiguous(),
     ]
     options = (factors, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

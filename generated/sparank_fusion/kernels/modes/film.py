@@ -15,12 +15,14 @@ from sparank_fusion.kernels import (
     column_tile,
     contract,
     grouped,
+    keeps,
     launch,
     multiplied_in,
     partial_sums,
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     starts,
     tile_for,
@@ -28,14 +30,16 @@ from sparank_fusion.kernels import (
     widths,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "columns",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
 )
@@ -321,10 +325,13 @@ def film_backward_kernel(
 def film_backward_operands_1(
     h_ptrs,
     h_rows,
+    c_ptr,
+    h_bar_ptrs,
     out_bar_ptr,
     gamma_bar_ptr,
     partial_1_ptr,
     rows_2_ptr,
+    product_1_ptr,
     B,
     M: tl.constexpr,
     dims: tl.constexpr,
@@ -350,6 +357,16 @@ def film_backward_operands_1(
     in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
     out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_1 = ()
+    for p in tl.static_range(2):
+        product_1 = product_1 + (
+            tl.load(
+                product_1_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], mask=in_b_i, other=0.0
+            ).to(ACC),
+        )
+    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+    gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
     gamma_bar = (
         tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         if HAS_EXTRAS
@@ -388,10 +405,7 @@ def film_backward_operands_1(
 
 @triton.jit
 def film_backward_epilogue(
-    c_ptr,
     h_bar_ptrs,
-    out_bar_ptr,
-    product_1_ptr,
     product_2_ptr,
     B,
     M: tl.constexpr,
@@ -412,21 +426,8 @@ def film_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    in_i = i < dims[0]
     in_j = i < dims[1]
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_b_j = in_b[:, None] & in_j[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_1 = ()
-    for p in tl.static_range(2):
-        product_1 = product_1 + (
-            tl.load(
-                product_1_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], mask=in_b_i, other=0.0
-            ).to(ACC),
-        )
-    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    gamma = 1 + (product_1[0] + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
     product_2 = tl.load(product_2_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
     tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_2, mask=in_b_j)
 
@@ -478,8 +479,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
     batch = h[0].shape[0]
@@ -489,7 +491,13 @@ def forward(
     lanes = triton.next_power_of_2(max(dims))
     numbers = 6 * lanes
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, max(dims) * max(dims), 4 * max(dims) * max(dims), 4 * max(dims)
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * max(dims),
+        4 * max(dims) * max(dims),
+        4 * max(dims),
+        kept=keep,
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -528,14 +536,38 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([product_1.contiguous()], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
+    batch = h[0].shape[0]
+    dims = widths(h)
+
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, 2, dims[0]), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::film_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -545,7 +577,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch = h[0].shape[0]
     dims = widths(h)
 
@@ -553,9 +585,9 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (6 * lanes)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims))
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims), kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(3 * numbers, most=32)
         partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
         rows_2 = h[0].new_empty((2, batch, dims[0]))
         launch(
@@ -568,6 +600,13 @@ def backward(
         )
 
     else:
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
+
+            kept = separate([product_1.contiguous()], product_dtype or h[0].dtype)
+        product_1 = kept[0]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
         rows_2 = h[0].new_empty((2, batch, dims[0]))
@@ -576,22 +615,25 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), out_bar, weights_bar, partial_1, rows_2, batch),
+            (
+                tuple(h),
+                row_strides(h),
+                c,
+                tuple(h_bar),
+                out_bar,
+                weights_bar,
+                partial_1,
+                rows_2,
+                product_1,
+                batch,
+            ),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
             product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            film_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (c, tuple(h_bar), out_bar, product_1.contiguous(), product_2, batch),
-            constants,
-        )
+        launch(film_backward_epilogue, batch, rows, warps, (tuple(h_bar), product_2, batch), constants)
 
     with multiplied_in(product_dtype, h[0]):
         W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim[0], dim[1])
@@ -605,6 +647,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -617,19 +660,53 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c]]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dims = widths(h)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 6 * lanes
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * max(dims),
+        4 * max(dims) * max(dims),
+        (4 * max(dims) * max(dims), 4 * max(dims)),
+        (0, 0),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -647,8 +724,9 @@ def fuse(
         c.contiguous(),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

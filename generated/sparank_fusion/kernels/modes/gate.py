@@ -15,6 +15,7 @@ from sparank_fusion.kernels import (
     column_tile,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -22,19 +23,22 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     tile_for,
     unit_stride,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "columns",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     True,
     True,
 )
@@ -536,7 +540,7 @@ def gate_backward_products(
 
 
 @triton.jit
-def gate_backward_operands_2(
+def gate_backward_operands_1(
     h_ptrs,
     h_rows,
     c_ptrs,
@@ -736,15 +740,18 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M)
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M, kept=keep
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -782,14 +789,36 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([*product_1], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: list[Tensor],
+    c: list[Tensor],
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
+    (batch, dim), M = h[0].shape, len(h)
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            *(h[0].new_empty((batch, dim), dtype=dtype) for _ in range(M)),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::gate_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -799,13 +828,15 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M)
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M, kept=bool(kept)
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
@@ -870,13 +901,18 @@ def backward(
         )
 
     else:
-        with multiplied_in(product_dtype, h[0]):
-            product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
+
+            kept = separate([*product_1], product_dtype or h[0].dtype)
+        product_1 = kept[:M]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((M, batch, dim))
         launch(
-            gate_backward_operands_2,
+            gate_backward_operands_1,
             batch,
             rows,
             warps,
@@ -920,6 +956,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -932,19 +969,54 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: list[Tensor],
+    c: list[Tensor],
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dim = h[0].shape[1]
+    M = len(h)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(dim)
+    numbers = lanes + 4 * lanes * M
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        dim * dim,
+        2 * dim * dim * M,
+        (2 * dim * dim * M, 2 * dim * M),
+        (4 * dim * dim * M, 3 * dim * M),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -962,8 +1034,9 @@ def fuse(
         *(x.contiguous() for x in c),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

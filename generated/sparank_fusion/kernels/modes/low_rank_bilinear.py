@@ -15,12 +15,14 @@ from sparank_fusion.kernels import (
     column_tile,
     contract,
     grouped,
+    keeps,
     launch,
     multiplied_in,
     partial_sums,
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     square,
     starts,
@@ -30,14 +32,16 @@ from sparank_fusion.kernels import (
     widths,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "columns",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -395,7 +399,7 @@ def low_rank_bilinear_backward_kernel(
 
 
 @triton.jit
-def low_rank_bilinear_backward_operands_1(
+def low_rank_bilinear_backward_operands_1_after_columns(
     out_bar_ptr,
     partial_1_ptr,
     rows_7_ptr,
@@ -520,7 +524,7 @@ def low_rank_bilinear_backward_products_2(
 
 
 @triton.jit
-def low_rank_bilinear_backward_epilogue(
+def low_rank_bilinear_backward_epilogue_after_columns(
     h_bar_ptrs,
     product_4_ptr,
     product_5_ptr,
@@ -555,6 +559,56 @@ def low_rank_bilinear_backward_epilogue(
 
 
 @triton.jit
+def low_rank_bilinear_backward_operands_1(
+    u_ptr,
+    v_ptr,
+    out_bar_ptr,
+    partial_1_ptr,
+    rows_6_ptr,
+    rows_7_ptr,
+    product_1_ptr,
+    product_2_ptr,
+    B,
+    M: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
+    rank: tl.constexpr,
+    I_LANES: tl.constexpr,
+    R_LANES: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what the matrix products are applied to.
+
+    x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
+    y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
+    \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    program = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, I_LANES)
+    r = tl.arange(0, R_LANES)
+    in_r = r < rank
+    in_i = i < dims[0]
+    in_b_i = in_b[:, None] & in_i[None, :]
+    in_b_r = in_b[:, None] & in_r[None, :]
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    product_2 = tl.load(product_2_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
+    y = tanh(product_2 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    product_1 = tl.load(product_1_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+    x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
+    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+
+
+@triton.jit
 def low_rank_bilinear_backward_operands_2(
     u_ptr,
     v_ptr,
@@ -562,10 +616,9 @@ def low_rank_bilinear_backward_operands_2(
     rows_3_ptr,
     partial_4_ptr,
     rows_5_ptr,
-    rows_6_ptr,
     product_1_ptr,
     product_2_ptr,
-    product_3_ptr,
+    product_4_ptr,
     B,
     M: tl.constexpr,
     dims: tl.constexpr,
@@ -589,24 +642,58 @@ def low_rank_bilinear_backward_operands_2(
     r = tl.arange(0, R_LANES)
     in_r = r < rank
     in_b_r = in_b[:, None] & in_r[None, :]
-    product_3 = tl.load(product_3_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
-    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
-    x = tanh(product_3 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
-    product_2 = tl.load(product_2_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
-    y_bar = x * product_2
     product_1 = tl.load(product_1_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+    x = tanh(product_1 + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    product_4 = tl.load(product_4_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
+    y_bar = x * product_4
+    product_2 = tl.load(product_2_ptr + b[:, None] * rank + r[None, :], mask=in_b_r, other=0.0).to(ACC)
     # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-    y = tanh(product_1 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
+    y = tanh(product_2 + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :])
     product = y_bar * (1 - square(y))
     tl.store(partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
     tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
-    x_bar = y * product_2
-    product_4 = x_bar * (1 - square(x))
+    x_bar = y * product_4
+    product_3 = x_bar * (1 - square(x))
     tl.store(
-        partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_4, 0.0), 0), mask=in_r
+        partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_3, 0.0), 0), mask=in_r
     )
-    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_4, mask=in_b_r)
-    tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
+    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_3, mask=in_b_r)
+
+
+@triton.jit
+def low_rank_bilinear_backward_epilogue(
+    h_bar_ptrs,
+    product_5_ptr,
+    product_6_ptr,
+    B,
+    M: tl.constexpr,
+    dims: tl.constexpr,
+    starts: tl.constexpr,
+    rank: tl.constexpr,
+    I_LANES: tl.constexpr,
+    R_LANES: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    r"""The backward pass on a tile of rows: what follows the matrix products.
+
+    x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
+    y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
+    \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
+    """
+    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    in_b = b < B
+    i = tl.arange(0, I_LANES)
+    in_i = i < dims[0]
+    in_j = i < dims[1]
+    in_b_i = in_b[:, None] & in_i[None, :]
+    in_b_j = in_b[:, None] & in_j[None, :]
+    product_5 = tl.load(product_5_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_5, mask=in_b_i)
+    product_6 = tl.load(product_6_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_6, mask=in_b_j)
 
 
 def _constants(
@@ -671,8 +758,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     (out,) = results
     batch = h[0].shape[0]
@@ -688,6 +776,7 @@ def forward(
         max(dims) * rank,
         6 * max(dims) * rank,
         2 * max(dims) + 4 * rank,
+        kept=keep,
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
@@ -746,14 +835,43 @@ def forward(
         rows, warps = tile_for(numbers, least=1, most=64)
         launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
 
+        if keep:
+            results += separate([product_1, product_2], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    U: Tensor,
+    u: Tensor,
+    V: Tensor,
+    v: Tensor,
+    P: Tensor,
+    c: Tensor,
+    rank: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
+    batch = h[0].shape[0]
+
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, rank), dtype=dtype),
+            h[0].new_empty((batch, rank), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::low_rank_bilinear_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
@@ -767,7 +885,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch = h[0].shape[0]
     dims = widths(h)
 
@@ -775,7 +893,15 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * rank, 6 * max(dims) * rank, 6 * rank)
+    chosen = schedule(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * rank,
+        6 * max(dims) * rank,
+        6 * rank,
+        kept=bool(kept),
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
@@ -817,7 +943,7 @@ def backward(
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
         rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
-            low_rank_bilinear_backward_operands_1,
+            low_rank_bilinear_backward_operands_1_after_columns,
             batch,
             rows,
             warps,
@@ -862,7 +988,7 @@ def backward(
             product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
-            low_rank_bilinear_backward_epilogue,
+            low_rank_bilinear_backward_epilogue_after_columns,
             batch,
             rows,
             warps,
@@ -871,47 +997,53 @@ def backward(
         )
 
     else:
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = F.linear(h[0], U)  # (B, rank)
+                product_2 = F.linear(h[1], V)  # (B, rank)
+
+            kept = separate([product_1, product_2], product_dtype or h[0].dtype)
+        product_1, product_2 = kept[0], kept[1]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
+        rows_6 = h[0].new_empty((batch, rank))
         rows_7 = h[0].new_empty((batch, dims[0]))
         launch(
             low_rank_bilinear_backward_operands_1,
             batch,
             rows,
             warps,
-            (out_bar, partial_1, rows_7, batch),
+            (u, v, out_bar, partial_1, rows_6, rows_7, product_1, product_2, batch),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(h[1], V)  # (B, rank)
-            product_2 = F.linear(rows_7, P.t())  # (B, rank)
-            product_3 = F.linear(h[0], U)  # (B, rank)
+            product_4 = F.linear(rows_7, P.t())  # (B, rank)
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_3 = h[0].new_empty((batch, rank))
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
         rows_5 = h[0].new_empty((batch, rank))
-        rows_6 = h[0].new_empty((batch, rank))
         launch(
             low_rank_bilinear_backward_operands_2,
             batch,
             rows,
             warps,
-            (u, v, partial_2, rows_3, partial_4, rows_5, rows_6, product_1, product_2, product_3, batch),
+            (u, v, partial_2, rows_3, partial_4, rows_5, product_1, product_2, product_4, batch),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_4 = F.linear(rows_5, U.t())  # (B, dim[0])
-            product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
+            product_5 = F.linear(rows_5, U.t())  # (B, dim[0])
+            product_6 = F.linear(rows_3, V.t())  # (B, dim[1])
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             low_rank_bilinear_backward_epilogue,
             batch,
             rows,
             warps,
-            (tuple(h_bar), product_4, product_5, batch),
+            (tuple(h_bar), product_5, product_6, batch),
             constants,
         )
 
@@ -935,6 +1067,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     U: Tensor,
@@ -951,19 +1084,58 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, U, u, V, v, P, c]]
 
 
+def _keeps(
+    h: list[Tensor],
+    U: Tensor,
+    u: Tensor,
+    V: Tensor,
+    v: Tensor,
+    P: Tensor,
+    c: Tensor,
+    rank: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dims = widths(h)
+    constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 2 * lanes + 6 * constants["R_LANES"]
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * rank,
+        4 * max(dims) * rank,
+        (6 * max(dims) * rank, 2 * max(dims) + 4 * rank),
+        (6 * max(dims) * rank, 6 * rank),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[1:])
+        ctx.given = len(tensors)
+        return tuple(results[:1])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -990,8 +1162,9 @@ def fuse(
         c.contiguous(),
     ]
     options = (rank, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

@@ -14,12 +14,14 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
+    keeps,
     launch,
     multiplied_in,
     partial_sums,
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     starts,
     tile_for,
@@ -27,13 +29,15 @@ from sparank_fusion.kernels import (
     widths,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     True,
     True,
 )
@@ -285,7 +289,7 @@ def low_rank_fusion_backward_kernel(
 
 
 @triton.jit
-def low_rank_fusion_backward_operands_2(
+def low_rank_fusion_backward_operands_1(
     c_ptrs,
     out_bar_ptr,
     partial_1_ptr,
@@ -463,8 +467,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, terms, return_extras, product_dtype, result_dtype)
     (out,) = results
     batch, M = h[0].shape[0], len(h)
@@ -473,7 +478,7 @@ def forward(
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(max(dims))
     numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms, kept=keep)
     if chosen == "resident":
         rows, warps = tile_for(numbers + lanes * M * constants["R_LANES"], most=128)
         launch(
@@ -499,14 +504,39 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([*(x.contiguous() for x in product_1)], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: list[Tensor],
+    c: list[Tensor],
+    terms: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, c, terms, return_extras, product_dtype, result_dtype)
+    batch, M = h[0].shape[0], len(h)
+    dims = widths(h)
+
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            *(h[0].new_empty((batch, terms, dims[0]), dtype=dtype) for _ in range(M)),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::low_rank_fusion_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     W: list[Tensor],
@@ -516,7 +546,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch, M = h[0].shape[0], len(h)
     dims = widths(h)
 
@@ -524,9 +554,9 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"])
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (lanes * M * constants["R_LANES"]), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (lanes * M * constants["R_LANES"])), most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dims[0]))
         rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
         launch(
@@ -539,18 +569,23 @@ def backward(
         )
 
     else:
-        with multiplied_in(product_dtype, h[0]):
-            # product_1: M × (B, terms, dim[0])
-            product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dims[0])) for h_m, W_m in zip(h, W)]
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                # product_1: M × (B, terms, dim[0])
+                product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dims[0])) for h_m, W_m in zip(h, W)]
+
+            kept = separate([*(x.contiguous() for x in product_1)], product_dtype or h[0].dtype)
+        product_1 = kept[:M]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dims[0]))
         rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
         launch(
-            low_rank_fusion_backward_operands_2,
+            low_rank_fusion_backward_operands_1,
             batch,
             rows,
             warps,
-            (tuple(c), out_bar, partial_1, rows_2, tuple(x.contiguous() for x in product_1), batch),
+            (tuple(c), out_bar, partial_1, rows_2, tuple(product_1), batch),
             constants,
         )
 
@@ -580,6 +615,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     h: list[Tensor],
     W: list[Tensor],
@@ -592,19 +628,53 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, *W, *c]]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: list[Tensor],
+    c: list[Tensor],
+    terms: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dims = widths(h)
+    M = len(h)
+    constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(dims) * max(dims) * terms,
+        2 * max(dims) * max(dims) * M * terms,
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[1:])
+        ctx.given = len(tensors)
+        return tuple(results[:1])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -623,8 +693,9 @@ def fuse(
         *(x.contiguous() for x in c),
     ]
     options = (terms, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

@@ -14,6 +14,7 @@ from sparank_fusion.kernels import (
     acc,
     contract,
     grouped,
+    keeps,
     launch,
     maximum,
     multiplied_in,
@@ -21,6 +22,7 @@ from sparank_fusion.kernels import (
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     starts,
     tile_for,
@@ -28,13 +30,15 @@ from sparank_fusion.kernels import (
     widths,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -338,37 +342,6 @@ def mixture_of_experts_backward_kernel(
 
 @triton.jit
 def mixture_of_experts_backward_operands_1(
-    out_bar_ptr,
-    rows_2_ptr,
-    B,
-    M: tl.constexpr,
-    dims: tl.constexpr,
-    starts: tl.constexpr,
-    experts: tl.constexpr,
-    E_LANES: tl.constexpr,
-    I_LANES: tl.constexpr,
-    HAS_EXTRAS: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    r"""The backward pass on a tile of rows: what the matrix products are applied to.
-
-    p_{e} = \mathop{\mathrm{softmax}}_{e}\left(\sum_{j,m} R_{e,m,j}\,h_{m,j} + r_{e}\right)
-    \mathrm{expert}_{e,i} = \sum_{j,m} W_{e,i,m,j}\,h_{m,j} + c_{e,i}
-    \mathrm{out}_{i} = \sum_{e} p_{e}\,\mathrm{expert}_{e,i}
-    """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    i = tl.arange(0, I_LANES)
-    in_i = i < dims[0]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
-
-
-@triton.jit
-def mixture_of_experts_backward_operands_2(
     h_ptrs,
     h_rows,
     r_ptr,
@@ -376,12 +349,13 @@ def mixture_of_experts_backward_operands_2(
     out_bar_ptr,
     p_bar_ptr,
     rows_1_ptr,
+    rows_2_ptr,
     rows_3_ptrs,
     partial_4_ptr,
     rows_5_ptr,
     product_1_ptr,
-    product_3_ptr,
-    operand_1_ptr,
+    product_2_ptr,
+    operand_3_ptr,
     B,
     M: tl.constexpr,
     dims: tl.constexpr,
@@ -419,11 +393,12 @@ def mixture_of_experts_backward_operands_2(
     p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
     expert_bar = out_bar[:, None, :] * p[:, :, None]
     tl.store(
-        operand_1_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
+        operand_3_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         expert_bar,
         mask=in_b_e_i,
     )
     tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (
@@ -453,14 +428,14 @@ def mixture_of_experts_backward_operands_2(
             ACC,
         )
     )
-    product_3 = tl.load(
-        product_3_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
+    product_2 = tl.load(
+        product_2_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         mask=in_b_e_i,
         other=0.0,
     ).to(ACC)
     # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
     expert = (
-        product_3
+        product_2
         + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
     )
     total_2 = p_bar + tl.sum(out_bar[:, None, :] * expert, 2)
@@ -474,7 +449,7 @@ def mixture_of_experts_backward_operands_2(
 @triton.jit
 def mixture_of_experts_backward_epilogue(
     h_bar_ptrs,
-    product_2_ptrs,
+    product_3_ptrs,
     product_4_ptrs,
     B,
     M: tl.constexpr,
@@ -497,11 +472,11 @@ def mixture_of_experts_backward_epilogue(
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
     i = tl.arange(0, I_LANES)
-    product_2 = ()
+    product_3 = ()
     for m in tl.static_range(M):
-        product_2 = product_2 + (
+        product_3 = product_3 + (
             tl.load(
-                product_2_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                product_3_ptrs[m] + b[:, None] * dims[m] + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -517,7 +492,7 @@ def mixture_of_experts_backward_epilogue(
         )
     h_bar = ()
     for m in tl.static_range(M):
-        h_bar = h_bar + (product_2[m] + product_4[m],)
+        h_bar = h_bar + (product_3[m] + product_4[m],)
     for m in tl.static_range(M):
         tl.store(
             h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
@@ -584,8 +559,9 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     out, weights = results
     batch = h[0].shape[0]
@@ -595,7 +571,11 @@ def forward(
     lanes = triton.next_power_of_2(max(dims))
     numbers = 3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, max(experts * max(dims), experts * max(dims) * max(dims))
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(experts * max(dims), experts * max(dims) * max(dims)),
+        kept=keep,
     )
     if chosen == "resident":
         rows, warps = tile_for(numbers + constants["E_LANES"] * lanes, most=128)
@@ -624,14 +604,42 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([product_1, product_2.contiguous()], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    R: Tensor,
+    r: Tensor,
+    W: Tensor,
+    c: Tensor,
+    experts: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
+    batch = h[0].shape[0]
+    dims = widths(h)
+
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, experts), dtype=dtype),
+            h[0].new_empty((batch, experts, dims[0]), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::mixture_of_experts_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -644,7 +652,7 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     batch = h[0].shape[0]
     dims = widths(h)
 
@@ -653,10 +661,14 @@ def backward(
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes)
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, max(experts * max(dims), experts * max(dims) * max(dims))
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(experts * max(dims), experts * max(dims) * max(dims)),
+        kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * (constants["E_LANES"] * lanes), most=32)
+        rows, warps = tile_for(3 * (numbers + 2 * (constants["E_LANES"] * lanes)), most=32)
         rows_1 = h[0].new_empty((batch, experts))
         rows_2 = h[0].new_empty((batch, dims[0]))
         rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
@@ -688,25 +700,25 @@ def backward(
         )
 
     else:
-        rows, warps = tile_for(numbers, least=1, most=32)
-        rows_2 = h[0].new_empty((batch, dims[0]))
-        launch(
-            mixture_of_experts_backward_operands_1, batch, rows, warps, (out_bar, rows_2, batch), constants
-        )
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                joined = torch.cat(h, -1)  # (B, sum(dim))
+                product_1 = F.linear(joined, R)  # (B, experts)
+                # product_2: (B, experts, dim[0])
+                product_2 = F.linear(joined, W).unflatten(-1, (experts, dims[0]))
 
-        with multiplied_in(product_dtype, h[0]):
-            joined = torch.cat(h, -1)  # (B, sum(dim))
-            product_1 = F.linear(joined, R)  # (B, experts)
-            # product_3: (B, experts, dim[0])
-            product_3 = F.linear(joined, W).unflatten(-1, (experts, dims[0]))
+            kept = separate([product_1, product_2.contiguous()], product_dtype or h[0].dtype)
+        product_1, product_2 = kept[0], kept[1]
+
         rows, warps = tile_for(numbers, least=1, most=32)
-        operand_1 = h[0].new_empty((batch, experts, dims[0]))
+        operand_3 = h[0].new_empty((batch, experts, dims[0]))
         rows_1 = h[0].new_empty((batch, experts))
+        rows_2 = h[0].new_empty((batch, dims[0]))
         rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
         partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), experts))
         rows_5 = h[0].new_empty((batch, experts))
         launch(
-            mixture_of_experts_backward_operands_2,
+            mixture_of_experts_backward_operands_1,
             batch,
             rows,
             warps,
@@ -718,21 +730,22 @@ def backward(
                 out_bar,
                 weights_bar,
                 rows_1,
+                rows_2,
                 tuple(rows_3),
                 partial_4,
                 rows_5,
                 product_1,
-                product_3.contiguous(),
-                operand_1,
+                product_2,
+                operand_3,
                 batch,
             ),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            # product_2: M × (B, dim[m])
-            product_2 = [
-                torch.einsum("eij,bei->bj", W_m.unflatten(0, (experts, dims[0])), operand_1)
+            # product_3: M × (B, dim[m])
+            product_3 = [
+                torch.einsum("eij,bei->bj", W_m.unflatten(0, (experts, dims[0])), operand_3)
                 for W_m in W.split(dims, 1)
             ]
             # product_4: M × (B, dim[m])
@@ -745,7 +758,7 @@ def backward(
             warps,
             (
                 tuple(h_bar),
-                tuple(x.contiguous() for x in product_2),
+                tuple(x.contiguous() for x in product_3),
                 tuple(x.contiguous() for x in product_4),
                 batch,
             ),
@@ -769,6 +782,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -784,19 +798,55 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, R, r, W, c]]
 
 
+def _keeps(
+    h: list[Tensor],
+    R: Tensor,
+    r: Tensor,
+    W: Tensor,
+    c: Tensor,
+    experts: int,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dims = widths(h)
+    M = len(h)
+    constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(max(dims))
+    numbers = 3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        max(experts * max(dims), experts * max(dims) * max(dims)),
+        2 * experts * max(dims) * M + 2 * experts * max(dims) * max(dims) * M,
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -819,8 +869,9 @@ def fuse(
         c.contiguous(),
     ]
     options = (experts, return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

@@ -32,8 +32,9 @@ SCHEDULES = (
     "resident",
     "split",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
     False,
@@ -290,8 +291,8 @@ def multiplicative_interaction_backward_operands_1(
     partial_1_ptr,
     rows_2_ptr,
     rows_3_ptr,
-    operand_1_ptr,
-    operand_2_ptr,
+    operand_4_ptr,
+    operand_5_ptr,
     B,
     M: tl.constexpr,
     dims: tl.constexpr,
@@ -326,12 +327,12 @@ def multiplicative_interaction_backward_operands_1(
             ).to(ACC),
         )
     tl.store(
-        operand_1_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[0] + i[None, None, :],
+        operand_4_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[0] + i[None, None, :],
         out_bar[:, None, :] * h[1][:, :, None],
         mask=in_b_j_i,
     )
     tl.store(
-        operand_2_ptr + b[:, None, None] * dims[0] * dims[0] + i[None, :, None] * dims[0] + i[None, None, :],
+        operand_5_ptr + b[:, None, None] * dims[0] * dims[0] + i[None, :, None] * dims[0] + i[None, None, :],
         out_bar[:, None, :] * h[0][:, :, None],
         mask=in_b_i_i,
     )
@@ -349,10 +350,10 @@ def multiplicative_interaction_backward_operands_1(
 @triton.jit
 def multiplicative_interaction_backward_epilogue(
     h_bar_ptrs,
-    product_1_ptr,
-    product_2_ptr,
-    product_3_ptr,
     product_4_ptr,
+    product_5_ptr,
+    product_6_ptr,
+    product_7_ptr,
     B,
     M: tl.constexpr,
     dims: tl.constexpr,
@@ -373,12 +374,12 @@ def multiplicative_interaction_backward_epilogue(
     in_j = i < dims[1]
     in_b_i = in_b[:, None] & in_i[None, :]
     in_b_j = in_b[:, None] & in_j[None, :]
-    product_1 = tl.load(product_1_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product_2 = tl.load(product_2_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_1 + product_2, mask=in_b_i)
-    product_3 = tl.load(product_3_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
-    product_4 = tl.load(product_4_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
-    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_3 + product_4, mask=in_b_j)
+    product_4 = tl.load(product_4_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    product_5 = tl.load(product_5_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], product_4 + product_5, mask=in_b_i)
+    product_6 = tl.load(product_6_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    product_7 = tl.load(product_7_ptr + b[:, None] * dims[1] + i[None, :], mask=in_b_j, other=0.0).to(ACC)
+    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], product_6 + product_7, mask=in_b_j)
 
 
 def _constants(
@@ -512,7 +513,7 @@ def backward(
         h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
+        rows, warps = tile_for(3 * numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
         rows_2 = h[0].new_empty((batch, dims[0]))
         rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
@@ -527,8 +528,8 @@ def backward(
 
     else:
         rows, warps = tile_for(numbers, least=1, most=32)
-        operand_1 = h[0].new_empty((batch, dims[1], dims[0]))
-        operand_2 = h[0].new_empty((batch, dims[0], dims[0]))
+        operand_4 = h[0].new_empty((batch, dims[1], dims[0]))
+        operand_5 = h[0].new_empty((batch, dims[0], dims[0]))
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
         rows_2 = h[0].new_empty((batch, dims[0]))
         rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
@@ -537,24 +538,24 @@ def backward(
             batch,
             rows,
             warps,
-            (tuple(h), row_strides(h), out_bar, partial_1, rows_2, rows_3, operand_1, operand_2, batch),
+            (tuple(h), row_strides(h), out_bar, partial_1, rows_2, rows_3, operand_4, operand_5, batch),
             constants,
         )
 
         with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(rows_2, U.t())  # (B, dim[0])
-            # product_2: (B, dim[0])
-            product_2 = F.linear(operand_1.transpose(1, 2).flatten(-2), W.transpose(0, 1).flatten(1))
-            product_3 = F.linear(rows_2, V.t())  # (B, dim[1])
-            # product_4: (B, dim[1])
-            product_4 = F.linear(operand_2.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
+            product_4 = F.linear(rows_2, U.t())  # (B, dim[0])
+            # product_5: (B, dim[0])
+            product_5 = F.linear(operand_4.transpose(1, 2).flatten(-2), W.transpose(0, 1).flatten(1))
+            product_6 = F.linear(rows_2, V.t())  # (B, dim[1])
+            # product_7: (B, dim[1])
+            product_7 = F.linear(operand_5.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
         rows, warps = tile_for(numbers, least=1, most=32)
         launch(
             multiplicative_interaction_backward_epilogue,
             batch,
             rows,
             warps,
-            (tuple(h_bar), product_1, product_2, product_3, product_4, batch),
+            (tuple(h_bar), product_4, product_5, product_6, product_7, batch),
             constants,
         )
 
@@ -621,8 +622,9 @@ def fuse(
         V.contiguous(),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments)
     return tuple(results if return_extras else results[:1])

@@ -26,8 +26,9 @@ from sparank_fusion.runtime import dot
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
 )
@@ -217,7 +218,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, s, gamma, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = lanes + lanes * M
+    numbers = 2 * lanes + 2 * lanes * M
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(
         scalar_mix_forward_kernel,
@@ -250,7 +251,7 @@ def backward(
     constants = _constants(h, s, gamma, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (lanes + lanes * M)
+    numbers = 2 * (2 * lanes + 2 * lanes * M)
     rows, warps = tile_for(numbers, least=1, most=32)
     partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows)))
     partial_2 = partial_sums(h[0], (M, triton.cdiv(batch, rows)))
@@ -333,8 +334,9 @@ def fuse(
         gamma.contiguous(),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments)
     return tuple(results if return_extras else results[:1])

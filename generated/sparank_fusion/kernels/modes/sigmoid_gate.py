@@ -15,26 +15,30 @@ from sparank_fusion.kernels import (
     column_tile,
     contract,
     grouped,
+    keeps,
     launch,
     multiplied_in,
     partial_sums,
     precision,
     row_strides,
     schedule,
+    separate,
     shaped,
     sigmoid,
     tile_for,
     unit_stride,
 )
 
-# How these kernels can run; a call takes one of the ways.
+# How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
     "resident",
     "columns",
     "split",
+    "again",
 )
-# Which parameters come as one tensor for each modality.
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
 LISTED = (
+    True,
     False,
     False,
 )
@@ -438,7 +442,7 @@ def sigmoid_gate_backward_products(
 
 
 @triton.jit
-def sigmoid_gate_backward_operands_2(
+def sigmoid_gate_backward_operands_1(
     h_ptrs,
     h_rows,
     c_ptr,
@@ -596,15 +600,16 @@ def forward(
     return_extras: bool,
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
+    keep: bool,
 ) -> list[Tensor]:
-    """The output and the extras of features ``h``, each ``(B, dim)``."""
+    """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim)
+    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim, kept=keep)
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=128)
         launch(
@@ -642,14 +647,36 @@ def forward(
             constants,
         )
 
+        if keep:
+            results += separate([product_1], product_dtype or h[0].dtype)
+
     return results
 
 
-forward.register_fake(_results)
+@forward.register_fake
+def _outputs(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+    keep: bool,
+) -> list[Tensor]:
+    results = _results(h, W, c, return_extras, product_dtype, result_dtype)
+    batch, dim = h[0].shape
+    if keep:
+        dtype = product_dtype or h[0].dtype
+        results += [
+            h[0].new_empty((batch, dim), dtype=dtype),
+        ]
+
+    return results
 
 
 @torch.library.custom_op("sparank_fusion::sigmoid_gate_backward", mutates_args=())
 def backward(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -659,13 +686,21 @@ def backward(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of the features and of the parameters, in the order of the arguments."""
+    """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, dim + 2 * dim * M)
+    chosen = schedule(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        dim * dim,
+        4 * dim * dim * M,
+        dim + 2 * dim * M,
+        kept=bool(kept),
+    )
     if chosen == "resident":
         rows, warps = tile_for(numbers, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
@@ -708,13 +743,18 @@ def backward(
         )
 
     else:
-        with multiplied_in(product_dtype, h[0]):
-            product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
+        if not kept:
+            with multiplied_in(product_dtype, h[0]):
+                product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
+
+            kept = separate([product_1], product_dtype or h[0].dtype)
+        product_1 = kept[0]
+
         rows, warps = tile_for(numbers, least=1, most=32)
         partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
         rows_2 = h[0].new_empty((batch, dim))
         launch(
-            sigmoid_gate_backward_operands_2,
+            sigmoid_gate_backward_operands_1,
             batch,
             rows,
             warps,
@@ -746,6 +786,7 @@ def backward(
 
 @backward.register_fake
 def _gradients(
+    kept: list[Tensor],
     out_bar: Tensor,
     weights_bar: Tensor,
     h: list[Tensor],
@@ -758,19 +799,54 @@ def _gradients(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [*h, W, c]]
 
 
+def _keeps(
+    h: list[Tensor],
+    W: Tensor,
+    c: Tensor,
+    return_extras: bool,
+    product_dtype: torch.dtype | None,
+    result_dtype: torch.dtype,
+) -> bool:
+    """Whether the forward pass keeps matrix products for the backward one."""
+    dim = h[0].shape[1]
+    M = len(h)
+    constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
+    lanes = triton.next_power_of_2(dim)
+    numbers = 5 * lanes + lanes * M
+    return keeps(
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        dim * dim,
+        2 * dim * dim * M,
+        (2 * dim * dim * M, 2 * dim),
+        (4 * dim * dim * M, dim + 2 * dim * M),
+    )
+
+
 class _Fuse(torch.autograd.Function):
     """The forward operator, with the backward one as its derivative; a tensor's gradient has none."""
 
     @staticmethod
-    def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, M: int, options: tuple[Any, ...], keep: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
-        ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        results = forward(*grouped(tensors, M, LISTED), *options, keep)
+        ctx.save_for_backward(*tensors, *results[2:])
+        ctx.given = len(tensors)
+        return tuple(results[:2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
+        kept = list(ctx.saved_tensors[ctx.given :])
+        return (
+            None,
+            None,
+            None,
+            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
+        )
 
 
 def fuse(
@@ -788,8 +864,9 @@ def fuse(
         c.contiguous(),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        results = _Fuse.apply(len(h), options, *tensors)
+        results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments, False)
     return tuple(results if return_extras else results[:1])

@@ -13,8 +13,8 @@ from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides,
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
-# Which parameters come as one tensor for each modality.
-LISTED = ()
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
+LISTED = (True,)
 
 
 @triton.jit
@@ -118,7 +118,7 @@ def forward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
-    numbers = lanes + lanes * M
+    numbers = 2 * lanes + 2 * lanes * M
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(sum_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
 
@@ -141,7 +141,7 @@ def backward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
-    numbers = 2 * (lanes + lanes * M)
+    numbers = 2 * (2 * lanes + 2 * lanes * M)
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(sum_backward_kernel, batch, rows, warps, (tuple(h_bar), out_bar, batch), constants)
 
@@ -187,8 +187,9 @@ def fuse(
         *(unit_stride(x) for x in h),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments)
     return tuple(results if return_extras else results[:1])

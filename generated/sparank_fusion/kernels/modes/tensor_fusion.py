@@ -23,8 +23,8 @@ from sparank_fusion.kernels import (
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
-# Which parameters come as one tensor for each modality.
-LISTED = ()
+# Which arguments come as one tensor for each modality: the features, and of the parameters some.
+LISTED = (True,)
 
 
 @triton.jit
@@ -206,7 +206,7 @@ def forward(
     batch = h[0].shape[0]
 
     constants = _constants(h, return_extras, product_dtype, result_dtype)
-    numbers = 2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"]
+    numbers = 4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"]
     rows, warps = tile_for(numbers, least=1, most=128)
     launch(
         tensor_fusion_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants
@@ -231,7 +231,7 @@ def backward(
 
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    numbers = 2 * (2 * constants["P_LANES"] + constants["P_LANES"] * constants["P_LANES"])
+    numbers = 2 * (4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"])
     rows, warps = tile_for(numbers, least=1, most=32)
     launch(
         tensor_fusion_backward_kernel,
@@ -284,8 +284,9 @@ def fuse(
         *(unit_stride(x) for x in h),
     ]
     options = (return_extras, product_dtype, result_dtype)
+    arguments = (*grouped(tensors, len(h), LISTED), *options)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
-        results = forward(*grouped(tensors, len(h), LISTED), *options)
+        results = forward(*arguments)
     return tuple(results if return_extras else results[:1])

@@ -1,0 +1,41 @@
+"""What the functions that launch kernels call their variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from sparank_gen.backends.torch.emit import RESERVED, Emitter
+from sparank_gen.ir.derive import ADJOINT
+from sparank_gen.ir.mode import Mode
+
+HOST_NAMES = frozenset(
+    """
+    dims starts widths Any Tensor acc launch precision multiplied_in product_dtype result_dtype tile_for column_tile schedule shaped unit_stride triton grouped LISTED row_strides
+    partial_sums constants numbers ctx inputs output saved tensors found gradients position rows columns inner warps
+    lanes tiles batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
+    results cotangents kept keep keeps separate
+    """.split()
+)
+# How the buffers between kernels are called.
+_BUFFER = re.compile(r"^(rows|partial|operand|product)_(\d+)$")
+
+
+def parameter_variables(mode: Mode, symbols: Mapping[str, str]) -> dict[str, str]:
+    """The argument that holds each parameter in the functions that launch kernels."""
+    emitter = host_emitter(mode, symbols)
+    return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
+
+
+def host_emitter(mode: Mode, symbols: Mapping[str, str]) -> Emitter:
+    """An emitter for the functions that launch kernels."""
+    results = [name + suffix for name in result_variables(mode) for suffix in ("", ADJOINT)]
+    return Emitter(mode.program.extents, symbols, taken={*RESERVED, *HOST_NAMES, *results, *symbols.values()})
+
+
+def result_variables(mode: Mode) -> tuple[str, ...]:
+    """The variable of each result, in the functions that launch kernels and as the label of its pointer in them."""
+    parameters = {p.layout.name for module in mode.modules for p in module.parameters}
+    taken = parameters | {*RESERVED, *HOST_NAMES, *(h.name.value for h in mode.spec.hyperparameters)} - {"out", "weights"}
+    emitter = Emitter(mode.program.extents, {}, taken=taken)
+    return tuple(emitter.unique(_BUFFER.sub(r"\1_of_\2", result.key)) for result in mode.results)
