@@ -22,8 +22,7 @@ test: .venv/installed
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels generated/tests -k "kernels or triton or mutants"
 
 bench: .venv/installed
-	$(BIN)/python tests/bench/layer.py
-	$(BIN)/python tests/bench/generator.py
+	@failed=0; for part in layer generator; do $(BIN)/python tests/bench/$$part.py || failed=1; done; exit $$failed
 
 bench-scale: .venv/installed
 	$(BIN)/python tests/bench/scale.py $(ARGS)

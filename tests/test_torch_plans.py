@@ -83,6 +83,20 @@ weights: "w[m,b,i]"
 """
 
 
+DIFFERENCE = """\
+modalities: "2"
+axes: {i: dim, j: dim}
+params:
+  left: {module: Linear, weight: "U[i,j]", bias: "c[i]"}
+  right: {module: Linear, weight: "V[i,j]", bias: "d[i]"}
+  last: {module: Linear, weight: "W[i,j]"}
+math: |
+  w[i]   = tanh(d[i] - (sum[j](U[i,j] * h[0,j]) + c[i] - h[0,i] - sum[j](V[i,j] * h[1,j])))
+  out[i] = w[i] - sum[j](W[i,j] * h[0,j] * w[j])
+weights: "w[b,i]"
+"""
+
+
 class Operations(TorchDispatchMode):
     """Counts the operations that torch dispatches."""
 
@@ -108,7 +122,7 @@ def products(count: Counter[str]) -> int:
     return sum(count[name] for name in PRODUCTS)
 
 
-@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT])
+@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT, DIFFERENCE])
 @pytest.mark.parametrize("n_modalities", [2, 3])
 def test_results_and_gradients(text: str, n_modalities: int) -> None:
     check_program(HEAD + text, 4, n_modalities, 3, 3)
@@ -156,3 +170,39 @@ def test_a_choice_between_numbers_is_made_at_once(left: float, taken: str) -> No
     assert fold_choice(choice) is leaf(taken, ("b", "i"))
     unknown = make("where", [make("eq", [leaf("x", ("b", "i")), constant(0)]), constant(1), constant(2)])
     assert fold_choice(unknown) is None
+
+
+def test_a_sum_of_linear_maps_adds_up_in_place_with_one_bias() -> None:
+    count = operations(DIFFERENCE, 2)
+    assert count["addmm"] == count["addmm_"] == 1 and count["add"] == 1
+
+
+@pytest.mark.parametrize("batched", [(0, None), (None, 0), (0, 0)])
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_a_sum_of_linear_maps_where_one_vector_varies(batched: tuple[int | None, ...], with_gradients: bool) -> None:
+    made, _ = compiled(check_spec(parse_spec(HEAD + DIFFERENCE, "plan.yaml")))
+    layer = made(4, 2)
+    inputs = [torch.randn(3, 4) if dim is None else torch.randn(5, 3, 4) for dim in batched]
+    with torch.set_grad_enabled(with_gradients):
+        found = torch.vmap(lambda *h: layer(h), batched)(*inputs)
+        each = [[x if dim is None else x[k] for x, dim in zip(inputs, batched, strict=True)] for k in range(5)]
+        torch.testing.assert_close(found, torch.stack([layer(h) for h in each]))
+
+
+@pytest.mark.parametrize(
+    ("math", "blocks"),
+    [
+        ("out[i] = sum[m](h[m,i])", 0),
+        ("out[i] = prod[m](h[m,i])", 0),
+        ("out[i] = h[0,i] * sum[j](h[1,j])", 0),
+        ("x[i] = tanh(h[0,i] * h[1,i])\n  y[i] = exp(x[i] - h[0,i])\n  out[i] = x[i] * y[i] + h[1,i]", 10),
+    ],
+)
+def test_blocks_where_more_is_computed_than_returned(math: str, blocks: int) -> None:
+    axes = "{i: dim, j: dim}" if "j" in math else "{i: dim}"
+    text = f'{HEAD}modalities: "2"\naxes: {axes}\nmath: |\n  {math}\n'
+    made, _ = compiled(check_spec(parse_spec(text, "plan.yaml")))
+    layer = made(4, 2)
+    with torch.no_grad(), Operations() as found:
+        layer([torch.randn((layer._block_rows or 100) * 9 + 1, 4) for _ in range(2)])
+    assert found.count["copy_"] == blocks

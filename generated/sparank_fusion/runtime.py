@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -18,6 +19,7 @@ Fuse = Callable[[Tensors, bool], tuple[Tensor, ...]]
 
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
+LEAST_OVER_OUTPUT = 4
 
 
 class FusionModule(nn.Module):
@@ -89,8 +91,12 @@ class FusionModule(nn.Module):
         return tuple(dim)
 
     def _block(self, numbers_per_row: int) -> None:
-        """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache."""
-        self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
+        """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache.
+
+        Blocks cost copies of the output, which pay where there is enough beside it.
+        """
+        if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
+            self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""
@@ -210,6 +216,8 @@ class FusionModule(nn.Module):
             for result, x, dim in zip(results, part, self.batch_dims):
                 result.narrow(dim, start, x.shape[dim]).copy_(x)
             start += block[0].shape[0]
+            # The next block takes over this memory, which is in cache.
+            del part, x
         return tuple(results)
 
     def _explain(self, features: Any) -> None:
@@ -392,6 +400,16 @@ def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     for a, b in pairs:
         total = total + a * b if in_two else torch.addcmul(total, a, b)
     return total
+
+
+def add_linear(total: Tensor, x: Tensor, weight: Tensor, scale: float = 1) -> Tensor:
+    """``total + scale * x @ weight.T``, written over ``total``, which nothing else reads, where torch allows that."""
+    if total.dtype is not x.dtype or x.dtype is not weight.dtype:  # as autocast leaves them
+        return total + scale * F.linear(x, weight)
+    # A transform may see several of x for each total.
+    if torch._C._are_functorch_transforms_active():
+        return torch.addmm(total, x, weight.t(), alpha=scale)
+    return total.addmm_(x, weight.t(), alpha=scale)
 
 
 def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -56,15 +56,15 @@ def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
     return False
 
 
-def working_set(program: Program, with_outer_results: bool) -> Extent | None:
+def working_set(program: Program, in_kernel: bool) -> Extent | None:
     """How many numbers one row of the batch touches: the sizes of all intermediate results.
 
     None where there are none worth keeping in cache, as in a layer that only moves its input.
 
     Args:
         program: a simplified program.
-        with_outer_results: whether outer products count that are results themselves: a kernel holds them, a cache gains
-            nothing from them.
+        in_kernel: whether outer products count that are results themselves, and features that are combined as they
+            come: a kernel holds them, a cache gains nothing from them.
     """
     total = Extent.number(0)
     nodes = list(ir.reachable(program[name].node for name in program.outputs))
@@ -72,7 +72,7 @@ def working_set(program: Program, with_outer_results: bool) -> Extent | None:
     for node in reversed(nodes):
         if node.op == "mul" and node in summed:
             summed.update(node.args)
-    if not with_outer_results:
+    if not in_kernel:
         summed.update(program[name].node for name in program.outputs)
     for node in nodes:
         is_outer = node.op == "mul" and node not in summed and all(arg.axes < node.axes for arg in node.args)
@@ -80,6 +80,8 @@ def working_set(program: Program, with_outer_results: bool) -> Extent | None:
             continue
         total = total + elements(node.axes, program)
         if node.op not in OPERATORS or OPERATORS[node.op].kind != "reduction":
+            continue
+        if not in_kernel and node.op in LISTED and node.args[0].op == "leaf":
             continue
         if not _is_gemm(node):
             total = total + elements(node.args[0].axes, program)

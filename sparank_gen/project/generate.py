@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,18 +68,19 @@ def load_modes(config: Config) -> list[Mode]:
         UsageError: when the folder holds no spec, or something else of a spec's name.
     """
     library = load_library_functions(config)
-    modes: dict[str, Mode] = {}
+    modes: list[Mode] = []
+    owners: dict[str, Mode] = {}
     found: list[errors.SpecError] = []
     for path in spec_files(config.specs):
         try:
             mode = check_spec(load_spec(path, config.shown(path)), library)
-            _require_own_name(mode, modes)
-            modes[mode.name] = mode
+            _require_own_name(mode, owners)
+            modes.append(mode)
         except errors.SpecError as error:
             found.append(error)
     if found:
         raise SpecErrors(found)
-    return [modes[name] for name in sorted(modes)]
+    return sorted(modes, key=lambda mode: mode.name)
 
 
 def load_library_functions(config: Config) -> dict[str, Function]:
@@ -97,15 +98,19 @@ def load_library_functions(config: Config) -> dict[str, Function]:
         raise SpecErrors([error]) from None
 
 
-def _require_own_name(mode: Mode, modes: Mapping[str, Mode]) -> None:
-    """Raise a SpecError when the files or the class of a mode would be those of another, or of the package itself."""
+def _require_own_name(mode: Mode, owners: dict[str, Mode]) -> None:
+    """Take a mode's file and class for it, or raise a SpecError when another mode or the package itself has them.
+
+    ``owners`` has the mode of every file, by its name without case, and of every class.
+    """
     name, span, remedy = mode.name, mode.spec.mode.span(), "choose another name"
-    if name in modes:
-        raise errors.DuplicateMode(f"mode {name!r} is already defined in {modes[name].spec.path}", span, remedy)
     if name.casefold() in RESERVED or (name.startswith("__") and name.endswith("__")):
         raise errors.ReusedName(f"mode {name!r} would share a file with the package itself", span, remedy)
-    for other in modes.values():
-        if other.name.casefold() == name.casefold() or class_name(other.name) == class_name(name):
+    for taken in (name.casefold(), class_name(name)):
+        other = owners.setdefault(taken, mode)
+        if other.name == name and other is not mode:
+            raise errors.DuplicateMode(f"mode {name!r} is already defined in {other.spec.path}", span, remedy)
+        if other is not mode:
             message = f"mode {name!r} would share a file or a class with mode {other.name!r} of {other.spec.path}"
             raise errors.ReusedName(message, span, remedy)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors
+from sparank_fusion.runtime import FusionModule, Tensors, add_linear
 
 
 class MultiplicativeInteractionFusion(FusionModule):
@@ -71,13 +71,10 @@ class MultiplicativeInteractionFusion(FusionModule):
         c = self.bilinear.bias
         U = self.left.weight
         V = self.right.weight
+        # total: (B, dim[0])
+        total = F.linear((h[0].unsqueeze(-1) * h[1].unsqueeze(1)).flatten(-2), W.flatten(1), c)
         # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
-        # out: (B, dim[0])
-        out = (
-            F.linear((h[0].unsqueeze(-1) * h[1].unsqueeze(1)).flatten(-2), W.flatten(1), c)
-            + F.linear(h[0], U)
-            + F.linear(h[1], V)
-        )
+        out = add_linear(add_linear(total, h[0], U), h[1], V)  # (B, dim[0])
         return (out,)
 
     def _fuse_triton(

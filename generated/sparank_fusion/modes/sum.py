@@ -47,7 +47,7 @@ class SumFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self._block(dim + dim * n_modalities)
+        self._block(dim)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         # out[i] = sum[m](h[m,i])

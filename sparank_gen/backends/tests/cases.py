@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import state_key
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import owners, read_at, size_of, sizes_of, widest
+from sparank_gen.lang.widths import has_widths, owners, read_at, size_of, sizes_of, widest
 
 Array = NDArray[np.float64]
 
@@ -59,8 +60,8 @@ def cases(mode: Mode) -> tuple[Case, ...]:
 
 def _differing(mode: Mode, case: Case) -> Case:
     """The same sizes with widths that differ from modality to modality, the first neither the least nor the most."""
-    fitting = _fitting_dims(mode, case.n_modalities, case.options)
-    first, *others = fitting[: case.n_modalities + 1]
+    fitting = _fitting(mode, case.n_modalities, case.options)
+    first, *others = itertools.islice(fitting, case.n_modalities + 1)
     widths = [*others[:1], first, *others[1:]][: case.n_modalities]
     return replace(case, dim=tuple(widths))
 
@@ -72,21 +73,21 @@ def _smallest(mode: Mode, n_modalities: int) -> Case:
         (h.name.value, min(h.default, max(LARGEST_OPTION, h.minimum or 0)) if h.type == "int" else h.default)
         for h in mode.spec.hyperparameters
     )
-    fitting = _fitting_dims(mode, n_modalities, small)
-    options = small if fitting else defaults
-    fitting = fitting or _fitting_dims(mode, n_modalities, defaults)
-    if not fitting:
-        raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
-    return Case(fitting[0], n_modalities, options)
+    for options in (small, defaults):
+        for dim in _fitting(mode, n_modalities, options):
+            return Case(dim, n_modalities, options)
+    raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
 
 
 def ragged_cases(mode: Mode) -> tuple[Case, ...]:
     """The same with as few sizes as can be that are powers of two, which fill the lanes of a kernel and need no mask."""
 
-    def full_lanes(case: Case) -> int:
-        sizes = [widest(extent).value(case.sizes(BATCH)) for extent in mode.program.extents.values()]
+    def full_lanes(case: Case, extents: Iterable[Extent]) -> int:
+        sizes = [extent.value(case.sizes(BATCH)) for extent in extents]
         return sum(size & (size - 1) == 0 for size in sizes)
 
+    extents = [widest(extent) for extent in mode.program.extents.values()]
+    of_any_width = [extent for extent in extents if "dim" not in extent.symbols and not has_widths([extent])]
     found = []
     for case in cases(mode):
         least = {h.name.value: h.minimum or 0 for h in mode.spec.hyperparameters}
@@ -94,15 +95,20 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
             (name, x - 1 if isinstance(x, int) and x & (x - 1) == 0 and x - 1 >= max(3, least[name]) else x)
             for name, x in case.options
         )
-        dims = _fitting_dims(mode, case.n_modalities, fewer)
-        ragged = min((Case(dim, case.n_modalities, fewer) for dim in dims), key=full_lanes, default=case)
-        found.append(_differing(mode, ragged) if isinstance(case.dim, tuple) else ragged)
+        best, fewest = case, len(extents) + 1
+        for dim in _fitting(mode, case.n_modalities, fewer):
+            fitting = Case(dim, case.n_modalities, fewer)
+            full = full_lanes(fitting, extents)
+            if full < fewest:
+                best, fewest = fitting, full
+            if full == full_lanes(fitting, of_any_width):
+                break  # No other width has fewer.
+        found.append(_differing(mode, best) if isinstance(case.dim, tuple) else best)
     return tuple(found)
 
 
-def _fitting_dims(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> list[int]:
+def _fitting(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> Iterator[int]:
     """The small widths that hyper-parameters allow, smallest first."""
-    found = []
     for dim in range(SMALLEST_DIM, LARGEST_DIM):
         sizes = Case(dim, n_modalities, options).sizes(BATCH)
         try:
@@ -110,8 +116,7 @@ def _fitting_dims(mode: Mode, n_modalities: int, options: tuple[tuple[str, int |
                 widest(extent).value(sizes)
         except ValueError:
             continue
-        found.append(dim)
-    return found
+        yield dim
 
 
 def rule(key: str, shape: tuple[int, ...]) -> Array:

@@ -46,7 +46,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         rest = [*factors[:position], *factors[position + 1 :]]
         operand_axes = frozenset().union(*(factor.axes for factor in rest))
         layout_axes = [index for index in weight.data[1] if isinstance(index, str)]
-        listed = _listed_axis(lowering, weight, (operand_axes - set(node.over)) & lowering.program.modality_axes)
+        listed = listed_axis(lowering, weight, (operand_axes - set(node.over)) & lowering.program.modality_axes)
         shared = (weight.axes & operand_axes) - set(node.over) - {listed}
         is_wide = len(rest) > 1 and not any(factor.axes == operand_axes for factor in rest)
         if is_wide and _is_form(lowering, node, weight, operand_axes):
@@ -56,7 +56,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
             continue
         inner = tuple(axis for axis in layout_axes if axis in node.over)
-        joined = _joined_slot(lowering, weight)
+        joined = joined_slot(lowering, weight)
         if joined is not None and (not inner or weight.data[1][joined] != inner[0]):
             continue
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
@@ -64,7 +64,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
     return None
 
 
-def _joined_slot(lowering: Lowering, leaf: Node) -> int | None:
+def joined_slot(lowering: Lowering, leaf: Node) -> int | None:
     """The slot of a parameter along which pieces of a size for each modality are joined, or None."""
     layout, per = lowering.parameters[leaf.data[0]]
     owner = next(iter(owners(layout.axes, lowering.program.extents).values()), None)
@@ -82,7 +82,7 @@ def _is_form(lowering: Lowering, node: Node, weight: Node, operand_axes: frozens
     return operand_axes - {BATCH} == set(node.over) and bool(lengths & {extents[axis] for axis in node.over})
 
 
-def _listed_axis(lowering: Lowering, weight: Node, others: Collection[str] = ()) -> str | None:
+def listed_axis(lowering: Lowering, weight: Node, others: Collection[str] = ()) -> str | None:
     """The axis along which a parameter is a list, or reads as one: that of its first dimension, where ``others`` have it."""
     layout, per = lowering.parameters[weight.data[0]]
     if not layout.axes or per is None and len(layout.dimensions[0]) > 1:
@@ -91,93 +91,10 @@ def _listed_axis(lowering: Lowering, weight: Node, others: Collection[str] = ())
     return index if isinstance(index, str) and (per is not None or index in others) else None
 
 
-def affine(lowering: Lowering, node: Node) -> Value | None:
-    """A sum of terms in which a GEMM takes up its bias, or a layer normalisation its scale and shift."""
-    if node.op not in ("add", "sub"):
-        return None
-    normalised = _scaled_layer_norm(lowering, node)
-    if normalised is not None:
-        return normalised
-    terms = _terms(lowering, node)
-    for position, (sign, term) in enumerate(terms):
-        gemm = match_gemm(lowering, term) if sign > 0 and term not in lowering.values else None
-        if gemm is None or lowering.uses[term] > 1:
-            continue
-        for other, (bias_sign, bias) in enumerate(terms):
-            if bias_sign > 0 and other != position and _is_bias(lowering, bias, gemm):
-                value = linear(lowering, gemm, bias)
-                rest = [pair for k, pair in enumerate(terms) if k not in (position, other)]
-                return _added(lowering, value, rest)
-    return None
-
-
-def _terms(lowering: Lowering, node: Node) -> list[tuple[int, Node]]:
-    """The signed terms of a sum; sums that are variables of their own, or subtracted, are not taken apart."""
-    if node.op not in ("add", "sub"):
-        return [(1, node)]
-    inner = []
-    for position, argument in enumerate(node.args):
-        if node.op == "sub" and position == 1:
-            inner.append((-1, argument))
-            continue
-        is_variable = lowering.uses[argument] > 1 or argument in lowering.definitions or argument in lowering.piece_names
-        inner.extend([(1, argument)] if is_variable else _terms(lowering, argument))
-    return inner
-
-
-def _is_bias(lowering: Lowering, bias: Node, gemm: Gemm) -> bool:
-    if bias.op != "leaf" or bias.data[0] not in lowering.parameters or not gemm.outer:
-        return False
-    if _joined_slot(lowering, bias) is not None:
-        return False
-    listed = _listed_axis(lowering, bias, [gemm.listed] if gemm.listed else ())
-    return bias.axes - {listed} == set(gemm.outer) and listed == gemm.listed
-
-
-def _added(lowering: Lowering, value: Value, rest: Sequence[tuple[int, Node]]) -> Value:
-    for sign, term in rest:
-        other = lowering.lower(term)
-
-        def combine(a: Dense | Scalar, b: Dense | Scalar, symbol: str = "+" if sign > 0 else "-") -> Dense:
-            axes = lowering.result_axes([x for x in (a, b) if isinstance(x, Dense)])
-            left, right = (x.aligned(axes) if isinstance(x, Dense) else x for x in (a, b))
-            return Dense(f"{parenthesised(left, 6)} {symbol} {parenthesised(right, 7)}", axes, 6)
-
-        value = lowering.lift(combine, value, other)
-    return value
-
-
-def _scaled_layer_norm(lowering: Lowering, node: Node) -> Value | None:
-    """``layernorm[i](x) * scale[i] + shift[i]`` as one call."""
-    if node.op != "add":
-        return None
-    for scaled, shift in (node.args, node.args[::-1]):
-        if scaled.op != "mul" or not _is_vector(lowering, shift):
-            continue
-        for normal, scale in (scaled.args, scaled.args[::-1]):
-            over = set(normal.over)
-            is_plain = normal.op == "layernorm" and len(over) == 1 and normal not in lowering.definitions
-            if is_plain and _is_vector(lowering, scale) and scale.axes == over == shift.axes:
-                codes = [_code(lowering.lower(vector)) for vector in (scale, shift)]
-                value = lowering.lower(normal.args[0])
-                return lowering.lift(lambda x, n=normal, c=codes: lowering.layer_norm(n, x, *c), value)
-    return None
-
-
-def _is_vector(lowering: Lowering, node: Node) -> bool:
-    is_parameter = node.op == "leaf" and node.data[0] in lowering.parameters and len(node.axes) == 1
-    return is_parameter and lowering.parameters[node.data[0]][1] is None
-
-
-def _code(value: Value) -> str:
-    assert isinstance(value, Dense)
-    return value.code
-
-
-def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
-    """``F.linear`` with the stored weight, taking composed axes together and apart again."""
-    matrix = _matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
-    offset = _matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else None
+def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None, constant: Dense | None = None) -> Value:
+    """``F.linear`` with the stored weight, taking composed axes together and apart again; ``constant`` is any offset."""
+    matrix = as_matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
+    offset = as_matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else constant
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
     joined = _joined_list(lowering, operand, gemm.inner)
     if joined is not None:
@@ -192,8 +109,7 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
     def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
         rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != composed(gemm.inner))
         if set(gemm.inner) <= set(x.axes):
-            x = x.ordered((*rest, *gemm.inner))
-            x = x if len(gemm.inner) == 1 else Dense(f"{x.atom}.flatten({-len(gemm.inner)})", x.axes)
+            x = with_rows(x, rest, gemm.inner)
         if not gemm.outer:
             return Dense(f"{parenthesised(x, 7)} @ {weight.atom}", rest, 7)
         arguments = ", ".join([x.code, weight.code, *([constant.code] if constant else [])])
@@ -204,6 +120,12 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None) -> Value:
 
     operands = [operand, matrix, *([offset] if offset is not None else [])]
     return lowering.each(matrix.axis, call, *operands) if isinstance(matrix, Listed) else lowering.lift(call, *operands)
+
+
+def with_rows(value: Dense, rest: Sequence[str], inner: Sequence[str]) -> Dense:
+    """A value with the axes that a matrix product contracts in one last dimension."""
+    value = value.ordered((*rest, *inner))
+    return value if len(inner) == 1 else Dense(f"{value.atom}.flatten({-len(inner)})", value.axes)
 
 
 def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> Dense | None:
@@ -245,7 +167,7 @@ def _kept_join(lowering: Lowering, operand: Node, joined: Dense) -> Dense:
     return lowering.joins[key]
 
 
-def _matrix(
+def as_matrix(
     lowering: Lowering, leaf: Node, outer: tuple[str, ...], inner: tuple[str, ...], axis: str | None
 ) -> Value:
     """A parameter as a matrix ``(outer, inner)``, or as a vector where one of the two is empty; a list along ``axis``."""
@@ -342,7 +264,7 @@ def _gemm_of_each(lowering: Lowering, node: Node) -> Value | None:
     for axis in node.over:
         rest = [other for other in node.over if other != axis]
         gemm = match_gemm(lowering, ir.reduce("sum", node.args[0], rest)) if rest else None
-        if gemm is not None and _listed_axis(lowering, gemm.weight) == axis:
+        if gemm is not None and listed_axis(lowering, gemm.weight) == axis:
             return _sum(lowering, linear(lowering, gemm), (axis,))
     return None
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sparank_gen.backends.torch import contract, join
+from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import laid_out, number_of_each, over_joined, split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, index_dense, listed, parenthesised
@@ -115,7 +116,7 @@ class Lowering:
             return join.cut_or_joined(self, node)
         kind = OPERATORS[node.op].kind
         if kind in ("pointwise", "comparison"):
-            return contract.affine(self, node) or self.pointwise(node)
+            return affine(self, node) or self.pointwise(node)
         if node.op == "sum":
             return contract.contraction(self, node)
         return self.over_axes(node)

@@ -19,7 +19,7 @@ from sparank_gen.plan.schedule import stacks_features, working_set
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
+RUNTIME = ("add_linear", "container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
 
 
 @dataclass(frozen=True)
@@ -254,5 +254,5 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
 
 
 def _block(mode: Mode, names: dict[str, str]) -> str | None:
-    total = working_set(prepared(mode), with_outer_results=False)
+    total = working_set(prepared(mode), in_kernel=False)
     return total.code(names) if total is not None else None

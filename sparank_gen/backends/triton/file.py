@@ -151,7 +151,7 @@ def kernel_file(mode: Mode) -> KernelFile:
     backward, rest = _backward(mode, program, results, storages, symbols, numbers, before)
     lanes, padded = _padded(program, symbols)
     width = WIDEST if mode.one_width is None else Extent.symbol(ONE_WIDTH)
-    set_size = working_set(lanes, with_outer_results=True) or program.extents["m"] * width
+    set_size = working_set(lanes, in_kernel=True) or program.extents["m"] * width
     if not forward.split:
         # Where nothing is multiplied, all of it is alive at once, and not half of it as elsewhere.
         set_size = set_size * Extent.number(2)
