@@ -26,6 +26,7 @@ from sparank_gen.plan.stages import (
     Split,
     Stage,
     column_extent,
+    contraction_of,
     leaf_names,
     products_read,
     split_at_contractions,
@@ -161,12 +162,18 @@ def _around_products(
     made, stores = replace(made, program=split.program), _over_products(stores, split)
     written = {buffer.name: buffer for buffer in buffers}
     steps = tuple(_steps(made, split, stores, written, [None] * len(split.stages)))
-    return replace(found, split=steps, share=CROWDED if before is not None and _sums_over_several_axes(split) else 1)
+    return replace(found, split=steps, share=CROWDED if _is_crowded(split, made, before is not None) else 1)
 
 
-def _sums_over_several_axes(split: Split) -> bool:
-    """Whether a product is contracted over more than one axis: compiled kernels hold the weights for all of them at once."""
-    return any(len(definition.node.over) > 1 for stage in split.stages for definition in stage.products)
+def _is_crowded(split: Split, made: Pass, is_backward: bool) -> bool:
+    """Whether compiled kernels hold many weights at once: those of each pair of modalities, or, backward, of a sum over several axes."""
+    products = [definition.node for stage in split.stages for definition in stage.products]
+    for node in products:
+        contraction = contraction_of(node, made.is_unrolled)
+        unrolled = [axis for axis in contraction.weight.axes if made.is_unrolled(axis)] if contraction is not None else []
+        if len(unrolled) > 1 or is_backward and len(node.over) > 1:
+            return True
+    return False
 
 
 def _over_products(stores: Sequence[Store], split: Split) -> list[Store]:

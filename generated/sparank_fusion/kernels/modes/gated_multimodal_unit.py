@@ -724,7 +724,7 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
+        rows, warps = tile_for(3 * numbers, most=128)
         launch(
             gated_multimodal_unit_forward_kernel,
             batch,
