@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import reachable
 from sparank_gen.ir.restrict import HARMLESS, NEUTRAL, WRITTEN_OUT, numbered, restrict
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.spec.load import load_spec, parse_spec
+from sparank_gen.spec.load import parse_spec
 
 MODES = ("attention", "concat", "gate")
 MASKS: dict[int, Mask] = {
@@ -85,8 +86,10 @@ def mode_of(math: str, params: str = "", modalities: str = ">=2", tail: str = ""
 
 
 def shipped_modes() -> list[Mode]:
-    """Those that compute something, and name no modality by number."""
-    modes = [check_spec(load_spec(path, path.name)) for path in sorted((REPOSITORY / "specs").glob("*.yaml"))]
+    """Those that compute something, and name no modality by number, among modalities of one width."""
+    paths = sorted((REPOSITORY / "specs").glob("*.yaml"))
+    sources = [re.sub(r"dim\[\w+\]", "dim", path.read_text(encoding="utf-8")) for path in paths]
+    modes = [check_spec(parse_spec(source, path.name)) for source, path in zip(sources, paths, strict=True)]
     return [mode for mode in modes if mode.program.definitions and numbered(mode.program) is None]
 
 

@@ -131,6 +131,7 @@ def test_layer_of_different_widths(name: str) -> None:
     assert layer.dim == layer.dims == dims and out.shape == (5, layer.out_dim)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.testing.assert_close(other(features), out, rtol=0, atol=0)
+    torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(features), out)
     assert f"dim={dims}" in repr(layer)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from random_widths import random_widths
 
 from kernel_helper import compiled_kernels
 from random_specs import random_specs
@@ -48,6 +49,29 @@ def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: in
     schedule=st.sampled_from(["resident", "columns", "split", "again"]),
 )
 def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
+    torch.set_num_threads(1)
+    note(text)
+    check_kernels(text, dim, n_modalities, hidden, batch, schedule)
+
+
+@settings(
+    max_examples=max(EXAMPLES // 3, 1),
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+@given(
+    text=random_widths(),
+    dim=st.integers(1, 4),
+    n_modalities=st.integers(2, 3),
+    hidden=st.integers(1, 3),
+    batch=st.integers(1, 3),
+    schedule=st.sampled_from(["resident", "columns", "split", "again"]),
+)
+def test_random_kernels_of_different_widths(
+    text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str
+) -> None:
     torch.set_num_threads(1)
     note(text)
     check_kernels(text, dim, n_modalities, hidden, batch, schedule)
