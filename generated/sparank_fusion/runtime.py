@@ -60,6 +60,8 @@ class FusionModule(nn.Module):
         self._block_rows: int | None = None
         self._may_use_kernels = backend == "triton" or (backend == "auto" and has_gpu() and has_triton())
         self._is_pair = self.has_pair_form and n_modalities == 2
+        # Whether a call is ``_fuse`` and nothing else, as where a layer only moves its input.
+        self._is_plain = n_modalities != 1 and not self._is_pair and not self._may_use_kernels
 
     @classmethod
     def _require_modalities(cls, n_modalities: int) -> None:
@@ -97,6 +99,7 @@ class FusionModule(nn.Module):
         """
         if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
             self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
+            self._is_plain = False
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""
@@ -155,10 +158,18 @@ class FusionModule(nn.Module):
             for feature in features:
                 if feature is not first and (feature.shape != shape or feature.dtype is not dtype):
                     self._explain(features)
-            is_stacked = type(features) is not list and isinstance(features, Tensor)
-            # Widths that differ from modality to modality are unequal to any one.
-            if is_stacked or width != self.dim or len(features) != count:
-                self._explain(features)
+                    break
+            else:
+                # Widths that differ from modality to modality are unequal to any one.
+                if (
+                    width != self.dim
+                    or len(features) != count
+                    or type(features) is not list
+                    and isinstance(features, Tensor)
+                ):
+                    self._explain(features)
+            if self._is_plain and present is None and not return_gates:
+                return self._fuse(features, False)[0]
             given = features
             if present is not None:
                 self._require_present(present, first)
