@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -411,16 +410,6 @@ def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     for a, b in pairs:
         total = total + a * b if in_two else torch.addcmul(total, a, b)
     return total
-
-
-def add_linear(total: Tensor, x: Tensor, weight: Tensor, scale: float = 1) -> Tensor:
-    """``total + scale * x @ weight.T``, written over ``total``, which nothing else reads, where torch allows that."""
-    if total.dtype is not x.dtype or x.dtype is not weight.dtype:  # as autocast leaves them
-        return total + scale * F.linear(x, weight)
-    # A transform may see several of x for each total.
-    if torch._C._are_functorch_transforms_active():
-        return torch.addmm(total, x, weight.t(), alpha=scale)
-    return total.addmm_(x, weight.t(), alpha=scale)
 
 
 def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, add_linear, lerp, sum_of_products
+from sparank_fusion.runtime import FusionModule, Tensors, lerp, sum_of_products
 
 
 class GateFusion(FusionModule):
@@ -83,7 +83,8 @@ class GateFusion(FusionModule):
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        difference = add_linear(F.linear(h[0], W[0], c[0] - c[1]), h[1], W[1], -1)  # (B, dim)
+        # difference: (B, dim)
+        difference = torch.addmm(F.linear(h[0], W[0], c[0] - c[1]), h[1], W[1].t(), alpha=-1)
         # g[0,i] of g[m,i] = softmax[m](logit[m,i])
         g_0 = torch.sigmoid(difference)  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, add_linear
+from sparank_fusion.runtime import FusionModule, Tensors
 
 
 class MultiplicativeInteractionFusion(FusionModule):
@@ -74,7 +74,7 @@ class MultiplicativeInteractionFusion(FusionModule):
         # total: (B, dim[0])
         total = F.linear((h[0].unsqueeze(-1) * h[1].unsqueeze(1)).flatten(-2), W.flatten(1), c)
         # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
-        out = add_linear(add_linear(total, h[0], U), h[1], V)  # (B, dim[0])
+        out = torch.addmm(torch.addmm(total, h[0], U.t()), h[1], V.t())  # (B, dim[0])
         return (out,)
 
     def _fuse_triton(

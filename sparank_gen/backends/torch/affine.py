@@ -58,8 +58,9 @@ def _sum_of_maps(lowering: Lowering, node: Node) -> Value | None:
         operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
         assert isinstance(value, Dense) and isinstance(operand, Dense)
         rows = with_rows(operand, (BATCH,), gemm.inner)
-        weight = as_matrix(lowering, gemm.weight, gemm.outer, gemm.inner, None)
-        value = Dense(f"add_linear({value.code}, {rows.code}, {_code(weight)}{', -1' if sign < 0 else ''})", value.axes)
+        weight = as_matrix(lowering, gemm.weight, gemm.inner, gemm.outer, None)
+        scale = ", alpha=-1" if sign < 0 else ""
+        value = Dense(f"torch.addmm({value.code}, {rows.code}, {_code(weight)}{scale})", value.axes)
     taken = {term for _, term, _ in maps}
     rest = [pair for pair in terms if pair[1] not in taken and pair not in biases]
     return _added(lowering, value, rest)
