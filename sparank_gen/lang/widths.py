@@ -38,6 +38,11 @@ def owners(axes: Iterable[str], extents: Mapping[str, Extent]) -> dict[str, str]
     return {axis: owner for axis, owner in found.items() if owner is not None}
 
 
+def owner_among(axes: Iterable[str], extents: Mapping[str, Extent]) -> str | None:
+    """The axis that the extents of some of ``axes`` depend on, or None."""
+    return next(iter(owners(axes, extents).values()), None)
+
+
 def has_widths(extents: Iterable[Extent]) -> bool:
     """Whether any of the extents is made of the widths of single modalities."""
     names = {name for extent in extents for name in extent.symbols}

@@ -14,7 +14,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.lang.widths import owners
+from sparank_gen.lang.widths import owner_among
 
 IsUnrolled = Callable[[str], bool]
 
@@ -40,7 +40,7 @@ class Buffer:
 
 def made_buffer(name: str, axes: tuple[str, ...], node: Node, partial: bool, program: Program) -> Buffer:
     """A buffer with these dimensions; a list of them where some differ from modality to modality."""
-    listed = next(iter(owners(axes, program.extents).values()), None)
+    listed = owner_among(axes, program.extents)
     return Buffer(name, axes, node, partial, listed)
 
 

@@ -14,7 +14,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import state_key
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import has_widths, owners, read_at, size_of, sizes_of, widest
+from sparank_gen.lang.widths import has_widths, owner_among, read_at, size_of, sizes_of, widest
 
 Array = NDArray[np.float64]
 
@@ -177,7 +177,7 @@ def indexed(
     sizes: Mapping[str, int | float],
 ) -> Array | Pieces:
     """Stored arrays, one or one for each index of ``per``, as one with a dimension for each of ``indices``."""
-    owner = next(iter(owners(indices, extents).values()), None)
+    owner = owner_among(indices, extents)
     if owner is None or owner == per:
         inner = [axis for axis in indices if axis != per]
         found = []

@@ -15,7 +15,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.lang.widths import owners
+from sparank_gen.lang.widths import owner_among
 
 ASSERTIONS = {
     "==": "assert_equal({0}, {1})",
@@ -86,7 +86,7 @@ def _binding(mode: Mode, result: Result) -> str:
     layout = result.layout
     code = "layer(h)" if result.key == "out" else f'layer(h, return_gates=True)[1]["{result.key}"]'
     symbols = _symbols(mode)
-    owner = next(iter(owners(layout.axes, mode.program.extents).values()), None)
+    owner = owner_among(layout.axes, mode.program.extents)
     if owner is not None:
         lowering = Lowering(mode.program, (), Emitter(mode.program.extents, symbols), stacked=False)
         found = split_apart(lowering, code, "x", layout, owner, layout.axes)

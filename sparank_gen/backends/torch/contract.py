@@ -10,7 +10,7 @@ from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, comp
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import factors_of, product_of
-from sparank_gen.lang.widths import owners
+from sparank_gen.lang.widths import owner_among
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
@@ -67,7 +67,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
 def joined_slot(lowering: Lowering, leaf: Node) -> int | None:
     """The slot of a parameter along which pieces of a size for each modality are joined, or None."""
     layout, per = lowering.parameters[leaf.data[0]]
-    owner = next(iter(owners(layout.axes, lowering.program.extents).values()), None)
+    owner = owner_among(layout.axes, lowering.program.extents)
     return layout.axes.index(owner) if owner not in (None, per) else None
 
 

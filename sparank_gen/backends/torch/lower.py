@@ -23,7 +23,7 @@ from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owners
+from sparank_gen.lang.widths import owner_among, owners
 
 LONGEST_OPERAND = 60
 
@@ -129,12 +129,12 @@ class Lowering:
         if name == "h":
             return self.feature(indices)
         if name not in self.parameters:
-            owner = next(iter(owners(node.axes, self.program.extents).values()), None)
+            owner = owner_among(node.axes, self.program.extents)
             whole = Dense(name, tuple(str(index) for index in indices if index != owner))
             return listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
         layout, per = self.parameters[name]
         name = self.variables[name]
-        owner = next(iter(owners(layout.axes, self.program.extents).values()), None)
+        owner = owner_among(layout.axes, self.program.extents)
         if owner not in (None, per):
             code = name if per is None else f"torch.stack({name}, {layout.dimensions.index((per,))})"
             return split_apart(self, code, name, layout, str(owner), indices)

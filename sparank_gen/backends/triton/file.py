@@ -29,7 +29,7 @@ from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owners, read_at, size_of, widest
+from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owner_among, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
@@ -316,7 +316,7 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
             value = lowering.tensor(lowering.lower(definition.node))
             axes = parameter.layout.axes
             wanted = tuple(axis for axis in axes if axis != module.per)
-            owner = next(iter(owners(axes, mode.program.extents).values()), None)
+            owner = owner_among(axes, mode.program.extents)
             if owner is not None:
                 inner = tuple(axis for axis in axes if axis != owner)
                 pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
