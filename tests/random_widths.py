@@ -24,7 +24,6 @@ EXTENTS = {
     "s": "2",
 }
 OWNER = {"i": "m", "j": "m", "p": "m", "u": "t"}
-NAMES = "mtijpuacqks"
 # By what a quantity with these axes may be read elsewhere: its axes in order, and the indices.
 READINGS = {
     "mi": ("mi", "mj", "tu", "0a", "1c"),
@@ -48,6 +47,11 @@ PARAMETERS = {
     "table": ("{tensor: 'ci[(m i)]', init: normal, std: 0.5}", {"ci": "mi"}),
 }
 OUTPUTS = {"k": "k", "a": "a", "mi": "(m i)", "mp": "(m p)", "kmi": "(k m i)", "mik": "(m i k)", "km": "(m k)", "ac": "(a c)", "kq": "(k q)"}
+
+
+def with_owners(axes: frozenset[str]) -> frozenset[str]:
+    """Axes and those that they depend on."""
+    return axes | {OWNER[axis] for axis in axes if axis in OWNER}
 
 
 def closed(axes: frozenset[str]) -> bool:
@@ -110,14 +114,12 @@ class Draft:
                 return f"tanh({self.expression(axes, depth - 1)})"
             return f"{self.choose(('softmax', 'layernorm'))}[{','.join(sorted(over))}]({self.expression(axes, depth - 1)})"
         left, right = self.parted(axes), self.parted(axes)
-        rest = axes - left - right
-        left |= rest | {OWNER[axis] for axis in rest if axis in OWNER}
+        left = with_owners(left | axes - right)
         return f"({self.choose(PAIRS).format(*(f'({self.expression(part, depth - 1)})' for part in (left, right)))})"
 
     def parted(self, axes: frozenset[str]) -> frozenset[str]:
         """Some of ``axes``, with what they depend on."""
-        some = frozenset(axis for axis in sorted(axes) if self.chance(65))
-        return some | {OWNER[axis] for axis in some if axis in OWNER}
+        return with_owners(frozenset(axis for axis in sorted(axes) if self.chance(65)))
 
     def reduced(self, axes: frozenset[str], depth: int, is_product: bool) -> str:
         """An operator over axes that are not in ``axes``: one, or a modality axis and what depends on it."""
@@ -127,9 +129,7 @@ class Draft:
         over = frozenset(self.choose(options))
         if is_product:
             left, right = (self.parted(axes) | over for _ in range(2))
-            rest = axes - left - right
-            pair = left | rest | {OWNER[axis] for axis in rest if axis in OWNER}, right
-            pair = tuple(part | {OWNER[axis] for axis in part if axis in OWNER} for part in pair)
+            pair = (with_owners(part) for part in (left | axes - right, right))
             factors = " * ".join(f"({self.expression(part, depth - 2)})" for part in pair)
             return f"sum[{','.join(sorted(over))}]({factors})"
         operator = self.choose(("sum", "mean", "max", "min", "prod", "logsumexp"))

@@ -100,5 +100,4 @@ def _weighed(extent: Extent, owner: str, widths: Extent, count: Extent) -> Exten
 def sizes_of(widths: Iterable[int]) -> dict[str, int]:
     """The values of the names that extents of these widths are made of."""
     found = tuple(widths)
-    starts = {f"start[{m}]": sum(found[:m]) for m in range(len(found))}
-    return {f"dim[{m}]": width for m, width in enumerate(found)} | starts | {"sum(dim)": sum(found), "max(dim)": max(found)}
+    return {f"dim[{m}]": width for m, width in enumerate(found)} | {"sum(dim)": sum(found), "max(dim)": max(found)}
