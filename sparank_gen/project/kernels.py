@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sparank_gen.backends.triton.aot import TARGETS, Compiled, Target, compile_launch, launches
+from sparank_gen.backends.triton.aot import TARGETS, CompilationFailed, Compiled, Target, compile_launch, launches
 from sparank_gen.backends.triton.explain import choices, rest
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
@@ -114,7 +113,9 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
     if not (config.output / config.package / "kernels" / "modes" / f"{mode.name}.py").is_file():
         raise UsageError(f"{config.output} has no kernels of mode {mode.name!r}; run: sparank-gen build")
     try:
-        found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch, case.chip.backend)
+        found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch, case.chip)
+    except CompilationFailed as error:
+        raise UsageError(f"{case}: {error}") from None
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"mode {mode.name!r} does not take {case}: {_first_line(error)}") from None
     rows = []
@@ -126,20 +127,9 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
         sizes = {**numbers, "modalities": case.modalities, **sizes_of([case.dim] * case.modalities)}
         operations = per_row[name].number_for(sizes) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
-        rows.append(Row(_compiled(launch, case), cost))
+        rows.append(Row(compile_launch(launch, case.chip), cost))
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
     return Report((*choices(file, found), *after), tuple(rows))
-
-
-def _compiled(launch: Any, case: Case) -> Compiled:
-    try:
-        return compile_launch(launch, case.chip)
-    except Exception as error:  # the compiler's errors have no class in common
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = f"{type(cause).__name__}: {_first_line(cause)}"
-        raise UsageError(f"{launch.kernel.__name__} does not compile for {case}: {reason}") from None
 
 
 def _chosen(modes: Sequence[Mode], name: str | None, modalities: int) -> list[Mode]:

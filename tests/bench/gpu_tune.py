@@ -15,7 +15,7 @@ from gpu_layers import BOTH, FORWARD, HEADS, Case, Inputs
 from gpu_timing import Clock
 
 from sparank_fusion import FusionLayer
-from sparank_fusion.kernels import forced
+from sparank_fusion.kernels import Tile, forced
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 LEAST_ROWS = 16  # of a matrix product in a kernel
@@ -33,11 +33,14 @@ def launched(mode: str, setting: Setting | None) -> Iterator[None]:
         yield
         return
     module: Any = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
-    rows, warps = setting
+    tiles = {
+        "row_tiles": lambda *_, **__: [Tile(*setting)],
+        "column_tiles": lambda _, x, *__: [Tile(*setting, *COLUMNS[x.dtype.itemsize])],
+    }
     with ExitStack() as stack:
-        stack.enter_context(patch.object(module, "tile_for", lambda *_, **__: setting))
-        if hasattr(module, "column_tile"):
-            stack.enter_context(patch.object(module, "column_tile", lambda x, _: (rows, *COLUMNS[x.dtype.itemsize], warps)))
+        for name, replacement in tiles.items():
+            if hasattr(module, name):
+                stack.enter_context(patch.object(module, name, replacement))
         yield
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from sparank_fusion import FusionLayer
+from sparank_fusion import FusionLayer, kernels
 from sparank_fusion.kernels import forced
 
 CASES: list[tuple[str, int, int, dict[str, Any]]] = [
@@ -53,3 +54,22 @@ def test_many_modalities_and_all_widths(mode: str, n_modalities: int, dim: int, 
 def test_wide_matrix_products(mode: str, n_modalities: int, dim: int, schedule: str) -> None:
     with forced(schedule, (16, 256, 128)):
         check(mode, n_modalities, dim, 3, {})
+
+
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split"])
+@pytest.mark.parametrize("mode", ["gate", "attention", "film"])
+def test_launches_with_tiles_that_spill_leave_nothing_behind(mode: str, schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel runs with one tile after another, as if none fitted; sums over the batch have a part for each of the last."""
+    module = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
+    rows = []
+
+    def launch(kernel: Any, batch: int, tile: kernels.Tile, *given: Any) -> None:
+        kernels.launch(kernel, batch, tile, *given)
+        rows.append(tile.rows)
+        tile.spilled = 1000 * tile.rows
+
+    monkeypatch.setattr(module, "launch", launch)
+    monkeypatch.setattr(kernels, "_fitting", {})
+    with forced(schedule):
+        check(mode, 2, 20, 70, {})
+    assert len(set(rows)) > 1

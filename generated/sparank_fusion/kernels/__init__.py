@@ -7,9 +7,10 @@ It is imported when a kernel first runs, and needs triton.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from torch import Tensor
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 # How many numbers the rows of a program of 8 warps may need; about half of them are alive at once. It is a compromise
 # over kernels compiled for Hopper, where most that need 107 thousand spill nothing and some that need 129 thousand a
-# kilobyte, and for MI300, whose matrix products spread their tiles over more registers.
+# kilobyte, and for MI300, whose matrix products spread their tiles over more registers. Where it is too many for a
+# kernel, its first launch finds out.
 NUMBERS = {"cuda": 125_000, "hip": 36_000}
+# Bytes of a thread that may find no register: fewer rows would cost more.
+MOST_SPILLED = 64
 SHARED_BYTES = 65536
 # Operations that chips do in half precision while they move a byte: 150 to 295 on those from A100 to H100 and B200.
 OPERATIONS_A_BYTE = 250
@@ -208,13 +212,45 @@ def multiplied_in(product_dtype: torch.dtype | None, tensor: Tensor) -> Abstract
     return nullcontext() if product_dtype is None else torch.autocast(tensor.device.type, product_dtype)
 
 
-def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[int, int]:
-    """How many rows a program owns, and its warps, so that what its rows need stays in registers.
+@dataclass
+class Tile:
+    """What a program owns.
+
+    Attributes:
+        rows: how many rows of the batch.
+        warps: its warps.
+        columns: how many columns, for a kernel that owns a tile of these.
+        inner: over how much of what is contracted such a kernel walks at once.
+        spilled: bytes of each thread that found no register when a kernel was compiled for it, and infinity where it cannot run;
+            nan before.
+    """
+
+    rows: int
+    warps: int
+    columns: int = 0
+    inner: int = 0
+    spilled: float = math.nan
+
+
+def row_tiles(
+    kernel: Any,
+    tensor: Tensor,
+    constants: dict[str, Any],
+    numbers_per_row: int,
+    least: int = 16,
+    most: int = 128,
+) -> Iterator[Tile]:
+    """The tiles of rows to launch a kernel with, in turn; after the last one its results are valid.
+
+    There is more than one only in the first call of its kind, and only where the compiler finds no registers for what
+    was estimated to need them.
 
     More than 8 warps do not help what is too much for the fewest rows: they share the same registers, and hold more
     copies of what a row needs. Small tiles leave room for more programs.
 
     Args:
+        kernel, constants: what is compiled.
+        tensor: a feature tensor.
         numbers_per_row: intermediate results of a row, padding included.
         least: the smallest number of rows; matrix units take 16.
         most: the largest number of rows.
@@ -222,23 +258,68 @@ def tile_for(numbers_per_row: int, least: int = 16, most: int = 128) -> tuple[in
     rows, limit = most, most_numbers()
     while rows > least and rows * numbers_per_row > limit:
         rows //= 2
-    return rows, warps_for(4 * rows * numbers_per_row <= limit)
+    tile = Tile(rows, warps_for(4 * rows * numbers_per_row <= limit))
+    return _until_one_fits(_ever_smaller(tile, least), _key(kernel, tensor, constants))
 
 
-def column_tile(tensor: Tensor, numbers_per_element: int) -> tuple[int, int, int, int]:
-    """How many rows and columns a program owns, over how much of what is contracted it walks at once, and its warps.
+def column_tiles(
+    kernel: Any, tensor: Tensor, constants: dict[str, Any], numbers_per_element: int
+) -> Iterator[Tile]:
+    """The tiles of rows and columns to launch a kernel with, as :func:`row_tiles` has them for rows.
 
     Args:
-        tensor: a feature tensor.
+        kernel, tensor, constants: as there.
         numbers_per_element: intermediate results for a row and a column.
     """
     if _forced is not None and _forced[1] is not None:
-        return *_forced[1], 4
+        rows, columns, inner = _forced[1]
+        return iter([Tile(rows, 4, columns, inner)])
     rows, columns, limit = 128, 128, most_numbers()
     while rows > 16 and rows * columns * numbers_per_element > limit:
         rows //= 2
     warps = warps_for(2 * rows * columns * numbers_per_element <= limit)
-    return rows, columns, 128 // tensor.dtype.itemsize, warps
+    tile = Tile(rows, warps, columns, 128 // tensor.dtype.itemsize)
+    return _until_one_fits(_ever_smaller(tile, 16), _key(kernel, tensor, constants))
+
+
+# The tile that fits, by kernel and what it was compiled for.
+_fitting: dict[tuple[Any, ...], Tile] = {}
+
+
+def _key(kernel: Any, tensor: Tensor, constants: dict[str, Any]) -> tuple[Any, ...]:
+    return kernel.__name__, tensor.device, tensor.dtype, *constants.values()
+
+
+def _until_one_fits(tiles: Iterable[Tile], key: tuple[Any, ...]) -> Iterator[Tile]:
+    """``tiles`` until a kernel does not spill; where it always does, the one with which it spills least comes again."""
+    if _recorded is None and key in _fitting:
+        yield _fitting[key]
+        return
+    tried = []
+    for tile in tiles:
+        yield tile
+        if math.isnan(tile.spilled):  # interpreted, or nothing to launch
+            return
+        tried.append(tile)
+        if tile.spilled <= MOST_SPILLED:
+            break
+        if _recorded is not None:
+            _recorded.launches.pop()
+    else:
+        yield min(tried, key=lambda tile: tile.spilled)
+    if _recorded is None:
+        _fitting[key] = min(tried, key=lambda tile: tile.spilled)
+
+
+def _ever_smaller(tile: Tile, least: int) -> Iterator[Tile]:
+    """``tile``, then tiles that leave each thread more registers for fewer numbers."""
+    while True:
+        yield tile
+        if tile.warps < warps_for(False):
+            yield replace(tile, warps=warps_for(False), spilled=math.nan)
+        if tile.rows <= least:
+            return
+        tile = replace(tile, rows=tile.rows // 2, spilled=math.nan)
 
 
 _forced: tuple[str, tuple[int, int, int] | None] | None = None
@@ -404,9 +485,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Recording:
-    """What calls would do, in order."""
+    """What calls would do, in order.
+
+    Attributes:
+        backend: the kind of chip.
+        spilled: the bytes that a thread spills in a launch, infinity where it cannot run; nan where nobody knows.
+        launches, choices, keepings: what was recorded.
+    """
 
     backend: str
+    spilled: Callable[[Launch], float]
     launches: list[Launch] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     keepings: list[Keeping] = field(default_factory=list)
@@ -416,10 +504,17 @@ _recorded: Recording | None = None
 
 
 @contextmanager
-def recording(backend: str = "cuda") -> Iterator[Recording]:
-    """Launches inside the block are noted as for a chip of ``backend``, and not run: results are uninitialised."""
+def recording(
+    backend: str = "cuda", spilled: Callable[[Launch], float] = lambda _: math.nan
+) -> Iterator[Recording]:
+    """Launches inside the block are noted as for a chip of ``backend``, and not run: results are uninitialised.
+
+    Args:
+        backend: ``"cuda"`` or ``"hip"``.
+        spilled: the bytes that a thread spills in a launch, by which tiles are chosen; nan where nobody knows.
+    """
     global _recorded
-    _recorded = Recording(backend)
+    _recorded = Recording(backend, spilled)
     try:
         yield _recorded
     finally:
@@ -429,25 +524,35 @@ def recording(backend: str = "cuda") -> Iterator[Recording]:
 def launch(
     kernel: Any,
     batch: int,
-    rows: int,
-    warps: int,
+    tile: Tile,
     arguments: tuple[Any, ...],
     constants: dict[str, Any],
     columns: int = 1,
 ) -> None:
-    """Run ``kernel`` over the rows of a batch, ``rows`` to a program of ``warps``, in ``columns`` tiles of columns."""
-    tiles = triton.cdiv(batch, rows) * columns
-    if not tiles:
+    """Run ``kernel`` over the rows of a batch, a program to each ``tile``, in ``columns`` tiles of columns."""
+    programs = triton.cdiv(batch, tile.rows) * columns
+    if not programs:
         return
+    constants = {"ROWS": tile.rows, **constants}
     if _recorded is not None:
-        _recorded.launches.append(Launch(kernel, tiles, arguments, {"ROWS": rows, **constants}, warps))
+        noted = Launch(kernel, programs, arguments, constants, tile.warps)
+        _recorded.launches.append(noted)
+        tile.spilled = _recorded.spilled(noted)
         return
     tensor = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
-    if tensor.is_cuda:
+    if not tensor.is_cuda:
+        kernel[(programs,)](*arguments, **constants)
+        return
+    try:
         with torch.cuda.device(tensor.device):
-            kernel[(tiles,)](*arguments, ROWS=rows, num_warps=warps, **constants)
+            compiled = kernel[(programs,)](*arguments, num_warps=tile.warps, **constants)
+    except triton.OutOfResources:
+        # Where no tile fits, this one comes a second time.
+        if not math.isnan(tile.spilled):
+            raise
+        tile.spilled = math.inf
     else:
-        kernel[(tiles,)](*arguments, ROWS=rows, **constants)
+        tile.spilled = 4 * compiled.n_spills
 
 
 def grouped(tensors: Sequence[Tensor], n_modalities: int, listed: tuple[bool, ...]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ class Target:
 
     Attributes:
         backend, arch, lanes: the arguments of triton's ``GPUTarget``.
+        shared: bytes of shared memory that a program may have.
         bandwidth: bytes a second from device memory.
         rates: matrix operations a second, by dtype.
     """
@@ -25,16 +27,18 @@ class Target:
     backend: str
     arch: int | str
     lanes: int
+    shared: int
     bandwidth: float
     rates: Mapping[str, float]
 
 
-# Peak figures of the vendors' data sheets: A100 SXM 80 GB, H100 SXM, B200, MI300X; dense, without sparsity.
+# Peak figures of the vendors' data sheets: A100 SXM 80 GB, H100 SXM, B200, MI300X; dense, without sparsity. Shared memory
+# is what one program may ask for, by the vendors' tables of what each architecture has.
 TARGETS = {
-    "sm_80": Target("cuda", 80, 32, 2.04e12, {"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12}),
-    "sm_90": Target("cuda", 90, 32, 3.35e12, {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}),
-    "sm_100": Target("cuda", 100, 32, 8.0e12, {"float16": 2250e12, "bfloat16": 2250e12, "float32": 80e12}),
-    "gfx942": Target("hip", "gfx942", 64, 5.3e12, {"float16": 1307e12, "bfloat16": 1307e12, "float32": 163e12}),
+    "sm_80": Target("cuda", 80, 32, 163 * 1024, 2.04e12, {"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12}),
+    "sm_90": Target("cuda", 90, 32, 227 * 1024, 3.35e12, {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}),
+    "sm_100": Target("cuda", 100, 32, 227 * 1024, 8.0e12, {"float16": 2250e12, "bfloat16": 2250e12, "float32": 80e12}),
+    "gfx942": Target("hip", "gfx942", 64, 64 * 1024, 5.3e12, {"float16": 1307e12, "bfloat16": 1307e12, "float32": 163e12}),
 }
 POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
 
@@ -60,23 +64,41 @@ class Compiled:
     shared: int
 
 
+class CompilationFailed(Exception):
+    """A kernel that does not compile for a chip: which one, and the compiler's reason."""
+
+
 def launches(
-    package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096, backend: str = "cuda"
+    package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096, target: Target | None = None
 ) -> Any:
-    """The launches of a forward and a backward pass, and the choices behind them, noted and not run."""
+    """The launches of a forward and a backward pass, and the choices behind them, noted and not run.
+
+    Tiles are those that a call on ``target`` comes to when its compiler finds no registers for larger ones; where it is
+    None, those that a call tries first.
+    """
     import torch
 
     kernels = importlib.import_module(f"{package}.kernels")
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(getattr(torch, dtype))
     features = [torch.empty(batch, dim, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(n_modalities)]
-    with kernels.recording(backend) as found:
+    options = () if target is None else (target.backend, lambda launch: _spilled(compile_launch(launch, target), target))
+    with kernels.recording(*options) as found:
         results = layer._fuse_kernels(features, bool(layer.extras))
         torch.autograd.backward(results, [torch.empty_like(result) for result in results])
     return found
 
 
+def _spilled(compiled: Compiled, target: Target) -> float:
+    """Bytes that a thread spills; infinity where a program does not fit the chip."""
+    return compiled.spilled if compiled.shared <= target.shared else math.inf
+
+
 def compile_launch(launch: Any, target: Target) -> Compiled:
-    """One launch's kernel, compiled for ``target``."""
+    """One launch's kernel, compiled for ``target``.
+
+    Raises:
+        CompilationFailed: where the compiler refuses.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -93,9 +115,19 @@ def compile_launch(launch: Any, target: Target) -> Compiled:
         constants[(names.index(name),)] = value
     source = ASTSource(launch.kernel, signature, constants, attributes)
     gpu = GPUTarget(target.backend, target.arch, target.lanes)
-    made = triton.compile(source, target=gpu, options={"num_warps": launch.warps})
+    try:
+        made = triton.compile(source, target=gpu, options={"num_warps": launch.warps})
+    except Exception as error:  # the compiler's errors have no class in common
+        raise CompilationFailed(f"{launch.kernel.__name__} does not compile: {_reason(error)}") from error
     registers, spilled = _resources(made, target)
     return Compiled(launch.kernel.__name__, launch.constants["ROWS"], launch.warps, registers, spilled, made.metadata.shared)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 
 def _type_of(value: Any) -> Any:

@@ -120,14 +120,15 @@ class KernelFile:
     def imports(self) -> list[str]:
         """What the file imports from the kernels' common part."""
         always = [] if self.mode.one_width is not None else ["starts", "widths"]
-        always += ["acc", "grouped", "launch", "precision", "row_strides", "tile_for", "unit_stride"]
+        always += ["acc", "grouped", "launch", "precision", "row_strides", "unit_stride"]
         always += ["shaped"] if self.parameters else []
         always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
         always += ["schedule"] if self.forward.split or self.backward.split else []
         always += ["keeps", "separate"] if self.kept else []
         has_lines = bool(self.rest.lines) or any(step.lines for step in (*self.forward.steps, *self.backward.steps))
         always += ["multiplied_in"] if has_lines else []
-        always += ["column_tile"] if any(kernel.columns for kernel in self.kernels) else []
+        always += ["column_tiles"] if any(kernel.columns for kernel in self.kernels) else []
+        always += ["row_tiles"] if any(kernel.columns is None for kernel in self.kernels) else []
         tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
         return sorted({*always, *tiles})
 

@@ -268,7 +268,7 @@ def _buffer_shape(buffer: Buffer, made: Pass) -> tuple[str, str]:
     """The shape of a buffer, and of a list of them the loop that makes one for each modality."""
     axes = [axis for axis in buffer.axes if axis != buffer.listed]
     loop = made.loop_over(buffer.listed) if buffer.listed is not None else ""
-    return made.shape(axes, "tiles" if buffer.partial else "batch"), loop
+    return made.shape(axes, "triton.cdiv(batch, tile.rows)" if buffer.partial else "batch"), loop
 
 
 def buffer_store(buffer: Buffer) -> Store:

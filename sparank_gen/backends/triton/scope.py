@@ -25,7 +25,7 @@ TILE_FUNCTIONS = tuple(
 RESERVED = frozenset(
     """
     tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b batch ROWS INNER ACC PRECISION HAS_EXTRAS program programs columns
-    forward backward fuse launch acc precision multiplied_in tile_for shaped unit_stride None True False and or not if else for in is
+    forward backward fuse launch acc precision multiplied_in row_tiles column_tiles shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
 

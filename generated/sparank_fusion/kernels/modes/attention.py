@@ -22,11 +22,11 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     square,
-    tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import sum_all
@@ -1414,42 +1414,39 @@ def forward(
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=keep)
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 3 * lanes * M, most=128)
-        launch(
-            attention_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
-            constants,
-        )
+        for tile in row_tiles(attention_forward_kernel, h[0], constants, numbers + 3 * lanes * M, most=128):
+            launch(
+                attention_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
+                constants,
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             # product_1: M × (B, 3, attn_heads, dim // attn_heads)
             product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        launch(
-            attention_forward_operands_2,
-            batch,
-            rows,
-            warps,
-            (c, weights, tuple(x.contiguous() for x in product_1), operand_1, batch),
-            constants,
-        )
+        for tile in row_tiles(attention_forward_operands_2, h[0], constants, numbers, least=1, most=64):
+            operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            launch(
+                attention_forward_operands_2,
+                batch,
+                tile,
+                (c, weights, tuple(x.contiguous() for x in product_1), operand_1, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            attention_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), d, scale, shift, out, product_2.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(attention_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(
+                attention_forward_epilogue,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), d, scale, shift, out, product_2.contiguous(), batch),
+                constants,
+            )
 
         if keep:
             results += separate(
@@ -1513,57 +1510,59 @@ def backward(
     numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(3 * (numbers + 2 * (3 * lanes * M)), most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
-        rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_7 = h[0].new_empty((M, batch, dim))
-        launch(
-            attention_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                W,
-                c,
-                U,
-                d,
-                scale,
-                tuple(h_bar),
-                out_bar,
-                weights_bar,
-                partial_1,
-                partial_2,
-                partial_3,
-                partial_4,
-                rows_5,
-                rows_6,
-                rows_7,
+        for tile in row_tiles(
+            attention_backward_kernel, h[0], constants, 3 * (numbers + 2 * (3 * lanes * M)), most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+            rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            rows_7 = h[0].new_empty((M, batch, dim))
+            launch(
+                attention_backward_kernel,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    W,
+                    c,
+                    U,
+                    d,
+                    scale,
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    partial_2,
+                    partial_3,
+                    partial_4,
+                    rows_5,
+                    rows_6,
+                    rows_7,
+                    batch,
+                ),
+                constants,
+            )
 
     else:
         if not kept:
             with multiplied_in(product_dtype, h[0]):
                 # product_1: M × (B, 3, attn_heads, dim // attn_heads)
                 product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
-            rows, warps = tile_for(numbers, least=1, most=32)
-            operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-            launch(
-                attention_forward_operands_2_again,
-                batch,
-                rows,
-                warps,
-                (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
-                constants,
-            )
+            for tile in row_tiles(
+                attention_forward_operands_2_again, h[0], constants, numbers, least=1, most=32
+            ):
+                operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+                launch(
+                    attention_forward_operands_2_again,
+                    batch,
+                    tile,
+                    (c, tuple(x.contiguous() for x in product_1), operand_1, batch),
+                    constants,
+                )
 
             with multiplied_in(product_dtype, h[0]):
                 product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
@@ -1573,84 +1572,81 @@ def backward(
             )
         product_1, product_2 = kept[:M], kept[M]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_7 = h[0].new_empty((M, batch, dim))
-        launch(
-            attention_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                d,
-                scale,
-                out_bar,
-                partial_1,
-                partial_2,
-                partial_3,
-                rows_6,
-                rows_7,
-                tuple(product_1),
-                product_2,
+        for tile in row_tiles(attention_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            rows_7 = h[0].new_empty((M, batch, dim))
+            launch(
+                attention_backward_operands_1,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    c,
+                    d,
+                    scale,
+                    out_bar,
+                    partial_1,
+                    partial_2,
+                    partial_3,
+                    rows_6,
+                    rows_7,
+                    tuple(product_1),
+                    product_2,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_3: (M, B, attn_heads, dim // attn_heads)
             product_3 = F.linear(rows_7, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
-        launch(
-            attention_backward_operands_2,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                d,
-                weights_bar,
-                partial_4,
-                rows_5,
-                tuple(product_1),
-                product_2,
-                product_3.contiguous(),
+        for tile in row_tiles(attention_backward_operands_2, h[0], constants, numbers, least=1, most=32):
+            partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+            launch(
+                attention_backward_operands_2,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    c,
+                    d,
+                    weights_bar,
+                    partial_4,
+                    rows_5,
+                    tuple(product_1),
+                    product_2,
+                    product_3.contiguous(),
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(rows_5.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            attention_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                d,
-                scale,
-                tuple(h_bar),
-                out_bar,
-                product_2,
-                product_4.contiguous(),
+        for tile in row_tiles(attention_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(
+                attention_backward_epilogue,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    d,
+                    scale,
+                    tuple(h_bar),
+                    out_bar,
+                    product_2,
+                    product_4.contiguous(),
+                    batch,
+                ),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: (3, attn_heads, dim // attn_heads, dim)

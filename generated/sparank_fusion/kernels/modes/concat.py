@@ -15,8 +15,8 @@ from sparank_fusion.kernels import (
     launch,
     precision,
     row_strides,
+    row_tiles,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -145,8 +145,8 @@ def forward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * lanes * M
-    rows, warps = tile_for(numbers, least=1, most=128)
-    launch(concat_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
+    for tile in row_tiles(concat_forward_kernel, h[0], constants, numbers, least=1, most=128):
+        launch(concat_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
 
     return results
 
@@ -170,8 +170,8 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes * M)
-    rows, warps = tile_for(numbers, least=1, most=32)
-    launch(concat_backward_kernel, batch, rows, warps, (tuple(h_bar), out_bar, batch), constants)
+    for tile in row_tiles(concat_backward_kernel, h[0], constants, numbers, least=1, most=32):
+        launch(concat_backward_kernel, batch, tile, (tuple(h_bar), out_bar, batch), constants)
 
     return [
         *h_bar,

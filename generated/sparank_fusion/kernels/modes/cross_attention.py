@@ -22,11 +22,11 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     square,
-    tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import place, sum_all
@@ -1420,15 +1420,16 @@ def forward(
     numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=keep)
     if chosen == "resident":
-        rows, warps = tile_for(numbers + lanes + 2 * lanes * M, most=128)
-        launch(
-            cross_attention_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            cross_attention_forward_kernel, h[0], constants, numbers + lanes + 2 * lanes * M, most=128
+        ):
+            launch(
+                cross_attention_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
+                constants,
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
@@ -1442,36 +1443,34 @@ def forward(
             W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
             # product_3: M × (B, attn_heads, dim // attn_heads)
             product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-        launch(
-            cross_attention_forward_operands_2,
-            batch,
-            rows,
-            warps,
-            (
-                c,
-                weights,
-                product_1.contiguous(),
-                tuple(x.contiguous() for x in product_2),
-                tuple(x.contiguous() for x in product_3),
-                operand_1,
+        for tile in row_tiles(cross_attention_forward_operands_2, h[0], constants, numbers, least=1, most=64):
+            operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+            launch(
+                cross_attention_forward_operands_2,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    c,
+                    weights,
+                    product_1.contiguous(),
+                    tuple(x.contiguous() for x in product_2),
+                    tuple(x.contiguous() for x in product_3),
+                    operand_1,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            cross_attention_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), d, scale, shift, out, product_4, batch),
-            constants,
-        )
+        for tile in row_tiles(cross_attention_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(
+                cross_attention_forward_epilogue,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), d, scale, shift, out, product_4, batch),
+                constants,
+            )
 
         if keep:
             results += separate(
@@ -1543,49 +1542,54 @@ def backward(
     numbers = 2 * (4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M)
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(3 * (numbers + 2 * (lanes + 2 * lanes * M)), most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        partial_5 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        partial_6 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        rows_7 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-        rows_10 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-        rows_11 = h[0].new_empty((batch, dim))
-        launch(
+        for tile in row_tiles(
             cross_attention_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                W,
-                c,
-                U,
-                d,
-                scale,
-                tuple(h_bar),
-                out_bar,
-                weights_bar,
-                partial_1,
-                partial_2,
-                partial_3,
-                partial_4,
-                partial_5,
-                partial_6,
-                rows_7,
-                rows_8,
-                rows_9,
-                rows_10,
-                rows_11,
-                batch,
-            ),
+            h[0],
             constants,
-        )
+            3 * (numbers + 2 * (lanes + 2 * lanes * M)),
+            most=32,
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            partial_5 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            partial_6 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            rows_7 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+            rows_10 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+            rows_11 = h[0].new_empty((batch, dim))
+            launch(
+                cross_attention_backward_kernel,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    W,
+                    c,
+                    U,
+                    d,
+                    scale,
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    partial_2,
+                    partial_3,
+                    partial_4,
+                    partial_5,
+                    partial_6,
+                    rows_7,
+                    rows_8,
+                    rows_9,
+                    rows_10,
+                    rows_11,
+                    batch,
+                ),
+                constants,
+            )
 
     else:
         if not kept:
@@ -1600,23 +1604,24 @@ def backward(
                 W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
                 # product_3: M × (B, attn_heads, dim // attn_heads)
                 product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-            rows, warps = tile_for(numbers, least=1, most=32)
-            operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-            launch(
-                cross_attention_forward_operands_2_again,
-                batch,
-                rows,
-                warps,
-                (
-                    c,
-                    product_1.contiguous(),
-                    tuple(x.contiguous() for x in product_2),
-                    tuple(x.contiguous() for x in product_3),
-                    operand_1,
+            for tile in row_tiles(
+                cross_attention_forward_operands_2_again, h[0], constants, numbers, least=1, most=32
+            ):
+                operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+                launch(
+                    cross_attention_forward_operands_2_again,
                     batch,
-                ),
-                constants,
-            )
+                    tile,
+                    (
+                        c,
+                        product_1.contiguous(),
+                        tuple(x.contiguous() for x in product_2),
+                        tuple(x.contiguous() for x in product_3),
+                        operand_1,
+                        batch,
+                    ),
+                    constants,
+                )
 
             with multiplied_in(product_dtype, h[0]):
                 product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
@@ -1637,103 +1642,104 @@ def backward(
             kept[2 * M + 1],
         )
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_10 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-        rows_11 = h[0].new_empty((batch, dim))
-        launch(
-            cross_attention_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                d,
-                scale,
-                out_bar,
-                partial_1,
-                partial_2,
-                partial_3,
-                rows_10,
-                rows_11,
-                product_1,
-                tuple(product_2),
-                tuple(product_3),
-                product_4,
+        for tile in row_tiles(
+            cross_attention_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_10 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+            rows_11 = h[0].new_empty((batch, dim))
+            launch(
+                cross_attention_backward_operands_1,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    c,
+                    d,
+                    scale,
+                    out_bar,
+                    partial_1,
+                    partial_2,
+                    partial_3,
+                    rows_10,
+                    rows_11,
+                    product_1,
+                    tuple(product_2),
+                    tuple(product_3),
+                    product_4,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_5: (B, attn_heads, dim // attn_heads)
             product_5 = F.linear(rows_11, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
-        rows, warps = tile_for(numbers, least=1, most=32)
-        operand_5 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        partial_5 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        partial_6 = partial_sums(h[0], (triton.cdiv(batch, rows), attn_heads, dim // attn_heads))
-        rows_7 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-        rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
-        launch(
-            cross_attention_backward_operands_2,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                d,
-                weights_bar,
-                partial_4,
-                partial_5,
-                partial_6,
-                rows_7,
-                rows_8,
-                rows_9,
-                product_1,
-                tuple(product_2),
-                tuple(product_3),
-                product_4,
-                product_5.contiguous(),
-                operand_5,
+        for tile in row_tiles(
+            cross_attention_backward_operands_2, h[0], constants, numbers, least=1, most=32
+        ):
+            operand_5 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            partial_5 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            partial_6 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            rows_7 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
+            rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
+            launch(
+                cross_attention_backward_operands_2,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    c,
+                    d,
+                    weights_bar,
+                    partial_4,
+                    partial_5,
+                    partial_6,
+                    rows_7,
+                    rows_8,
+                    rows_9,
+                    product_1,
+                    tuple(product_2),
+                    tuple(product_3),
+                    product_4,
+                    product_5.contiguous(),
+                    operand_5,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_6: (M, B, dim)
             product_6 = F.linear(operand_5.flatten(-2), W.unflatten(0, (3, dim))[2].t())
             product_7 = F.linear(rows_8.flatten(-2), W.unflatten(0, (3, dim))[1].t())  # (M, B, dim)
             product_8 = F.linear(rows_9.flatten(-2), W.unflatten(0, (3, dim))[0].t())  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            cross_attention_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                d,
-                scale,
-                tuple(h_bar),
-                out_bar,
-                product_4,
-                product_6.contiguous(),
-                product_7.contiguous(),
-                product_8,
+        for tile in row_tiles(cross_attention_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(
+                cross_attention_backward_epilogue,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    d,
+                    scale,
+                    tuple(h_bar),
+                    out_bar,
+                    product_4,
+                    product_6.contiguous(),
+                    product_7.contiguous(),
+                    product_8,
+                    batch,
+                ),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         # place_: (3, attn_heads, dim // attn_heads, dim)

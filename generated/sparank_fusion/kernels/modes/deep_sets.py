@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    column_tile,
+    column_tiles,
     contract,
     grouped,
     keeps,
@@ -22,10 +22,10 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
-    tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import sum_all
@@ -1448,105 +1448,94 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
-        launch(
-            deep_sets_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), A, a, C, c, D, d, E, e, out, batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_forward_kernel, h[0], constants, numbers, most=128):
+            launch(
+                deep_sets_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), A, a, C, c, D, d, E, e, out, batch),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        operand_1 = h[0].new_empty((M, batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_forward_products_2,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), A, a, operand_1, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_forward_products_2, h[0], constants, numbers // lanes):
+            operand_1 = h[0].new_empty((M, batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_forward_products_2,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), A, a, operand_1, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        operand_2 = h[0].new_empty((batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_forward_products_3,
-            batch,
-            rows,
-            warps,
-            (C, c, operand_1, operand_2, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_forward_products_3, h[0], constants, numbers // lanes):
+            operand_2 = h[0].new_empty((batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_forward_products_3,
+                batch,
+                tile,
+                (C, c, operand_1, operand_2, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        operand_3 = h[0].new_empty((batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_forward_products_4,
-            batch,
-            rows,
-            warps,
-            (D, d, operand_2, operand_3, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_forward_products_4, h[0], constants, numbers // lanes):
+            operand_3 = h[0].new_empty((batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_forward_products_4,
+                batch,
+                tile,
+                (D, d, operand_2, operand_3, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_forward_products,
-            batch,
-            rows,
-            warps,
-            (E, e, out, operand_3, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(deep_sets_forward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_forward_products,
+                batch,
+                tile,
+                (E, e, out, operand_3, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_1 = h[0].new_empty((M, batch, hidden))
-        launch(
-            deep_sets_forward_operands_2,
-            batch,
-            rows,
-            warps,
-            (a, tuple(product_1), operand_1, batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_forward_operands_2, h[0], constants, numbers, least=1, most=64):
+            operand_1 = h[0].new_empty((M, batch, hidden))
+            launch(
+                deep_sets_forward_operands_2, batch, tile, (a, tuple(product_1), operand_1, batch), constants
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(operand_1, C)  # (M, B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_2 = h[0].new_empty((batch, hidden))
-        launch(
-            deep_sets_forward_operands_3,
-            batch,
-            rows,
-            warps,
-            (c, product_2.contiguous(), operand_2, batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_forward_operands_3, h[0], constants, numbers, least=1, most=64):
+            operand_2 = h[0].new_empty((batch, hidden))
+            launch(
+                deep_sets_forward_operands_3,
+                batch,
+                tile,
+                (c, product_2.contiguous(), operand_2, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(operand_2, D)  # (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_3 = h[0].new_empty((batch, hidden))
-        launch(deep_sets_forward_operands_4, batch, rows, warps, (d, product_3, operand_3, batch), constants)
+        for tile in row_tiles(deep_sets_forward_operands_4, h[0], constants, numbers, least=1, most=64):
+            operand_3 = h[0].new_empty((batch, hidden))
+            launch(deep_sets_forward_operands_4, batch, tile, (d, product_3, operand_3, batch), constants)
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(operand_3, E)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(deep_sets_forward_epilogue, batch, rows, warps, (e, out, product_4, batch), constants)
+        for tile in row_tiles(deep_sets_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(deep_sets_forward_epilogue, batch, tile, (e, out, product_4, batch), constants)
 
         if keep:
             results += separate([*product_1, product_2.contiguous(), product_3], product_dtype or h[0].dtype)
@@ -1618,175 +1607,167 @@ def backward(
         kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_5 = h[0].new_empty((M, batch, hidden))
-        rows_6 = h[0].new_empty((M, batch, hidden))
-        rows_7 = h[0].new_empty((M, batch, hidden))
-        rows_8 = h[0].new_empty((batch, hidden))
-        rows_9 = h[0].new_empty((batch, hidden))
-        rows_10 = h[0].new_empty((batch, hidden))
-        rows_11 = h[0].new_empty((batch, dim))
-        launch(
-            deep_sets_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                A,
-                a,
-                C,
-                c,
-                D,
-                d,
-                E,
-                tuple(h_bar),
-                out_bar,
-                partial_1,
-                partial_2,
-                partial_3,
-                partial_4,
-                rows_5,
-                rows_6,
-                rows_7,
-                rows_8,
-                rows_9,
-                rows_10,
-                rows_11,
+        for tile in row_tiles(deep_sets_backward_kernel, h[0], constants, numbers, most=32):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_5 = h[0].new_empty((M, batch, hidden))
+            rows_6 = h[0].new_empty((M, batch, hidden))
+            rows_7 = h[0].new_empty((M, batch, hidden))
+            rows_8 = h[0].new_empty((batch, hidden))
+            rows_9 = h[0].new_empty((batch, hidden))
+            rows_10 = h[0].new_empty((batch, hidden))
+            rows_11 = h[0].new_empty((batch, dim))
+            launch(
+                deep_sets_backward_kernel,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    A,
+                    a,
+                    C,
+                    c,
+                    D,
+                    d,
+                    E,
+                    tuple(h_bar),
+                    out_bar,
+                    partial_1,
+                    partial_2,
+                    partial_3,
+                    partial_4,
+                    rows_5,
+                    rows_6,
+                    rows_7,
+                    rows_8,
+                    rows_9,
+                    rows_10,
+                    rows_11,
+                    batch,
+                ),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_11 = h[0].new_empty((batch, dim))
-        launch(
-            deep_sets_backward_operands_1_after_columns,
-            batch,
-            rows,
-            warps,
-            (out_bar, partial_1, rows_11, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            deep_sets_backward_operands_1_after_columns, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_11 = h[0].new_empty((batch, dim))
+            launch(
+                deep_sets_backward_operands_1_after_columns,
+                batch,
+                tile,
+                (out_bar, partial_1, rows_11, batch),
+                constants,
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        product_1 = h[0].new_empty((M, batch, hidden))
-        product_4 = h[0].new_empty((batch, hidden))
-        rows_6 = h[0].new_empty((M, batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_backward_products_2,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), A, a, E, rows_6, rows_11, product_1, product_4, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_backward_products_2, h[0], constants, numbers // lanes):
+            product_1 = h[0].new_empty((M, batch, hidden))
+            product_4 = h[0].new_empty((batch, hidden))
+            rows_6 = h[0].new_empty((M, batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_backward_products_2,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), A, a, E, rows_6, rows_11, product_1, product_4, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        product_2 = h[0].new_empty((M, batch, hidden))
-        rows_8 = h[0].new_empty((batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_backward_products_3,
-            batch,
-            rows,
-            warps,
-            (C, c, rows_6, rows_8, product_2, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_backward_products_3, h[0], constants, numbers // lanes):
+            product_2 = h[0].new_empty((M, batch, hidden))
+            rows_8 = h[0].new_empty((batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_backward_products_3,
+                batch,
+                tile,
+                (C, c, rows_6, rows_8, product_2, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_9 = h[0].new_empty((batch, hidden))
-        rows_10 = h[0].new_empty((batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_backward_products_4,
-            batch,
-            rows,
-            warps,
-            (D, d, partial_2, rows_8, rows_9, rows_10, product_4, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_backward_products_4, h[0], constants, numbers // lanes):
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_9 = h[0].new_empty((batch, hidden))
+            rows_10 = h[0].new_empty((batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_backward_products_4,
+                batch,
+                tile,
+                (D, d, partial_2, rows_8, rows_9, rows_10, product_4, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_7 = h[0].new_empty((M, batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_backward_products_5,
-            batch,
-            rows,
-            warps,
-            (c, D, partial_3, rows_7, rows_9, product_2, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_backward_products_5, h[0], constants, numbers // lanes):
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_7 = h[0].new_empty((M, batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_backward_products_5,
+                batch,
+                tile,
+                (c, D, partial_3, rows_7, rows_9, product_2, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_5 = h[0].new_empty((M, batch, hidden))
-        tile = constants | {"K_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_backward_products_6,
-            batch,
-            rows,
-            warps,
-            (a, C, partial_4, rows_5, rows_7, product_1, batch),
-            tile,
-            triton.cdiv(hidden, columns),
-        )
+        for tile in column_tiles(deep_sets_backward_products_6, h[0], constants, numbers // lanes):
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_5 = h[0].new_empty((M, batch, hidden))
+            tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_backward_products_6,
+                batch,
+                tile,
+                (a, C, partial_4, rows_5, rows_7, product_1, batch),
+                tiled,
+                triton.cdiv(hidden, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            deep_sets_backward_products,
-            batch,
-            rows,
-            warps,
-            (A, tuple(h_bar), rows_5, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(deep_sets_backward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                deep_sets_backward_products,
+                batch,
+                tile,
+                (A, tuple(h_bar), rows_5, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
     else:
         if not kept:
             with multiplied_in(product_dtype, h[0]):
                 product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-            rows, warps = tile_for(numbers, least=1, most=32)
-            operand_1 = h[0].new_empty((M, batch, hidden))
-            launch(
-                deep_sets_forward_operands_2,
-                batch,
-                rows,
-                warps,
-                (a, tuple(product_1), operand_1, batch),
-                constants,
-            )
+            for tile in row_tiles(deep_sets_forward_operands_2, h[0], constants, numbers, least=1, most=32):
+                operand_1 = h[0].new_empty((M, batch, hidden))
+                launch(
+                    deep_sets_forward_operands_2,
+                    batch,
+                    tile,
+                    (a, tuple(product_1), operand_1, batch),
+                    constants,
+                )
 
             with multiplied_in(product_dtype, h[0]):
                 product_2 = F.linear(operand_1, C)  # (M, B, hidden)
-            rows, warps = tile_for(numbers, least=1, most=32)
-            operand_2 = h[0].new_empty((batch, hidden))
-            launch(
-                deep_sets_forward_operands_3,
-                batch,
-                rows,
-                warps,
-                (c, product_2.contiguous(), operand_2, batch),
-                constants,
-            )
+            for tile in row_tiles(deep_sets_forward_operands_3, h[0], constants, numbers, least=1, most=32):
+                operand_2 = h[0].new_empty((batch, hidden))
+                launch(
+                    deep_sets_forward_operands_3,
+                    batch,
+                    tile,
+                    (c, product_2.contiguous(), operand_2, batch),
+                    constants,
+                )
 
             with multiplied_in(product_dtype, h[0]):
                 product_3 = F.linear(operand_2, D)  # (B, hidden)
@@ -1794,88 +1775,83 @@ def backward(
             kept = separate([*product_1, product_2.contiguous(), product_3], product_dtype or h[0].dtype)
         product_1, product_2, product_3 = kept[:M], kept[M], kept[M + 1]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_6 = h[0].new_empty((M, batch, hidden))
-        rows_8 = h[0].new_empty((batch, hidden))
-        rows_10 = h[0].new_empty((batch, hidden))
-        rows_11 = h[0].new_empty((batch, dim))
-        launch(
-            deep_sets_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (
-                a,
-                c,
-                d,
-                out_bar,
-                partial_1,
-                rows_6,
-                rows_8,
-                rows_10,
-                rows_11,
-                tuple(product_1),
-                product_2,
-                product_3,
+        for tile in row_tiles(deep_sets_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_6 = h[0].new_empty((M, batch, hidden))
+            rows_8 = h[0].new_empty((batch, hidden))
+            rows_10 = h[0].new_empty((batch, hidden))
+            rows_11 = h[0].new_empty((batch, dim))
+            launch(
+                deep_sets_backward_operands_1,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    a,
+                    c,
+                    d,
+                    out_bar,
+                    partial_1,
+                    rows_6,
+                    rows_8,
+                    rows_10,
+                    rows_11,
+                    tuple(product_1),
+                    product_2,
+                    product_3,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_5 = F.linear(rows_11, E.t())  # (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_9 = h[0].new_empty((batch, hidden))
-        launch(
-            deep_sets_backward_operands_2,
-            batch,
-            rows,
-            warps,
-            (d, partial_2, rows_9, product_3, product_5, batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_backward_operands_2, h[0], constants, numbers, least=1, most=32):
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_9 = h[0].new_empty((batch, hidden))
+            launch(
+                deep_sets_backward_operands_2,
+                batch,
+                tile,
+                (d, partial_2, rows_9, product_3, product_5, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_6 = F.linear(rows_9, D.t())  # (B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_7 = h[0].new_empty((M, batch, hidden))
-        launch(
-            deep_sets_backward_operands_3,
-            batch,
-            rows,
-            warps,
-            (c, partial_3, rows_7, product_2, product_6, batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_backward_operands_3, h[0], constants, numbers, least=1, most=32):
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_7 = h[0].new_empty((M, batch, hidden))
+            launch(
+                deep_sets_backward_operands_3,
+                batch,
+                tile,
+                (c, partial_3, rows_7, product_2, product_6, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_7 = F.linear(rows_7, C.t())  # (M, B, hidden)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), hidden))
-        rows_5 = h[0].new_empty((M, batch, hidden))
-        launch(
-            deep_sets_backward_operands_4,
-            batch,
-            rows,
-            warps,
-            (a, partial_4, rows_5, tuple(product_1), product_7.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_backward_operands_4, h[0], constants, numbers, least=1, most=32):
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            rows_5 = h[0].new_empty((M, batch, hidden))
+            launch(
+                deep_sets_backward_operands_4,
+                batch,
+                tile,
+                (a, partial_4, rows_5, tuple(product_1), product_7.contiguous(), batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_8 = F.linear(rows_5, A.t())  # (M, B, dim)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            deep_sets_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), product_8.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(deep_sets_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(
+                deep_sets_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), product_8.contiguous(), batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         # A_bar: (dim, hidden)

@@ -21,12 +21,12 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     square,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -581,29 +581,35 @@ def forward(
     numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
     chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims), kept=keep)
     if chosen == "resident":
-        rows, warps = tile_for(numbers + 2 * constants["K_LANES"] * lanes, most=128)
-        launch(
+        for tile in row_tiles(
             factorized_bilinear_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), U, u, V, v, out, batch),
+            h[0],
             constants,
-        )
+            numbers + 2 * constants["K_LANES"] * lanes,
+            most=128,
+        ):
+            launch(
+                factorized_bilinear_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), U, u, V, v, out, batch),
+                constants,
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[0], U).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
             product_2 = F.linear(h[1], V).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            factorized_bilinear_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (u, v, out, product_1.contiguous(), product_2.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            factorized_bilinear_forward_epilogue, h[0], constants, numbers, least=1, most=64
+        ):
+            launch(
+                factorized_bilinear_forward_epilogue,
+                batch,
+                tile,
+                (u, v, out, product_1.contiguous(), product_2.contiguous(), batch),
+                constants,
+            )
 
         if keep:
             results += separate([product_1.contiguous(), product_2.contiguous()], product_dtype or h[0].dtype)
@@ -662,33 +668,38 @@ def backward(
     numbers = 2 * (5 * constants["K_LANES"] * lanes + 8 * lanes + 3)
     chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims), kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(3 * (numbers + 2 * (2 * constants["K_LANES"] * lanes)), most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
-        rows_2 = h[0].new_empty((batch, dims[0], factors))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
-        rows_4 = h[0].new_empty((batch, dims[0], factors))
-        launch(
+        for tile in row_tiles(
             factorized_bilinear_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                U,
-                u,
-                V,
-                v,
-                tuple(h_bar),
-                out_bar,
-                partial_1,
-                rows_2,
-                partial_3,
-                rows_4,
-                batch,
-            ),
+            h[0],
             constants,
-        )
+            3 * (numbers + 2 * (2 * constants["K_LANES"] * lanes)),
+            most=32,
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            rows_2 = h[0].new_empty((batch, dims[0], factors))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            rows_4 = h[0].new_empty((batch, dims[0], factors))
+            launch(
+                factorized_bilinear_backward_kernel,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    U,
+                    u,
+                    V,
+                    v,
+                    tuple(h_bar),
+                    out_bar,
+                    partial_1,
+                    rows_2,
+                    partial_3,
+                    rows_4,
+                    batch,
+                ),
+                constants,
+            )
 
     else:
         if not kept:
@@ -699,32 +710,34 @@ def backward(
             kept = separate([product_1.contiguous(), product_2.contiguous()], product_dtype or h[0].dtype)
         product_1, product_2 = kept[0], kept[1]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
-        rows_2 = h[0].new_empty((batch, dims[0], factors))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0], factors))
-        rows_4 = h[0].new_empty((batch, dims[0], factors))
-        launch(
-            factorized_bilinear_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (u, v, out_bar, partial_1, rows_2, partial_3, rows_4, product_1, product_2, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            factorized_bilinear_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            rows_2 = h[0].new_empty((batch, dims[0], factors))
+            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            rows_4 = h[0].new_empty((batch, dims[0], factors))
+            launch(
+                factorized_bilinear_backward_operands_1,
+                batch,
+                tile,
+                (u, v, out_bar, partial_1, rows_2, partial_3, rows_4, product_1, product_2, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(rows_4.flatten(-2), U.t())  # (B, dim[0])
             product_4 = F.linear(rows_2.flatten(-2), V.t())  # (B, dim[1])
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            factorized_bilinear_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), product_3, product_4, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            factorized_bilinear_backward_epilogue, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                factorized_bilinear_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), product_3, product_4, batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         U_bar = torch.einsum("bok,bi->iok", rows_4, h[0])  # (dim[0], dim[0], factors)

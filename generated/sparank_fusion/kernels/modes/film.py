@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    column_tile,
+    column_tiles,
     contract,
     grouped,
     keeps,
@@ -21,11 +21,11 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -500,41 +500,38 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
-        launch(
-            film_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, out, weights, batch),
-            constants,
-        )
+        for tile in row_tiles(film_forward_kernel, h[0], constants, numbers, most=128):
+            launch(
+                film_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            film_forward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, out, weights, batch),
-            tile,
-            triton.cdiv(dims[0], columns),
-        )
+        for tile in column_tiles(film_forward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                film_forward_products,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                tiled,
+                triton.cdiv(dims[0], tile.columns),
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            film_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), c, out, weights, product_1.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(film_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(
+                film_forward_epilogue,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), c, out, weights, product_1.contiguous(), batch),
+                constants,
+            )
 
         if keep:
             results += separate([product_1.contiguous()], product_dtype or h[0].dtype)
@@ -587,17 +584,27 @@ def backward(
     numbers = 2 * (6 * lanes)
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims), kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(3 * numbers, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
-        rows_2 = h[0].new_empty((2, batch, dims[0]))
-        launch(
-            film_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, tuple(h_bar), out_bar, weights_bar, partial_1, rows_2, batch),
-            constants,
-        )
+        for tile in row_tiles(film_backward_kernel, h[0], constants, 3 * numbers, most=32):
+            partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, tile.rows), dims[0]))
+            rows_2 = h[0].new_empty((2, batch, dims[0]))
+            launch(
+                film_backward_kernel,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    W,
+                    c,
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    batch,
+                ),
+                constants,
+            )
 
     else:
         if not kept:
@@ -607,33 +614,32 @@ def backward(
             kept = separate([product_1.contiguous()], product_dtype or h[0].dtype)
         product_1 = kept[0]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, rows), dims[0]))
-        rows_2 = h[0].new_empty((2, batch, dims[0]))
-        launch(
-            film_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                c,
-                tuple(h_bar),
-                out_bar,
-                weights_bar,
-                partial_1,
-                rows_2,
-                product_1,
+        for tile in row_tiles(film_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+            partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, tile.rows), dims[0]))
+            rows_2 = h[0].new_empty((2, batch, dims[0]))
+            launch(
+                film_backward_operands_1,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    c,
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    product_1,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim[1])
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(film_backward_epilogue, batch, rows, warps, (tuple(h_bar), product_2, batch), constants)
+        for tile in row_tiles(film_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(film_backward_epilogue, batch, tile, (tuple(h_bar), product_2, batch), constants)
 
     with multiplied_in(product_dtype, h[0]):
         W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim[0], dim[1])

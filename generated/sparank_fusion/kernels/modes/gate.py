@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    column_tile,
+    column_tiles,
     contract,
     grouped,
     keeps,
@@ -22,10 +22,10 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
-    tile_for,
     unit_stride,
 )
 
@@ -753,41 +753,38 @@ def forward(
         h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M, kept=keep
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
-        launch(
-            gate_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
-            constants,
-        )
+        for tile in row_tiles(gate_forward_kernel, h[0], constants, numbers, most=128):
+            launch(
+                gate_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            gate_forward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(gate_forward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                gate_forward_products,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            gate_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(c), out, weights, tuple(product_1), batch),
-            constants,
-        )
+        for tile in row_tiles(gate_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(
+                gate_forward_epilogue,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(c), out, weights, tuple(product_1), batch),
+                constants,
+            )
 
         if keep:
             results += separate([*product_1], product_dtype or h[0].dtype)
@@ -838,67 +835,64 @@ def backward(
         h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M, kept=bool(kept)
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((M, batch, dim))
-        launch(
-            gate_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                tuple(W),
-                tuple(c),
-                tuple(h_bar),
-                out_bar,
-                weights_bar,
-                partial_1,
-                rows_2,
+        for tile in row_tiles(gate_backward_kernel, h[0], constants, numbers, most=32):
+            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+            rows_2 = h[0].new_empty((M, batch, dim))
+            launch(
+                gate_backward_kernel,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    tuple(W),
+                    tuple(c),
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    batch,
+                ),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        product_1 = h[0].new_empty((M, batch, dim))
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((M, batch, dim))
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            gate_backward_products_2,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                tuple(W),
-                tuple(c),
-                out_bar,
-                weights_bar,
-                partial_1,
-                rows_2,
-                product_1,
+        for tile in column_tiles(gate_backward_products_2, h[0], constants, numbers // lanes):
+            product_1 = h[0].new_empty((M, batch, dim))
+            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+            rows_2 = h[0].new_empty((M, batch, dim))
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                gate_backward_products_2,
                 batch,
-            ),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    tuple(W),
+                    tuple(c),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    product_1,
+                    batch,
+                ),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            gate_backward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(W), tuple(c), tuple(h_bar), out_bar, rows_2, product_1, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(gate_backward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                gate_backward_products,
+                batch,
+                tile,
+                (tuple(W), tuple(c), tuple(h_bar), out_bar, rows_2, product_1, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
     else:
         if not kept:
@@ -908,40 +902,38 @@ def backward(
             kept = separate([*product_1], product_dtype or h[0].dtype)
         product_1 = kept[:M]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((M, batch, dim))
-        launch(
-            gate_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                tuple(c),
-                out_bar,
-                weights_bar,
-                partial_1,
-                rows_2,
-                tuple(product_1),
+        for tile in row_tiles(gate_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+            rows_2 = h[0].new_empty((M, batch, dim))
+            launch(
+                gate_backward_operands_1,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    tuple(c),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    tuple(product_1),
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_2: M × (B, dim)
             product_2 = [F.linear(rows_2_m, W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            gate_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(c), tuple(h_bar), out_bar, tuple(product_1), tuple(product_2), batch),
-            constants,
-        )
+        for tile in row_tiles(gate_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(
+                gate_backward_epilogue,
+                batch,
+                tile,
+                (tuple(c), tuple(h_bar), out_bar, tuple(product_1), tuple(product_2), batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: M × (dim, dim)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    column_tile,
+    column_tiles,
     contract,
     grouped,
     keeps,
@@ -20,6 +20,7 @@ from sparank_fusion.kernels import (
     multiplied_in,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
@@ -27,7 +28,6 @@ from sparank_fusion.kernels import (
     square,
     starts,
     tanh,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -724,43 +724,42 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        rows, warps = tile_for(3 * numbers, most=128)
-        launch(
-            gated_multimodal_unit_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
-            constants,
-        )
+        for tile in row_tiles(gated_multimodal_unit_forward_kernel, h[0], constants, 3 * numbers, most=128):
+            launch(
+                gated_multimodal_unit_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"O_LANES": columns, "INNER": inner}
-        launch(
-            gated_multimodal_unit_forward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
-            tile,
-            triton.cdiv(units, columns),
-        )
+        for tile in column_tiles(gated_multimodal_unit_forward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"O_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                gated_multimodal_unit_forward_products,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
+                tiled,
+                triton.cdiv(units, tile.columns),
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             joined = torch.cat(h, -1)  # (B, sum(dim))
             product_1 = [F.linear(joined, Z_m) for Z_m in Z]  # M × (B, units)
             product_2 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, units)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            gated_multimodal_unit_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (out, weights, tuple(product_1), tuple(product_2), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            gated_multimodal_unit_forward_epilogue, h[0], constants, numbers, least=1, most=64
+        ):
+            launch(
+                gated_multimodal_unit_forward_epilogue,
+                batch,
+                tile,
+                (out, weights, tuple(product_1), tuple(product_2), batch),
+                constants,
+            )
 
         if keep:
             results += separate([*product_1, *product_2], product_dtype or h[0].dtype)
@@ -823,58 +822,59 @@ def backward(
         kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(3 * numbers, most=32)
-        rows_1 = h[0].new_empty((M, batch, units))
-        rows_2 = h[0].new_empty((M, batch, units))
-        launch(
-            gated_multimodal_unit_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                tuple(W),
-                tuple(Z),
-                tuple(h_bar),
-                out_bar,
-                weights_bar,
-                rows_1,
-                rows_2,
+        for tile in row_tiles(gated_multimodal_unit_backward_kernel, h[0], constants, 3 * numbers, most=32):
+            rows_1 = h[0].new_empty((M, batch, units))
+            rows_2 = h[0].new_empty((M, batch, units))
+            launch(
+                gated_multimodal_unit_backward_kernel,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    tuple(W),
+                    tuple(Z),
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    rows_1,
+                    rows_2,
+                    batch,
+                ),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        rows_1 = h[0].new_empty((M, batch, units))
-        rows_2 = h[0].new_empty((M, batch, units))
-        tile = constants | {"O_LANES": columns, "INNER": inner}
-        launch(
-            gated_multimodal_unit_backward_products_2,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(Z), out_bar, weights_bar, rows_1, rows_2, batch),
-            tile,
-            triton.cdiv(units, columns),
-        )
+        for tile in column_tiles(
+            gated_multimodal_unit_backward_products_2, h[0], constants, numbers // lanes
+        ):
+            rows_1 = h[0].new_empty((M, batch, units))
+            rows_2 = h[0].new_empty((M, batch, units))
+            tiled = constants | {"O_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                gated_multimodal_unit_backward_products_2,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(W), tuple(Z), out_bar, weights_bar, rows_1, rows_2, batch),
+                tiled,
+                triton.cdiv(units, tile.columns),
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_3: M × (B, dim[m])
             product_3 = [F.linear(rows_1_m, W_m.t()) for rows_1_m, W_m in zip(rows_1, W)]
             # product_4: M × (B, dim[t])
             product_4 = [torch.einsum("mou,mbo->bu", Z_t, rows_2) for Z_t in torch.stack(Z, 0).split(dims, 2)]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            gated_multimodal_unit_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), tuple(product_3), tuple(x.contiguous() for x in product_4), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            gated_multimodal_unit_backward_epilogue, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                gated_multimodal_unit_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), tuple(product_3), tuple(x.contiguous() for x in product_4), batch),
+                constants,
+            )
 
     else:
         if not kept:
@@ -886,32 +886,34 @@ def backward(
             kept = separate([*product_1, *product_2], product_dtype or h[0].dtype)
         product_1, product_2 = kept[:M], kept[M : 2 * M]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        rows_1 = h[0].new_empty((M, batch, units))
-        rows_2 = h[0].new_empty((M, batch, units))
-        launch(
-            gated_multimodal_unit_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (out_bar, weights_bar, rows_1, rows_2, tuple(product_1), tuple(product_2), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            gated_multimodal_unit_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            rows_1 = h[0].new_empty((M, batch, units))
+            rows_2 = h[0].new_empty((M, batch, units))
+            launch(
+                gated_multimodal_unit_backward_operands_1,
+                batch,
+                tile,
+                (out_bar, weights_bar, rows_1, rows_2, tuple(product_1), tuple(product_2), batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_3: M × (B, dim[m])
             product_3 = [F.linear(rows_1_m, W_m.t()) for rows_1_m, W_m in zip(rows_1, W)]
             # product_4: M × (B, dim[t])
             product_4 = [torch.einsum("mou,mbo->bu", Z_t, rows_2) for Z_t in torch.stack(Z, 0).split(dims, 2)]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            gated_multimodal_unit_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), tuple(product_3), tuple(x.contiguous() for x in product_4), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            gated_multimodal_unit_backward_epilogue, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                gated_multimodal_unit_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), tuple(product_3), tuple(x.contiguous() for x in product_4), batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: M × (dim[m], units)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    column_tile,
+    column_tiles,
     contract,
     grouped,
     keeps,
@@ -21,13 +21,13 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     square,
     starts,
     tanh,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -779,61 +779,59 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
-        launch(
-            low_rank_bilinear_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), U, u, V, v, P, c, out, batch),
-            constants,
-        )
+        for tile in row_tiles(low_rank_bilinear_forward_kernel, h[0], constants, numbers, most=128):
+            launch(
+                low_rank_bilinear_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), U, u, V, v, P, c, out, batch),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        operand_1 = h[0].new_empty((batch, rank))
-        tile = constants | {"R_LANES": columns, "INNER": inner}
-        launch(
-            low_rank_bilinear_forward_products_2,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), U, u, V, v, operand_1, batch),
-            tile,
-            triton.cdiv(rank, columns),
-        )
+        for tile in column_tiles(low_rank_bilinear_forward_products_2, h[0], constants, numbers // lanes):
+            operand_1 = h[0].new_empty((batch, rank))
+            tiled = constants | {"R_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                low_rank_bilinear_forward_products_2,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), U, u, V, v, operand_1, batch),
+                tiled,
+                triton.cdiv(rank, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            low_rank_bilinear_forward_products,
-            batch,
-            rows,
-            warps,
-            (P, c, out, operand_1, batch),
-            tile,
-            triton.cdiv(dims[0], columns),
-        )
+        for tile in column_tiles(low_rank_bilinear_forward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                low_rank_bilinear_forward_products,
+                batch,
+                tile,
+                (P, c, out, operand_1, batch),
+                tiled,
+                triton.cdiv(dims[0], tile.columns),
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[0], U)  # (B, rank)
             product_2 = F.linear(h[1], V)  # (B, rank)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_1 = h[0].new_empty((batch, rank))
-        launch(
-            low_rank_bilinear_forward_operands_2,
-            batch,
-            rows,
-            warps,
-            (u, v, product_1, product_2, operand_1, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            low_rank_bilinear_forward_operands_2, h[0], constants, numbers, least=1, most=64
+        ):
+            operand_1 = h[0].new_empty((batch, rank))
+            launch(
+                low_rank_bilinear_forward_operands_2,
+                batch,
+                tile,
+                (u, v, product_1, product_2, operand_1, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(operand_1, P)  # (B, dim[0])
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(low_rank_bilinear_forward_epilogue, batch, rows, warps, (c, out, product_3, batch), constants)
+        for tile in row_tiles(low_rank_bilinear_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(low_rank_bilinear_forward_epilogue, batch, tile, (c, out, product_3, batch), constants)
 
         if keep:
             results += separate([product_1, product_2], product_dtype or h[0].dtype)
@@ -903,98 +901,98 @@ def backward(
         kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
-        rows_3 = h[0].new_empty((batch, rank))
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
-        rows_5 = h[0].new_empty((batch, rank))
-        rows_6 = h[0].new_empty((batch, rank))
-        rows_7 = h[0].new_empty((batch, dims[0]))
-        launch(
-            low_rank_bilinear_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                U,
-                u,
-                V,
-                v,
-                P,
-                tuple(h_bar),
-                out_bar,
-                partial_1,
-                partial_2,
-                rows_3,
-                partial_4,
-                rows_5,
-                rows_6,
-                rows_7,
+        for tile in row_tiles(low_rank_bilinear_backward_kernel, h[0], constants, numbers, most=32):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            rows_3 = h[0].new_empty((batch, rank))
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            rows_5 = h[0].new_empty((batch, rank))
+            rows_6 = h[0].new_empty((batch, rank))
+            rows_7 = h[0].new_empty((batch, dims[0]))
+            launch(
+                low_rank_bilinear_backward_kernel,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    U,
+                    u,
+                    V,
+                    v,
+                    P,
+                    tuple(h_bar),
+                    out_bar,
+                    partial_1,
+                    partial_2,
+                    rows_3,
+                    partial_4,
+                    rows_5,
+                    rows_6,
+                    rows_7,
+                    batch,
+                ),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
-        rows_7 = h[0].new_empty((batch, dims[0]))
-        launch(
-            low_rank_bilinear_backward_operands_1_after_columns,
-            batch,
-            rows,
-            warps,
-            (out_bar, partial_1, rows_7, batch),
-            constants,
-        )
-
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
-        rows_3 = h[0].new_empty((batch, rank))
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
-        rows_5 = h[0].new_empty((batch, rank))
-        rows_6 = h[0].new_empty((batch, rank))
-        tile = constants | {"R_LANES": columns, "INNER": inner}
-        launch(
-            low_rank_bilinear_backward_products_2,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                U,
-                u,
-                V,
-                v,
-                P,
-                partial_2,
-                rows_3,
-                partial_4,
-                rows_5,
-                rows_6,
-                rows_7,
+        for tile in row_tiles(
+            low_rank_bilinear_backward_operands_1_after_columns, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            rows_7 = h[0].new_empty((batch, dims[0]))
+            launch(
+                low_rank_bilinear_backward_operands_1_after_columns,
                 batch,
-            ),
-            tile,
-            triton.cdiv(rank, columns),
-        )
+                tile,
+                (out_bar, partial_1, rows_7, batch),
+                constants,
+            )
+
+        for tile in column_tiles(low_rank_bilinear_backward_products_2, h[0], constants, numbers // lanes):
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            rows_3 = h[0].new_empty((batch, rank))
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            rows_5 = h[0].new_empty((batch, rank))
+            rows_6 = h[0].new_empty((batch, rank))
+            tiled = constants | {"R_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                low_rank_bilinear_backward_products_2,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    U,
+                    u,
+                    V,
+                    v,
+                    P,
+                    partial_2,
+                    rows_3,
+                    partial_4,
+                    rows_5,
+                    rows_6,
+                    rows_7,
+                    batch,
+                ),
+                tiled,
+                triton.cdiv(rank, tile.columns),
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(rows_5, U.t())  # (B, dim[0])
             product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            low_rank_bilinear_backward_epilogue_after_columns,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), product_4, product_5, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            low_rank_bilinear_backward_epilogue_after_columns, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                low_rank_bilinear_backward_epilogue_after_columns,
+                batch,
+                tile,
+                (tuple(h_bar), product_4, product_5, batch),
+                constants,
+            )
 
     else:
         if not kept:
@@ -1005,47 +1003,50 @@ def backward(
             kept = separate([product_1, product_2], product_dtype or h[0].dtype)
         product_1, product_2 = kept[0], kept[1]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
-        rows_6 = h[0].new_empty((batch, rank))
-        rows_7 = h[0].new_empty((batch, dims[0]))
-        launch(
-            low_rank_bilinear_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (u, v, out_bar, partial_1, rows_6, rows_7, product_1, product_2, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            low_rank_bilinear_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            rows_6 = h[0].new_empty((batch, rank))
+            rows_7 = h[0].new_empty((batch, dims[0]))
+            launch(
+                low_rank_bilinear_backward_operands_1,
+                batch,
+                tile,
+                (u, v, out_bar, partial_1, rows_6, rows_7, product_1, product_2, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(rows_7, P.t())  # (B, rank)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_2 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
-        rows_3 = h[0].new_empty((batch, rank))
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), rank))
-        rows_5 = h[0].new_empty((batch, rank))
-        launch(
-            low_rank_bilinear_backward_operands_2,
-            batch,
-            rows,
-            warps,
-            (u, v, partial_2, rows_3, partial_4, rows_5, product_1, product_2, product_4, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            low_rank_bilinear_backward_operands_2, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            rows_3 = h[0].new_empty((batch, rank))
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            rows_5 = h[0].new_empty((batch, rank))
+            launch(
+                low_rank_bilinear_backward_operands_2,
+                batch,
+                tile,
+                (u, v, partial_2, rows_3, partial_4, rows_5, product_1, product_2, product_4, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_5 = F.linear(rows_5, U.t())  # (B, dim[0])
             product_6 = F.linear(rows_3, V.t())  # (B, dim[1])
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            low_rank_bilinear_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), product_5, product_6, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            low_rank_bilinear_backward_epilogue, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                low_rank_bilinear_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), product_5, product_6, batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim[0], rank)

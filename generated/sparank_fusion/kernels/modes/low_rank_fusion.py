@@ -20,11 +20,11 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -480,29 +480,33 @@ def forward(
     numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms, kept=keep)
     if chosen == "resident":
-        rows, warps = tile_for(numbers + lanes * M * constants["R_LANES"], most=128)
-        launch(
+        for tile in row_tiles(
             low_rank_fusion_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(c), out, batch),
+            h[0],
             constants,
-        )
+            numbers + lanes * M * constants["R_LANES"],
+            most=128,
+        ):
+            launch(
+                low_rank_fusion_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), tuple(W), tuple(c), out, batch),
+                constants,
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             # product_1: M × (B, terms, dim[0])
             product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dims[0])) for h_m, W_m in zip(h, W)]
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            low_rank_fusion_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(c), out, tuple(x.contiguous() for x in product_1), batch),
-            constants,
-        )
+        for tile in row_tiles(low_rank_fusion_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(
+                low_rank_fusion_forward_epilogue,
+                batch,
+                tile,
+                (tuple(c), out, tuple(x.contiguous() for x in product_1), batch),
+                constants,
+            )
 
         if keep:
             results += separate([*(x.contiguous() for x in product_1)], product_dtype or h[0].dtype)
@@ -556,17 +560,32 @@ def backward(
     numbers = 2 * (lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"])
     chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms, kept=bool(kept))
     if chosen == "resident":
-        rows, warps = tile_for(3 * (numbers + 2 * (lanes * M * constants["R_LANES"])), most=32)
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dims[0]))
-        rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
-        launch(
+        for tile in row_tiles(
             low_rank_fusion_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), tuple(W), tuple(c), tuple(h_bar), out_bar, partial_1, rows_2, batch),
+            h[0],
             constants,
-        )
+            3 * (numbers + 2 * (lanes * M * constants["R_LANES"])),
+            most=32,
+        ):
+            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), terms, dims[0]))
+            rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
+            launch(
+                low_rank_fusion_backward_kernel,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    tuple(W),
+                    tuple(c),
+                    tuple(h_bar),
+                    out_bar,
+                    partial_1,
+                    rows_2,
+                    batch,
+                ),
+                constants,
+            )
 
     else:
         if not kept:
@@ -577,30 +596,30 @@ def backward(
             kept = separate([*(x.contiguous() for x in product_1)], product_dtype or h[0].dtype)
         product_1 = kept[:M]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows), terms, dims[0]))
-        rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
-        launch(
-            low_rank_fusion_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (tuple(c), out_bar, partial_1, rows_2, tuple(product_1), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            low_rank_fusion_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), terms, dims[0]))
+            rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
+            launch(
+                low_rank_fusion_backward_operands_1,
+                batch,
+                tile,
+                (tuple(c), out_bar, partial_1, rows_2, tuple(product_1), batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_2: M × (B, dim[m])
             product_2 = [F.linear(rows_2_m.flatten(-2), W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            low_rank_fusion_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), tuple(product_2), batch),
-            constants,
-        )
+        for tile in row_tiles(low_rank_fusion_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(
+                low_rank_fusion_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), tuple(product_2), batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: M × (dim[m], terms, dim[0])

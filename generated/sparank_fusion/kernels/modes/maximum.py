@@ -16,7 +16,7 @@ from sparank_fusion.kernels import (
     maximum,
     precision,
     row_strides,
-    tile_for,
+    row_tiles,
     unit_stride,
 )
 
@@ -146,8 +146,8 @@ def forward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
-    rows, warps = tile_for(numbers, least=1, most=128)
-    launch(maximum_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
+    for tile in row_tiles(maximum_forward_kernel, h[0], constants, numbers, least=1, most=128):
+        launch(maximum_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
 
     return results
 
@@ -169,15 +169,14 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 2 * lanes * M)
-    rows, warps = tile_for(numbers, least=1, most=32)
-    launch(
-        maximum_backward_kernel,
-        batch,
-        rows,
-        warps,
-        (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
-        constants,
-    )
+    for tile in row_tiles(maximum_backward_kernel, h[0], constants, numbers, least=1, most=32):
+        launch(
+            maximum_backward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
+            constants,
+        )
 
     return [
         *h_bar,

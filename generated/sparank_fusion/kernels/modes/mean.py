@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, tile_for, unit_stride
+from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, row_tiles, unit_stride
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -121,8 +121,8 @@ def forward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
-    rows, warps = tile_for(numbers, least=1, most=128)
-    launch(mean_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants)
+    for tile in row_tiles(mean_forward_kernel, h[0], constants, numbers, least=1, most=128):
+        launch(mean_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
 
     return results
 
@@ -144,8 +144,8 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 2 * lanes * M)
-    rows, warps = tile_for(numbers, least=1, most=32)
-    launch(mean_backward_kernel, batch, rows, warps, (tuple(h_bar), out_bar, batch), constants)
+    for tile in row_tiles(mean_backward_kernel, h[0], constants, numbers, least=1, most=32):
+        launch(mean_backward_kernel, batch, tile, (tuple(h_bar), out_bar, batch), constants)
 
     return [
         *h_bar,

@@ -21,11 +21,11 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -578,15 +578,20 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers + constants["E_LANES"] * lanes, most=128)
-        launch(
+        for tile in row_tiles(
             mixture_of_experts_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), R, r, W, c, out, weights, batch),
+            h[0],
             constants,
-        )
+            numbers + constants["E_LANES"] * lanes,
+            most=128,
+        ):
+            launch(
+                mixture_of_experts_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), R, r, W, c, out, weights, batch),
+                constants,
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
@@ -594,15 +599,16 @@ def forward(
             product_1 = F.linear(joined, R)  # (B, experts)
             # product_2: (B, experts, dim[0])
             product_2 = F.linear(joined, W).unflatten(-1, (experts, dims[0]))
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            mixture_of_experts_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (r, c, out, weights, product_1, product_2.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(
+            mixture_of_experts_forward_epilogue, h[0], constants, numbers, least=1, most=64
+        ):
+            launch(
+                mixture_of_experts_forward_epilogue,
+                batch,
+                tile,
+                (r, c, out, weights, product_1, product_2.contiguous(), batch),
+                constants,
+            )
 
         if keep:
             results += separate([product_1, product_2.contiguous()], product_dtype or h[0].dtype)
@@ -668,36 +674,41 @@ def backward(
         kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(3 * (numbers + 2 * (constants["E_LANES"] * lanes)), most=32)
-        rows_1 = h[0].new_empty((batch, experts))
-        rows_2 = h[0].new_empty((batch, dims[0]))
-        rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), experts))
-        rows_5 = h[0].new_empty((batch, experts))
-        launch(
+        for tile in row_tiles(
             mixture_of_experts_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                R,
-                r,
-                W,
-                c,
-                tuple(h_bar),
-                out_bar,
-                weights_bar,
-                rows_1,
-                rows_2,
-                tuple(rows_3),
-                partial_4,
-                rows_5,
-                batch,
-            ),
+            h[0],
             constants,
-        )
+            3 * (numbers + 2 * (constants["E_LANES"] * lanes)),
+            most=32,
+        ):
+            rows_1 = h[0].new_empty((batch, experts))
+            rows_2 = h[0].new_empty((batch, dims[0]))
+            rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), experts))
+            rows_5 = h[0].new_empty((batch, experts))
+            launch(
+                mixture_of_experts_backward_kernel,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    R,
+                    r,
+                    W,
+                    c,
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    rows_1,
+                    rows_2,
+                    tuple(rows_3),
+                    partial_4,
+                    rows_5,
+                    batch,
+                ),
+                constants,
+            )
 
     else:
         if not kept:
@@ -710,37 +721,38 @@ def backward(
             kept = separate([product_1, product_2.contiguous()], product_dtype or h[0].dtype)
         product_1, product_2 = kept[0], kept[1]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        operand_3 = h[0].new_empty((batch, experts, dims[0]))
-        rows_1 = h[0].new_empty((batch, experts))
-        rows_2 = h[0].new_empty((batch, dims[0]))
-        rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
-        partial_4 = partial_sums(h[0], (triton.cdiv(batch, rows), experts))
-        rows_5 = h[0].new_empty((batch, experts))
-        launch(
-            mixture_of_experts_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h),
-                row_strides(h),
-                r,
-                c,
-                out_bar,
-                weights_bar,
-                rows_1,
-                rows_2,
-                tuple(rows_3),
-                partial_4,
-                rows_5,
-                product_1,
-                product_2,
-                operand_3,
+        for tile in row_tiles(
+            mixture_of_experts_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            operand_3 = h[0].new_empty((batch, experts, dims[0]))
+            rows_1 = h[0].new_empty((batch, experts))
+            rows_2 = h[0].new_empty((batch, dims[0]))
+            rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
+            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), experts))
+            rows_5 = h[0].new_empty((batch, experts))
+            launch(
+                mixture_of_experts_backward_operands_1,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    r,
+                    c,
+                    out_bar,
+                    weights_bar,
+                    rows_1,
+                    rows_2,
+                    tuple(rows_3),
+                    partial_4,
+                    rows_5,
+                    product_1,
+                    product_2,
+                    operand_3,
+                    batch,
+                ),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             # product_3: M × (B, dim[m])
@@ -750,20 +762,21 @@ def backward(
             ]
             # product_4: M × (B, dim[m])
             product_4 = [torch.einsum("ej,be->bj", R_m, rows_5) for R_m in R.split(dims, 1)]
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            mixture_of_experts_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (
-                tuple(h_bar),
-                tuple(x.contiguous() for x in product_3),
-                tuple(x.contiguous() for x in product_4),
+        for tile in row_tiles(
+            mixture_of_experts_backward_epilogue, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                mixture_of_experts_backward_epilogue,
                 batch,
-            ),
-            constants,
-        )
+                tile,
+                (
+                    tuple(h_bar),
+                    tuple(x.contiguous() for x in product_3),
+                    tuple(x.contiguous() for x in product_4),
+                    batch,
+                ),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         R_bar = [torch.einsum("be,bj->ej", rows_5, h_m) for h_m in h]  # M × (experts, dim[m])

@@ -19,10 +19,10 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     shaped,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -447,41 +447,42 @@ def forward(
         h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
-        launch(
-            multiplicative_interaction_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, U, V, out, batch),
-            constants,
-        )
+        for tile in row_tiles(multiplicative_interaction_forward_kernel, h[0], constants, numbers, most=128):
+            launch(
+                multiplicative_interaction_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, U, V, out, batch),
+                constants,
+            )
 
     else:
-        rows, warps = tile_for(numbers, least=1, most=64)
-        operand_1 = h[0].new_empty((batch, dims[0], dims[1]))
-        launch(
-            multiplicative_interaction_forward_operands_1,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), operand_1, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            multiplicative_interaction_forward_operands_1, h[0], constants, numbers, least=1, most=64
+        ):
+            operand_1 = h[0].new_empty((batch, dims[0], dims[1]))
+            launch(
+                multiplicative_interaction_forward_operands_1,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), operand_1, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(operand_1.flatten(-2), W.flatten(1))  # (B, dim[0])
             product_2 = F.linear(h[0], U)  # (B, dim[0])
             product_3 = F.linear(h[1], V)  # (B, dim[0])
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            multiplicative_interaction_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (c, out, product_1, product_2, product_3, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            multiplicative_interaction_forward_epilogue, h[0], constants, numbers, least=1, most=64
+        ):
+            launch(
+                multiplicative_interaction_forward_epilogue,
+                batch,
+                tile,
+                (c, out, product_1, product_2, product_3, batch),
+                constants,
+            )
 
     return results
 
@@ -513,34 +514,36 @@ def backward(
         h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
     )
     if chosen == "resident":
-        rows, warps = tile_for(3 * numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
-        rows_2 = h[0].new_empty((batch, dims[0]))
-        rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
-        launch(
-            multiplicative_interaction_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, U, V, tuple(h_bar), out_bar, partial_1, rows_2, rows_3, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            multiplicative_interaction_backward_kernel, h[0], constants, 3 * numbers, most=32
+        ):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            rows_2 = h[0].new_empty((batch, dims[0]))
+            rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
+            launch(
+                multiplicative_interaction_backward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, U, V, tuple(h_bar), out_bar, partial_1, rows_2, rows_3, batch),
+                constants,
+            )
 
     else:
-        rows, warps = tile_for(numbers, least=1, most=32)
-        operand_4 = h[0].new_empty((batch, dims[1], dims[0]))
-        operand_5 = h[0].new_empty((batch, dims[0], dims[0]))
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dims[0]))
-        rows_2 = h[0].new_empty((batch, dims[0]))
-        rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
-        launch(
-            multiplicative_interaction_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), out_bar, partial_1, rows_2, rows_3, operand_4, operand_5, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            multiplicative_interaction_backward_operands_1, h[0], constants, numbers, least=1, most=32
+        ):
+            operand_4 = h[0].new_empty((batch, dims[1], dims[0]))
+            operand_5 = h[0].new_empty((batch, dims[0], dims[0]))
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            rows_2 = h[0].new_empty((batch, dims[0]))
+            rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
+            launch(
+                multiplicative_interaction_backward_operands_1,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), out_bar, partial_1, rows_2, rows_3, operand_4, operand_5, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(rows_2, U.t())  # (B, dim[0])
@@ -549,15 +552,16 @@ def backward(
             product_6 = F.linear(rows_2, V.t())  # (B, dim[1])
             # product_7: (B, dim[1])
             product_7 = F.linear(operand_5.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            multiplicative_interaction_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h_bar), product_4, product_5, product_6, product_7, batch),
-            constants,
-        )
+        for tile in row_tiles(
+            multiplicative_interaction_backward_epilogue, h[0], constants, numbers, least=1, most=32
+        ):
+            launch(
+                multiplicative_interaction_backward_epilogue,
+                batch,
+                tile,
+                (tuple(h_bar), product_4, product_5, product_6, product_7, batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         W_bar = torch.einsum("bij,bo->ijo", rows_3, rows_2)  # (dim[0], dim[1], dim[0])

@@ -18,8 +18,8 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     shaped,
-    tile_for,
     unit_stride,
 )
 from sparank_fusion.runtime import place
@@ -240,15 +240,14 @@ def forward(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M + 6 * M
-    rows, warps = tile_for(numbers, least=1, most=128)
-    launch(
-        scalar_gate_forward_kernel,
-        batch,
-        rows,
-        warps,
-        (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
-        constants,
-    )
+    for tile in row_tiles(scalar_gate_forward_kernel, h[0], constants, numbers, least=1, most=128):
+        launch(
+            scalar_gate_forward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+            constants,
+        )
 
     return results
 
@@ -273,28 +272,27 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = triton.next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 2 * lanes * M + 6 * M)
-    rows, warps = tile_for(numbers, least=1, most=32)
-    partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, rows)))
-    partial_2 = partial_sums(h[0], (M, triton.cdiv(batch, rows), dim))
-    launch(
-        scalar_gate_backward_kernel,
-        batch,
-        rows,
-        warps,
-        (
-            tuple(h),
-            row_strides(h),
-            tuple(W),
-            tuple(c),
-            tuple(h_bar),
-            out_bar,
-            weights_bar,
-            partial_1,
-            partial_2,
+    for tile in row_tiles(scalar_gate_backward_kernel, h[0], constants, numbers, least=1, most=32):
+        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows)))
+        partial_2 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+        launch(
+            scalar_gate_backward_kernel,
             batch,
-        ),
-        constants,
-    )
+            tile,
+            (
+                tuple(h),
+                row_strides(h),
+                tuple(W),
+                tuple(c),
+                tuple(h_bar),
+                out_bar,
+                weights_bar,
+                partial_1,
+                partial_2,
+                batch,
+            ),
+            constants,
+        )
 
     with multiplied_in(product_dtype, h[0]):
         W_bar = place(partial_2.sum(1), 0, 0, 1)  # (1, M, dim)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    column_tile,
+    column_tiles,
     contract,
     grouped,
     keeps,
@@ -21,11 +21,11 @@ from sparank_fusion.kernels import (
     partial_sums,
     precision,
     row_strides,
+    row_tiles,
     schedule,
     separate,
     shaped,
     sigmoid,
-    tile_for,
     unit_stride,
 )
 
@@ -611,41 +611,38 @@ def forward(
     numbers = 5 * lanes + lanes * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim, kept=keep)
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=128)
-        launch(
-            sigmoid_gate_forward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, out, weights, batch),
-            constants,
-        )
+        for tile in row_tiles(sigmoid_gate_forward_kernel, h[0], constants, numbers, most=128):
+            launch(
+                sigmoid_gate_forward_kernel,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            sigmoid_gate_forward_products,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, out, weights, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(sigmoid_gate_forward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                sigmoid_gate_forward_products,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
-        rows, warps = tile_for(numbers, least=1, most=64)
-        launch(
-            sigmoid_gate_forward_epilogue,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), c, out, weights, product_1, batch),
-            constants,
-        )
+        for tile in row_tiles(sigmoid_gate_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+            launch(
+                sigmoid_gate_forward_epilogue,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), c, out, weights, product_1, batch),
+                constants,
+            )
 
         if keep:
             results += separate([product_1], product_dtype or h[0].dtype)
@@ -702,45 +699,53 @@ def backward(
         kept=bool(kept),
     )
     if chosen == "resident":
-        rows, warps = tile_for(numbers, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((batch, dim))
-        launch(
-            sigmoid_gate_backward_kernel,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, tuple(h_bar), out_bar, weights_bar, partial_1, rows_2, batch),
-            constants,
-        )
+        for tile in row_tiles(sigmoid_gate_backward_kernel, h[0], constants, numbers, most=32):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_2 = h[0].new_empty((batch, dim))
+            launch(
+                sigmoid_gate_backward_kernel,
+                batch,
+                tile,
+                (
+                    tuple(h),
+                    row_strides(h),
+                    W,
+                    c,
+                    tuple(h_bar),
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    batch,
+                ),
+                constants,
+            )
 
     elif chosen == "columns":
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        product_1 = h[0].new_empty((batch, dim))
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((batch, dim))
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            sigmoid_gate_backward_products_2,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), W, c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(sigmoid_gate_backward_products_2, h[0], constants, numbers // lanes):
+            product_1 = h[0].new_empty((batch, dim))
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_2 = h[0].new_empty((batch, dim))
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                sigmoid_gate_backward_products_2,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), W, c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
-        rows, columns, inner, warps = column_tile(h[0], numbers // lanes)
-        tile = constants | {"I_LANES": columns, "INNER": inner}
-        launch(
-            sigmoid_gate_backward_products,
-            batch,
-            rows,
-            warps,
-            (W, c, tuple(h_bar), out_bar, rows_2, product_1, batch),
-            tile,
-            triton.cdiv(dim, columns),
-        )
+        for tile in column_tiles(sigmoid_gate_backward_products, h[0], constants, numbers // lanes):
+            tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
+            launch(
+                sigmoid_gate_backward_products,
+                batch,
+                tile,
+                (W, c, tuple(h_bar), out_bar, rows_2, product_1, batch),
+                tiled,
+                triton.cdiv(dim, tile.columns),
+            )
 
     else:
         if not kept:
@@ -750,29 +755,27 @@ def backward(
             kept = separate([product_1], product_dtype or h[0].dtype)
         product_1 = kept[0]
 
-        rows, warps = tile_for(numbers, least=1, most=32)
-        partial_1 = partial_sums(h[0], (triton.cdiv(batch, rows), dim))
-        rows_2 = h[0].new_empty((batch, dim))
-        launch(
-            sigmoid_gate_backward_operands_1,
-            batch,
-            rows,
-            warps,
-            (tuple(h), row_strides(h), c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
-            constants,
-        )
+        for tile in row_tiles(sigmoid_gate_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            rows_2 = h[0].new_empty((batch, dim))
+            launch(
+                sigmoid_gate_backward_operands_1,
+                batch,
+                tile,
+                (tuple(h), row_strides(h), c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
+                constants,
+            )
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(rows_2, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
-        rows, warps = tile_for(numbers, least=1, most=32)
-        launch(
-            sigmoid_gate_backward_epilogue,
-            batch,
-            rows,
-            warps,
-            (c, tuple(h_bar), out_bar, product_1, product_2.contiguous(), batch),
-            constants,
-        )
+        for tile in row_tiles(sigmoid_gate_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+            launch(
+                sigmoid_gate_backward_epilogue,
+                batch,
+                tile,
+                (c, tuple(h_bar), out_bar, product_1, product_2.contiguous(), batch),
+                constants,
+            )
 
     with multiplied_in(product_dtype, h[0]):
         W_bar = [torch.einsum("bi,bj->ij", rows_2, h_m) for h_m in h]  # M × (dim, dim)

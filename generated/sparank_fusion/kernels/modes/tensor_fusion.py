@@ -15,8 +15,8 @@ from sparank_fusion.kernels import (
     launch,
     precision,
     row_strides,
+    row_tiles,
     starts,
-    tile_for,
     unit_stride,
     widths,
 )
@@ -207,10 +207,8 @@ def forward(
 
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     numbers = 4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"]
-    rows, warps = tile_for(numbers, least=1, most=128)
-    launch(
-        tensor_fusion_forward_kernel, batch, rows, warps, (tuple(h), row_strides(h), out, batch), constants
-    )
+    for tile in row_tiles(tensor_fusion_forward_kernel, h[0], constants, numbers, least=1, most=128):
+        launch(tensor_fusion_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
 
     return results
 
@@ -232,15 +230,14 @@ def backward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     numbers = 2 * (4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"])
-    rows, warps = tile_for(numbers, least=1, most=32)
-    launch(
-        tensor_fusion_backward_kernel,
-        batch,
-        rows,
-        warps,
-        (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
-        constants,
-    )
+    for tile in row_tiles(tensor_fusion_backward_kernel, h[0], constants, numbers, least=1, most=32):
+        launch(
+            tensor_fusion_backward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
+            constants,
+        )
 
     return [
         *h_bar,

@@ -1,0 +1,142 @@
+"""Which tiles a kernel is launched with: smaller ones while it spills, and those that fit from then on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+
+from sparank_fusion import kernels
+from sparank_fusion.kernels import Tile, column_tiles, launch, row_tiles
+
+X = torch.empty(8, 16)
+FEW, MANY = 10, 3000  # numbers that a row needs
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_fitting", {})
+
+
+def kernel(name: str = "some_kernel") -> Any:
+    return SimpleNamespace(__name__=name)
+
+
+def tried(tiles: Iterator[Tile], *spilled: float) -> list[tuple[int, int]]:
+    """The rows and warps of the tiles that are asked for where their launches spill so many bytes."""
+    found = []
+    for tile, each in zip(tiles, itertools.chain(spilled, itertools.repeat(math.nan)), strict=False):
+        found.append((tile.rows, tile.warps))
+        tile.spilled = each
+    return found
+
+
+def test_a_tile_that_fits_is_the_only_one() -> None:
+    assert tried(row_tiles(kernel(), X, {"M": 2}, MANY), 64) == [(32, 8)]
+
+
+def test_rows_are_halved_while_a_kernel_spills_and_the_next_call_knows() -> None:
+    assert tried(row_tiles(kernel(), X, {"M": 2}, MANY, least=4), 600, 100, 65, 0) == [(32, 8), (16, 8), (8, 8), (4, 8)]
+    assert tried(row_tiles(kernel(), X, {"M": 2}, MANY, least=4), 0) == [(4, 8)]
+
+
+def test_warps_come_before_rows() -> None:
+    """Twice the warps have twice the registers."""
+    assert tried(row_tiles(kernel(), X, {"M": 2}, FEW, most=64), 600, 100, 0) == [(64, 4), (64, 8), (32, 4)]
+
+
+def test_where_nothing_fits_the_tile_that_spills_least_comes_last_and_stays() -> None:
+    tiles = row_tiles(kernel(), X, {"M": 2}, MANY, least=8)
+    assert tried(tiles, 600, 100, 200, 100) == [(32, 8), (16, 8), (8, 8), (16, 8)]
+    assert tried(row_tiles(kernel(), X, {"M": 2}, MANY, least=8), 100) == [(16, 8)]
+
+
+def test_what_is_known_holds_for_what_was_compiled() -> None:
+    tried(row_tiles(kernel(), X, {"M": 2}, MANY), 600, 0)
+    same = (kernel(), X, {"M": 2})
+    assert tried(row_tiles(*same, MANY)) == [(16, 8)]
+    for other in ((kernel("other"), X, {"M": 2}), (kernel(), X.half(), {"M": 2}), (kernel(), X, {"M": 3})):
+        assert tried(row_tiles(*other, MANY)) == [(32, 8)]
+
+
+def test_a_launch_of_nothing_says_nothing() -> None:
+    """Nor do kernels that are interpreted."""
+    assert tried(row_tiles(kernel(), X, {}, MANY)) == [(32, 8)]
+    assert not kernels._fitting
+
+
+def test_tiles_of_columns_lose_rows_too() -> None:
+    tiles = column_tiles(kernel(), X, {}, 6)
+    first = next(tiles)
+    first.spilled = 100
+    second = next(tiles)
+    assert (first.rows, second.rows) == (128, 64)
+    assert (first.columns, first.inner) == (second.columns, second.inner) == (128, 32)
+
+
+class Launched:
+    """A kernel on a GPU that there is not: it notes the rows it is launched with, and spills or does not fit by these."""
+
+    __name__ = "some_kernel"
+
+    def __init__(self, registers: dict[int, int | None]) -> None:
+        self.registers = registers
+        self.rows: list[int] = []
+
+    def __getitem__(self, grid: tuple[int]) -> Any:
+        def run(*_: Any, ROWS: int, **__: Any) -> Any:
+            assert grid == (-(-100 // ROWS),)
+            self.rows.append(ROWS)
+            spills = self.registers[ROWS]
+            if spills is None:
+                raise triton.OutOfResources(300_000, 200_000, "shared memory")
+            return SimpleNamespace(n_spills=spills)
+
+        return run
+
+
+def run(some: Launched, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of all launches of a call."""
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    some.rows.clear()
+    for tile in row_tiles(some, X, {}, MANY, least=8):
+        launch(some, 100, tile, (SimpleNamespace(is_cuda=True, device=X.device),), {})
+    return some.rows
+
+
+def test_a_launch_says_what_it_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In registers of four bytes, as triton counts them."""
+    some = Launched({32: 17, 16: 16})
+    assert run(some, monkeypatch) == [32, 16]
+    assert run(some, monkeypatch) == [16]
+
+
+def test_a_tile_without_room_is_one_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = Launched({32: None, 16: 40, 8: 30})
+    assert run(some, monkeypatch) == [32, 16, 8, 8]
+    assert run(some, monkeypatch) == [8]
+
+
+def test_where_no_tile_has_room_the_reason_is_tritons(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = Launched({32: None, 16: None, 8: None})
+    for _ in range(2):
+        with pytest.raises(triton.OutOfResources, match="shared memory"):
+            run(some, monkeypatch)
+
+
+def test_recorded_launches_are_those_that_fit() -> None:
+    from sparank_fusion import FusionLayer
+
+    layer = FusionLayer(16, 2, "gate").to(torch.bfloat16)
+    with kernels.recording("cuda", lambda made: 0 if made.constants["ROWS"] == 32 else 100) as found, torch.no_grad():
+        layer._fuse_kernels([torch.empty(64, 16, dtype=torch.bfloat16)] * 2, False)
+    assert [made.constants["ROWS"] for made in found.launches] == [32]
+    assert not kernels._fitting
