@@ -56,6 +56,17 @@ def test_products_count_once_for_each_modality_and_direction() -> None:
     assert [float(line.split()[7]) for line in lines] == [1.02, 2.05]
 
 
+def test_a_kernel_that_does_not_compile_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("the pass failed") from ValueError("no such layout\nand a long story")
+
+    monkeypatch.setattr("triton.compile", refuse)
+    message = refused("concat", *SMALL)
+    assert message == (
+        "error: sm_90, bfloat16, dim 16, 2 modalities, batch 65536: concat_forward_kernel does not compile: ValueError: no such layout\n"
+    )
+
+
 def test_it_says_how_a_pass_runs_and_why() -> None:
     plan = invoke("kernels", "gate", "--dim", "512", "--modalities", "2", code=0).stdout.split("\n\n")[0].splitlines()[1:]
     # 16 rows of 512 columns need 9 numbers each forward: softmax and sum over two modalities.
@@ -71,6 +82,15 @@ def test_it_says_how_a_pass_runs_and_why() -> None:
         "gate backward, then by torch",
     ]
     assert [line.split(": ")[1] for line in plan[3:]] == ["W_bar", "c_bar"]
+
+
+def test_it_says_what_is_left_to_torch_and_why() -> None:
+    """An outer product of 200 and one more numbers fits into 65,536 registers, that of 300 does not."""
+    first = [invoke("kernels", "tensor_fusion", "--modalities", "2", "--dim", dim, code=0).stdout.splitlines()[1] for dim in ("200", "300")]
+    assert first == [
+        "tensor_fusion forward: resident: it has no matrix products",
+        "tensor_fusion, backend 'auto': torch: a program would hold 90,601 numbers of a row in 65,536 registers",
+    ]
 
 
 def test_it_says_what_is_kept_and_why() -> None:

@@ -19,6 +19,8 @@ Fuse = Callable[[Tensors, bool], tuple[Tensor, ...]]
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
 LEAST_OVER_OUTPUT = 4
+# Of 32 bits, those of a program on GPUs from A100 to B200; on MI300 it has twice as many.
+REGISTERS = 65536
 
 
 class FusionModule(nn.Module):
@@ -99,6 +101,12 @@ class FusionModule(nn.Module):
         if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
             self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
             self._is_plain = False
+
+    def _hold(self, numbers: int) -> None:
+        """Leave a mode to torch, unless kernels are asked for, if a program has to hold so many ``numbers`` of a row at once
+        that they find no place in its registers."""
+        if self.backend == "auto" and numbers > REGISTERS:
+            self._may_use_kernels = False
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""

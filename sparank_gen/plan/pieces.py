@@ -17,6 +17,13 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.widths import owner_among
 
 IsUnrolled = Callable[[str], bool]
+LARGEST_UNROLLED = 4
+
+
+def is_unrolled(program: Program, axis: str) -> bool:
+    """Whether an axis becomes a tuple of tiles: one over modalities, or of a small extent that is known."""
+    known = program.extents[axis].constant
+    return program.extents[axis] == program.extents["m"] or (known is not None and known <= LARGEST_UNROLLED)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, CUTS, Definition, Node, Program
@@ -17,7 +18,8 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of
-from sparank_gen.plan.pieces import Buffer, IsUnrolled, made_buffer, memory_order
+from sparank_gen.plan.pieces import Buffer, IsUnrolled, is_unrolled, made_buffer, memory_order
+from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,18 @@ def contraction_of(node: Node, is_unrolled: IsUnrolled) -> Contraction | None:
         if over <= weight.axes & operand.axes and over & lanes and outer and not outer & operand.axes:
             return Contraction(weight, operand)
     return None
+
+
+def whole_tiles(program: Program) -> tuple[Extent, ...]:
+    """The numbers that a row has in each tile over several axes that a program must hold as a whole.
+
+    There are none where matrix products split the work: the library computes those of any size.
+    """
+    nodes = [node for node in ir.reachable(program[name].node for name in program.outputs) if BATCH in node.axes]
+    if any(contraction_of(node, partial(is_unrolled, program)) for node in nodes):
+        return ()
+    lanes = [[axis for axis in sorted(node.axes - {BATCH}) if not is_unrolled(program, axis)] for node in nodes]
+    return tuple(dict.fromkeys(elements(frozenset(axes), program) for axes in lanes if len(axes) > 1))
 
 
 @dataclass(frozen=True)

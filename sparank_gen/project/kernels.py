@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sparank_gen.backends.torch.module import prepared
 from sparank_gen.backends.triton.aot import TARGETS, CompilationFailed, Compiled, Target, compile_launch, launches
 from sparank_gen.backends.triton.explain import choices, rest
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.widths import sizes_of
 from sparank_gen.plan.cost import Cost, bytes_moved
+from sparank_gen.plan.stages import whole_tiles
 from sparank_gen.project.config import Config, UsageError
 from sparank_gen.project.generate import load_modes
 from sparank_gen.spec.errors import did_you_mean
@@ -123,13 +126,26 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
         name = launch.kernel.__name__
         if name not in per_row:
             raise UsageError(f"{config.output} was not built from these specs; run: sparank-gen build")
-        numbers = {key: value for key, value in launch.constants.items() if type(value) is int}
-        sizes = {**numbers, "modalities": case.modalities, **sizes_of([case.dim] * case.modalities)}
-        operations = per_row[name].number_for(sizes) * case.batch
+        operations = per_row[name].number_for(_sizes(launch, case)) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
         rows.append(Row(compile_launch(launch, case.chip), cost))
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
-    return Report((*choices(file, found), *after), tuple(rows))
+    before = tuple(_left_to_torch(config, mode, _sizes(found.launches[0], case)))
+    return Report((*before, *choices(file, found), *after), tuple(rows))
+
+
+def _sizes(launch: Any, case: Case) -> dict[str, int]:
+    """The numbers that the names in extents are."""
+    numbers = {key: value for key, value in launch.constants.items() if type(value) is int}
+    return {**numbers, "modalities": case.modalities, **sizes_of([case.dim] * case.modalities)}
+
+
+def _left_to_torch(config: Config, mode: Mode, sizes: Mapping[str, int]) -> Iterator[str]:
+    """Whether rows are too wide for any program, so that kernels run only where they are asked for."""
+    held = max((int(tile.number_for(sizes)) for tile in whole_tiles(prepared(mode))), default=0)
+    registers = importlib.import_module(f"{config.package}.runtime").REGISTERS
+    if held > registers:
+        yield f"{mode.name}, backend 'auto': torch: a program would hold {held:,} numbers of a row in {registers:,} registers"
 
 
 def _chosen(modes: Sequence[Mode], name: str | None, modalities: int) -> list[Mode]:

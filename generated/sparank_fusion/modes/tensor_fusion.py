@@ -58,6 +58,7 @@ class TensorFusionFusion(FusionModule):
         if n_modalities == 1:
             return
         self.out_dim = self.dims[0] + self.dims[0] * self.dims[1] + self.dims[1] + 1
+        self._hold(2 * max(self.dims) + max(self.dims) * max(self.dims) + 1)
         self._block(2 * max(self.dims) + 2)
 
     def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:

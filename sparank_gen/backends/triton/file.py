@@ -17,7 +17,7 @@ from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import host_emitter, parameter_variables
 from sparank_gen.backends.triton.results import HAS_EXTRAS, Result, but_listed, storages_of, with_results
 from sparank_gen.backends.triton.schedules import Before, Pass, buffer_store, schedules, split_of
-from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage, is_unrolled
+from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
@@ -30,7 +30,7 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owner_among, read_at, size_of, widest
-from sparank_gen.plan.pieces import cut_at_batch_sums
+from sparank_gen.plan.pieces import cut_at_batch_sums, is_unrolled
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
 

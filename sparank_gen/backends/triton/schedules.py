@@ -10,7 +10,7 @@ from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.values import Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import host_emitter, parameter_variables
-from sparank_gen.backends.triton.scope import Storage, is_unrolled
+from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, Step
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
@@ -20,7 +20,7 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import has_widths, owner_of, widest
 from sparank_gen.plan.cost import operations_per_row
-from sparank_gen.plan.pieces import Buffer, made_buffer
+from sparank_gen.plan.pieces import Buffer, is_unrolled, made_buffer
 from sparank_gen.plan.schedule import elements
 from sparank_gen.plan.stages import (
     Split,

@@ -14,8 +14,8 @@ from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Program, Window
 from sparank_gen.lang import widths
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import before, has_widths, owner_of, total_over, widest
+from sparank_gen.plan.pieces import is_unrolled
 
-LARGEST_UNROLLED = 4
 TILE_FUNCTIONS = tuple(
     """
     add multiply maximum minimum contract square integer_power power lerp sigmoid tanh gelu silu softplus
@@ -28,12 +28,6 @@ RESERVED = frozenset(
     forward backward fuse launch acc precision multiplied_in row_tiles column_tiles shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
-
-
-def is_unrolled(program: Program, axis: str) -> bool:
-    """Whether an axis becomes a tuple of tiles: one over modalities, or of a small extent that is known."""
-    known = program.extents[axis].constant
-    return program.extents[axis] == program.extents["m"] or (known is not None and known <= LARGEST_UNROLLED)
 
 
 @dataclass(frozen=True)
