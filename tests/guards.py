@@ -45,6 +45,10 @@ GUARDED = {
         "z[i] = sum[m](log(h[m,i]) * 0) + log(x[i])\ny[i] = where(x[i] > 0, z[i], 0)", (0, -1, 2, 1),
         (0, 0, 0.6931471805599453, 0), (0, 0, 0.5, 1),
     ),
+    "of one thing for all": Guarded("z = sqrt(sum[j](x[j]))\ny[i] = where(x[i] > 2, z, x[i])", (0, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)),
+    "of one thing for some": Guarded(
+        "z = sqrt(sum[j](x[j]))\ny[i] = where(x[i] <= 2, 0, z)", (3, 1, 0, 0), (2, 0, 0, 0), (0.25, 0.25, 0.25, 0.25)
+    ),
     "in one another": Guarded(
         "y[i] = where(x[i] > 0, where(x[i] < 3, log(x[i]), sqrt(3 - x[i])), 1 / x[i])",
         (-2, 1, 2, -1), (-0.5, 0, 0.6931471805599453, -1), (-0.25, 1, 0.5, -1),

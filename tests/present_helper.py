@@ -21,7 +21,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.restrict import restrict
 from sparank_gen.lang.layouts import Layout
-from test_random_programs import Array, by_key, close, compiled, definition_order, feature, gradient_arrays, inputs
+from test_random_programs import Array, by_key, close, compiled, definition_order, feature, fill, gradient_arrays, inputs
 
 Mask = NDArray[np.bool_]
 
@@ -138,7 +138,7 @@ def filled_layer(mode: Mode, case: Case) -> tuple[torch.nn.Module, str]:
     """A layer of a mode with parameters by rule, and its source."""
     made, source = compiled(mode)
     layer = made(case.dim, case.n_modalities, **dict(case.options), backend="torch").double()
-    layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
+    fill(layer)
     return layer, source
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from guards import GUARDED, check_guarded, guarded_mode
 from sparank_gen.backends.docs.page import slots_of
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.derive import derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.guard import guard
+from sparank_gen.spec.load import parse_spec
 from test_random_programs import compiled
 
 CASES = pytest.mark.parametrize("name", GUARDED)
@@ -38,6 +42,26 @@ def test_torch_gradients_select(name: str) -> None:
 def test_what_is_seen_to_be_finite_is_left_alone(name: str) -> None:
     program = guarded_mode(GUARDED[name]).program
     assert guard(program) == program
+
+
+def test_what_has_fewer_axes_than_the_choice_is_computed_no_more_often() -> None:
+    program = guard(guarded_mode(GUARDED["of one thing for all"]).program)
+    roots = [node for node in ir.reachable([program["out"].node]) if node.op == "sqrt"]
+    assert [node.axes for node in roots] == [frozenset({"b"})]
+    assert roots[0].args[0].op == "where"
+
+
+def test_a_choice_at_one_modality_does_not_reach_to_widths_of_others() -> None:
+    """Of what is below, the gradient at the one modality is what choices leave of it."""
+    math = "z[m,i] = exp(h[m,i])\n  y[a] = where(h[0,a] < 5, z[0,a], 1)\n  out[a] = y[a] * sum[m,i](h[m,i])"
+    axes = "axes: {i: 'dim[m]', a: 'dim[0]'}"
+    mode = check_spec(parse_spec(f"version: 1\nmode: wide\nsummary: s\nmodalities: 2\n{axes}\nmath: |\n  {math}\n", "g.yaml"))
+    made, _ = compiled(mode)
+    features = [torch.full((1, width), 2.0, dtype=torch.float64, requires_grad=True) for width in (3, 4)]
+    made((3, 4), 2, backend="torch").double()(features).sum().backward()
+    e = torch.tensor(2.0, dtype=torch.float64).exp()
+    torch.testing.assert_close(features[0].grad, torch.full_like(features[0], float(e * 14 + 3 * e)))
+    torch.testing.assert_close(features[1].grad, torch.full_like(features[1], float(3 * e)))
 
 
 @CASES

@@ -50,15 +50,30 @@ def close(found: torch.Tensor, wanted: Array, what: str) -> None:
     assert (difference <= 1e-9 * scale).all(), f"{what}: off by {difference.max():.3g} at scale {scale:.3g}"
 
 
+def uneven(numbers: Array) -> Array:
+    """Numbers by rule lie evenly, so that differences of theirs are equal but for rounding: these do not."""
+    return np.asarray(np.tanh(2 * numbers))
+
+
 def feature(modality: int, batch: int, dim: int) -> Array:
-    """A feature tensor. Numbers by rule alone lie evenly, so that differences of theirs are equal but for rounding."""
-    return np.tanh(2 * rule(f"features.{modality}", (batch, dim)))
+    return uneven(rule(f"features.{modality}", (batch, dim)))
+
+
+def fill(layer: torch.nn.Module) -> None:
+    """Give a layer the parameters that the evaluator reads."""
+    layer.load_state_dict({key: torch.from_numpy(uneven(rule(key, tuple(v.shape)))) for key, v in layer.state_dict().items()})
+
+
+def _pieces(function: Callable[[Array], Array], value: Any) -> Any:
+    """A function of an array, or of each piece of one."""
+    return Pieces(value.slot, tuple(map(function, value.arrays))) if isinstance(value, Pieces) else function(value)
 
 
 def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
     """What the evaluator reads."""
     features = [feature(m, batch, width) for m, width in enumerate(case.dims)]
-    found = tensors(mode, case, batch)
+    by_rule = tensors(mode, case, batch)
+    found = {name: _pieces(uneven, value) for name, value in by_rule.items() if name != FEATURES} | {FEATURES: by_rule[FEATURES]}
     rule_features = found[FEATURES]
     if isinstance(rule_features, Pieces):
         own = zip(features, rule_features.arrays, strict=True)
@@ -174,7 +189,7 @@ def check_program(
     widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))
     case = Case(dim if mode.one_width is not None else widths, n_modalities, options)
     layer = made(case.dim, case.n_modalities, **dict(options), backend=backend).double()
-    layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
+    fill(layer)
     features = [torch.from_numpy(feature(m, batch, width)).requires_grad_() for m, width in enumerate(case.dims)]
     out, info = layer(features, return_gates=True)
     sizes, found = case.sizes(batch), inputs(mode, case, batch)

@@ -19,7 +19,7 @@ from sparank_gen.ir.check import FEATURES, PRESENT, check_spec
 from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import check_program, close, compiled, definition_order, feature, inputs, stored_gradients
+from test_random_programs import check_program, close, compiled, definition_order, feature, fill, inputs, stored_gradients
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 
@@ -64,7 +64,7 @@ def check_missing(text: str, dim: int, n_modalities: int, seed: int) -> None:
     assert numbered(mode.program) is None
     case, batch = Case(tuple(dim + (1, 0, 2)[m] for m in range(n_modalities)), n_modalities, (("hidden", 2),)), 4
     layer = compiled(mode)[0](case.dim, n_modalities, hidden=2, backend="torch").double()
-    layer.load_state_dict({key: torch.from_numpy(rule(key, tuple(v.shape))) for key, v in layer.state_dict().items()})
+    fill(layer)
     present = np.random.default_rng(seed).random((batch, n_modalities)) < 0.6
     read = inputs(mode, case, batch)
     poisoned = [np.where(present[:, m, None], feature(m, batch, width), np.nan) for m, width in enumerate(case.dims)]
