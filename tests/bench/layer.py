@@ -44,6 +44,7 @@ DIM = 128
 THREADS = min(2, os.cpu_count() or 1)
 INFERENCE, TRAINING = "inference", "training"
 PUBLISHED, OURS, COMPILED = "published", "generated", "compiled"
+PRODUCTS = "products"  # of matrices, alone
 
 Forward = Callable[[list[Tensor]], Tensor]
 Call = Callable[[], tuple[Tensor, ...]]
@@ -145,6 +146,24 @@ def step_call(
     return train
 
 
+def products_call(features: list[Tensor], weights: list[Tensor], training: bool) -> Call:
+    """The matrix products of a layer that applies a weight to each modality, into memory that is there; and nothing else."""
+    results = [torch.empty(x.shape[0], weight.shape[0]) for x, weight in zip(features, weights, strict=True)]
+    gradients = [(torch.empty_like(x), torch.empty_like(weight)) for x, weight in zip(features, weights, strict=True)]
+
+    @torch.no_grad()
+    def multiply() -> tuple[Tensor, ...]:
+        for x, weight, result in zip(features, weights, results, strict=True):
+            torch.mm(x, weight.t(), out=result)
+        if training:
+            for x, weight, result, (of_x, of_weight) in zip(features, weights, results, gradients, strict=True):
+                torch.mm(result, weight, out=of_x)
+                torch.mm(result.t(), x, out=of_weight)
+        return tuple(results)
+
+    return multiply
+
+
 def check_agreement(expected: tuple[Tensor, ...], actual: tuple[Tensor, ...], what: str) -> None:
     """Raise unless the output and all gradients agree to float32 rounding, on the scale of each tensor."""
     for index, (want, got) in enumerate(zip(expected, actual, strict=True)):
@@ -206,6 +225,9 @@ def measure(case: Case, effort: Effort, compiled: bool) -> Measurement | None:
         }
         for name, call in group.items():
             check_agreement(group[PUBLISHED](), call(), f"{case}, {name}")
+        weights = [parameter for parameter in ours.parameters() if parameter.ndim == 2]
+        if [weight.shape for weight in weights] == [(DIM, DIM)] * case.modalities:
+            group[PRODUCTS] = products_call(features, weights, training)
         switches, start = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, time.perf_counter()
         samples = time_rounds(group, effort)
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
@@ -291,6 +313,9 @@ def verdicts(measurements: Sequence[Measurement]) -> Iterator[tuple[bool, str]]:
     for case, baseline, wanted in TARGETS:
         if case in measured and baseline in measured[case].ratios:
             yield judge(f"{case} ÷ {baseline}", measured[case].ratio(baseline), wanted)
+            if PRODUCTS in measured[case].ratios:
+                most = measured[case].seconds[baseline] / measured[case].seconds[PRODUCTS]
+                yield judge(f"{case} ÷ {baseline}, with the time of its matrix products alone", most, None)
     slowest = min(measurements, key=lambda found: found.ratio(PUBLISHED))
     yield judge(f"slowest case, {slowest.case} ÷ {PUBLISHED}", slowest.ratio(PUBLISHED), FLOOR)
 
