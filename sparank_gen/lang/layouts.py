@@ -71,65 +71,82 @@ def parse_layout(text: Text, known_axes: dict[str, str], may_be_scalar: bool = F
     Raises:
         SpecError: BadSyntax, UnknownIndex or RepeatedIndex.
     """
-    tokens = _tokens(text)
-    remedy = "write a name and its indices, as in 'W[(p a k), j]'"
-
-    def fail(column: int, found: str) -> errors.BadSyntax:
-        return errors.BadSyntax(f"unexpected {found} in a layout", text.span(0, column, max(len(found), 1)), remedy)
-
-    def expect(symbol: str) -> None:
-        token, column = tokens.pop(0)
-        if token != symbol:
-            raise fail(column, token or "end")
-
-    written, column = tokens.pop(0)
-    # Python's parser normalises names the same way, and the math goes through it.
-    name = unicodedata.normalize("NFKC", written)
-    if not name.isidentifier():
-        raise fail(column, name or "end")
-    if may_be_scalar and not tokens[0][0]:
+    reader = _Reader(text, known_axes)
+    name = reader.name()
+    if may_be_scalar and not reader.next:
         return Layout(name, (), text, ())
-    places: list[tuple[str, int]] = []
+    reader.expect("[")
+    dimensions = [reader.dimension()]
+    while reader.next != "]":
+        reader.expect(",")
+        dimensions.append(reader.dimension())
+    reader.expect("]")
+    reader.expect("")
+    return Layout(name, tuple(dimensions), text, tuple(reader.places))
 
-    def index() -> str:
-        token, column = tokens.pop(0)
+
+class _Reader:
+    """The tokens of a layout string, taken one after another; ``places`` are the indices so far and their columns."""
+
+    def __init__(self, text: Text, known_axes: dict[str, str]) -> None:
+        self.text = text
+        self.known_axes = known_axes
+        self.tokens = _tokens(text)
+        self.places: list[tuple[str, int]] = []
+
+    @property
+    def next(self) -> str:
+        """The token that comes next, empty at the end."""
+        return self.tokens[0][0]
+
+    def take(self) -> tuple[str, int]:
+        return self.tokens.pop(0)
+
+    def unexpected(self, token: str, column: int) -> errors.BadSyntax:
+        found = token or "end"
+        remedy = "write a name and its indices, as in 'W[(p a k), j]'"
+        return errors.BadSyntax(f"unexpected {found} in a layout", self.text.span(0, column, len(found)), remedy)
+
+    def expect(self, symbol: str) -> None:
+        token, column = self.take()
+        if token != symbol:
+            raise self.unexpected(token, column)
+
+    def name(self) -> str:
+        written, column = self.take()
+        # Python's parser normalises names the same way, and the math goes through it.
+        name = unicodedata.normalize("NFKC", written)
+        if not name.isidentifier():
+            raise self.unexpected(name, column)
+        return name
+
+    def dimension(self) -> tuple[str, ...]:
+        """One index, or several in parentheses."""
+        if self.next != "(":
+            return (self.index(),)
+        self.expect("(")
+        axes = [self.index()]
+        while self.next != ")":
+            axes.append(self.index())
+        self.expect(")")
+        return tuple(axes)
+
+    def index(self) -> str:
+        token, column = self.take()
         if not token.isidentifier():
-            raise fail(column, token or "end")
-        if token not in known_axes:
-            hint = errors.did_you_mean(token, known_axes)
-            raise errors.UnknownIndex(
-                f"{token!r} is not a declared index{hint}", text.span(0, column, len(token)), "declare it under 'axes'"
-            )
-        if token in dict(places):
-            raise errors.RepeatedIndex(
-                f"index {token!r} stands twice in {text.value!r}", text.span(0, column, len(token)), "name each axis once"
-            )
-        places.append((token, column))
+            raise self.unexpected(token, column)
+        span = self.text.span(0, column, len(token))
+        if token not in self.known_axes:
+            hint = errors.did_you_mean(token, self.known_axes)
+            raise errors.UnknownIndex(f"{token!r} is not a declared index{hint}", span, "declare it under 'axes'")
+        if token in dict(self.places):
+            raise errors.RepeatedIndex(f"index {token!r} stands twice in {self.text.value!r}", span, "name each axis once")
+        self.places.append((token, column))
         return token
-
-    expect("[")
-    dimensions: list[tuple[str, ...]] = []
-    while True:
-        if tokens[0][0] == "(":
-            expect("(")
-            group = [index()]
-            while tokens[0][0] != ")":
-                group.append(index())
-            expect(")")
-            dimensions.append(tuple(group))
-        else:
-            dimensions.append((index(),))
-        if tokens[0][0] == "]":
-            break
-        expect(",")
-    expect("]")
-    if tokens[0][0]:
-        raise fail(tokens[0][1], tokens[0][0])
-    return Layout(name, tuple(dimensions), text, tuple(places))
 
 
 def _tokens(text: Text) -> list[tuple[str, int]]:
-    """Names and symbols with their columns, closed by an empty token."""
+    """Names and symbols with their columns, closed by empty tokens."""
     tokens: list[tuple[str, int]] = []
     value, position = text.value, 0
     while position < len(value):

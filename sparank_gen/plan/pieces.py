@@ -73,22 +73,48 @@ def cut_at_batch_sums(program: Program, is_unrolled: IsUnrolled) -> Cut:
         program: an adjoint program.
         is_unrolled: whether an axis is unrolled in kernels.
     """
-    buffers: dict[tuple[Node, bool], Buffer] = {}
+    cutter = _Cutter(program, is_unrolled)
+    results = [definition for definition in program.definitions if definition.name in program.outputs]
+    rows = tuple(definition for definition in results if BATCH in definition.node.axes)
+    rest = tuple(replace(d, node=cutter.settle(d.node)) for d in results if BATCH not in d.node.axes)
+    left = replace(program, definitions=rest, outputs=tuple(definition.name for definition in rest))
+    return Cut(rows, tuple(cutter.buffers.values()), left)
 
-    def buffer(node: Node, partial: bool) -> Node:
-        if node.op == "leaf" and node.data[0] == FEATURES and not partial:
-            return node
-        key = (node, partial)
-        if key not in buffers:
-            axes = memory_order(node.axes, program, is_unrolled)
-            name = ("partial" if partial else "rows") + (f"_{len(buffers) + 1}")
-            buffers[key] = made_buffer(name, axes, node, partial, program)
-        return ir.leaf(buffers[key].name, buffers[key].axes)
 
-    def lanes(node: Node) -> set[str]:
-        return {axis for axis in node.axes if axis != BATCH and not is_unrolled(axis)}
+class _Cutter:
+    """Cuts nodes at contractions over the batch, and makes a buffer for each tensor that these read."""
 
-    def split_product(node: Node) -> tuple[Node, Node] | None:
+    def __init__(self, program: Program, is_unrolled: IsUnrolled) -> None:
+        self.program = program
+        self.is_unrolled = is_unrolled
+        self.buffers: dict[tuple[Node, bool], Buffer] = {}
+        self.done: dict[Node, Node] = {}
+
+    def settle(self, root: Node) -> Node:
+        """``root``, over buffers where it contracts over the batch."""
+        for node in ir.reachable([root]):
+            if node in self.done:
+                continue
+            if BATCH in node.over:
+                self.done[node] = self.cut(node)
+            elif BATCH in node.axes:
+                self.done[node] = node
+            else:
+                self.done[node] = ir.rebuild(node, [self.done[arg] for arg in node.args])
+        return self.done[root]
+
+    def cut(self, node: Node) -> Node:
+        """A contraction over the batch: of two buffers where it is a matrix product, else of sums over tiles."""
+        pair = self.factors_of_product(node)
+        if pair is not None:
+            left, right = (_sum_own(side, other, node.over) for side, other in (pair, pair[::-1]))
+            shared = [axis for axis in node.over if axis in left.axes | right.axes]
+            return ir.reduce("sum", ir.apply("mul", self.buffer(left, False), self.buffer(right, False)), shared)
+        inner = [axis for axis in node.over if axis != BATCH]
+        summed = ir.reduce("sum", node.args[0], inner) if inner else node.args[0]
+        return ir.reduce("sum", self.buffer(summed, True), [BATCH])
+
+    def factors_of_product(self, node: Node) -> tuple[Node, Node] | None:
         """The two factors of a contraction that is a matrix product, if it is one."""
         factors = factors_of(node.args[0])
         for position, right in enumerate(factors):
@@ -96,41 +122,24 @@ def cut_at_batch_sums(program: Program, is_unrolled: IsUnrolled) -> Cut:
             if not rest or BATCH not in right.axes or not any(BATCH in factor.axes for factor in rest):
                 continue
             left = product_of(rest)
-            kept = lanes(left) - set(node.over), lanes(right) - set(node.over)
+            kept = self.lanes(left) - set(node.over), self.lanes(right) - set(node.over)
             if all(kept) and not kept[0] & kept[1]:
                 return left, right
         return None
 
-    def replaced(node: Node) -> Node:
-        pair = split_product(node)
-        if pair is not None:
-            left, right = (_sum_own(side, other, node.over) for side, other in (pair, pair[::-1]))
-            shared = [axis for axis in node.over if axis in left.axes | right.axes]
-            return ir.reduce("sum", ir.apply("mul", buffer(left, False), buffer(right, False)), shared)
-        inner = [axis for axis in node.over if axis != BATCH]
-        summed = ir.reduce("sum", node.args[0], inner) if inner else node.args[0]
-        return ir.reduce("sum", buffer(summed, True), [BATCH])
+    def buffer(self, node: Node, is_partial: bool) -> Node:
+        """A leaf that stands for ``node`` in memory: its rows, or what the rows of each tile sum up to."""
+        if node.op == "leaf" and node.data[0] == FEATURES and not is_partial:
+            return node
+        key = (node, is_partial)
+        if key not in self.buffers:
+            axes = memory_order(node.axes, self.program, self.is_unrolled)
+            name = f"{'partial' if is_partial else 'rows'}_{len(self.buffers) + 1}"
+            self.buffers[key] = made_buffer(name, axes, node, is_partial, self.program)
+        return ir.leaf(self.buffers[key].name, self.buffers[key].axes)
 
-    done: dict[Node, Node] = {}
-
-    def settle(root: Node) -> Node:
-        for node in ir.reachable([root]):
-            if node in done:
-                continue
-            if BATCH in node.over:
-                done[node] = replaced(node)
-            elif BATCH in node.axes:
-                done[node] = node
-            else:
-                done[node] = ir.rebuild(node, [done[arg] for arg in node.args])
-        return done[root]
-
-    rows = tuple(d for d in program.definitions if d.name in program.outputs and BATCH in d.node.axes)
-    rest = tuple(
-        replace(d, node=settle(d.node)) for d in program.definitions if d.name in program.outputs and BATCH not in d.node.axes
-    )
-    left = replace(program, definitions=rest, outputs=tuple(definition.name for definition in rest))
-    return Cut(rows, tuple(buffers.values()), left)
+    def lanes(self, node: Node) -> set[str]:
+        return {axis for axis in node.axes if axis != BATCH and not self.is_unrolled(axis)}
 
 
 def memory_order(axes: Iterable[str], program: Program, is_unrolled: IsUnrolled) -> tuple[str, ...]:
