@@ -185,11 +185,9 @@ def _in_bounds(mode: str) -> Iterator[None]:
         check(ptrs, mask)
         return store(self, ptrs, value, mask, *rest)
 
-    def checked_launch(
-        kernel: Any, batch: int, rows: int, warps: int, arguments: tuple[Any, ...], *rest: Any
-    ) -> None:
+    def checked_launch(kernel: Any, batch: int, tile: Any, arguments: tuple[Any, ...], *rest: Any) -> None:
         allowed.append(np.sort(np.concatenate([_addresses(x) for x in _tensors(arguments)])))
-        launch(kernel, batch, rows, warps, arguments, *rest)
+        launch(kernel, batch, tile, arguments, *rest)
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
     launch = kernels.launch

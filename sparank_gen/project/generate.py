@@ -196,6 +196,7 @@ class Renderer:
             f"{package}/runtime.py": self.render("torch/runtime.py.j2", source),
             f"{package}/modes/__init__.py": self.render("torch/modes.py.j2", source),
             f"{package}/kernels/__init__.py": self.render("triton/kernels.py.j2", source),
+            f"{package}/kernels/functions.py": self.render("triton/functions.py.j2", source),
             f"{package}/kernels/modes/__init__.py": self.render("triton/modes.py.j2", source),
             f"{package}/py.typed": "",
             "tests/support.py": self.render("tests/support.py.j2", source),

@@ -118,7 +118,7 @@ class KernelFile:
 
     @property
     def imports(self) -> list[str]:
-        """What the file imports from the kernels' common part."""
+        """What the file imports from the common part on the host."""
         always = [] if self.mode.one_width is not None else ["starts", "widths"]
         always += ["acc", "grouped", "launch", "precision", "row_strides", "unit_stride"]
         always += ["shaped"] if self.parameters else []
@@ -129,8 +129,12 @@ class KernelFile:
         always += ["multiplied_in"] if has_lines else []
         always += ["column_tiles"] if any(kernel.columns for kernel in self.kernels) else []
         always += ["row_tiles"] if any(kernel.columns is None for kernel in self.kernels) else []
-        tiles = (name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
-        return sorted({*always, *tiles})
+        return sorted(always)
+
+    @property
+    def tile_functions(self) -> list[str]:
+        """What the file imports from the common part on the device."""
+        return sorted(name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
 
     @property
     def counts_modalities(self) -> bool:

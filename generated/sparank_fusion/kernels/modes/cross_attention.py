@@ -13,11 +13,9 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    contract,
     grouped,
     keeps,
     launch,
-    maximum,
     multiplied_in,
     partial_sums,
     precision,
@@ -26,9 +24,9 @@ from sparank_fusion.kernels import (
     schedule,
     separate,
     shaped,
-    square,
     unit_stride,
 )
+from sparank_fusion.kernels.functions import contract, maximum, square
 from sparank_fusion.runtime import place, sum_all
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.

@@ -13,11 +13,9 @@ from torch import Tensor
 from sparank_fusion.kernels import (
     acc,
     column_tiles,
-    contract,
     grouped,
     keeps,
     launch,
-    maximum,
     multiplied_in,
     partial_sums,
     precision,
@@ -28,6 +26,7 @@ from sparank_fusion.kernels import (
     shaped,
     unit_stride,
 )
+from sparank_fusion.kernels.functions import contract, maximum
 from sparank_fusion.runtime import sum_all
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.

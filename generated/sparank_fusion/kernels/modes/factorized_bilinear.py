@@ -12,11 +12,9 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    contract,
     grouped,
     keeps,
     launch,
-    maximum,
     multiplied_in,
     partial_sums,
     precision,
@@ -25,11 +23,11 @@ from sparank_fusion.kernels import (
     schedule,
     separate,
     shaped,
-    square,
     starts,
     unit_stride,
     widths,
 )
+from sparank_fusion.kernels.functions import contract, maximum, square
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (

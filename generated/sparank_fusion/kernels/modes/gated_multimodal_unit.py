@@ -13,7 +13,6 @@ from torch import Tensor
 from sparank_fusion.kernels import (
     acc,
     column_tiles,
-    contract,
     grouped,
     keeps,
     launch,
@@ -24,13 +23,11 @@ from sparank_fusion.kernels import (
     schedule,
     separate,
     shaped,
-    sigmoid,
-    square,
     starts,
-    tanh,
     unit_stride,
     widths,
 )
+from sparank_fusion.kernels.functions import contract, sigmoid, square, tanh
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (

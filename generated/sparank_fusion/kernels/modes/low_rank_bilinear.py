@@ -13,7 +13,6 @@ from torch import Tensor
 from sparank_fusion.kernels import (
     acc,
     column_tiles,
-    contract,
     grouped,
     keeps,
     launch,
@@ -25,12 +24,11 @@ from sparank_fusion.kernels import (
     schedule,
     separate,
     shaped,
-    square,
     starts,
-    tanh,
     unit_stride,
     widths,
 )
+from sparank_fusion.kernels.functions import contract, square, tanh
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (

@@ -9,16 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import (
-    acc,
-    grouped,
-    launch,
-    maximum,
-    precision,
-    row_strides,
-    row_tiles,
-    unit_stride,
-)
+from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, row_tiles, unit_stride
+from sparank_fusion.kernels.functions import maximum
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)

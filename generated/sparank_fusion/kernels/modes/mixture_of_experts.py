@@ -12,11 +12,9 @@ from torch import Tensor
 
 from sparank_fusion.kernels import (
     acc,
-    contract,
     grouped,
     keeps,
     launch,
-    maximum,
     multiplied_in,
     partial_sums,
     precision,
@@ -29,6 +27,7 @@ from sparank_fusion.kernels import (
     unit_stride,
     widths,
 )
+from sparank_fusion.kernels.functions import contract, maximum
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (

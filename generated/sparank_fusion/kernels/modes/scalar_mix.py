@@ -13,7 +13,6 @@ from sparank_fusion.kernels import (
     acc,
     grouped,
     launch,
-    maximum,
     multiplied_in,
     partial_sums,
     precision,
@@ -22,6 +21,7 @@ from sparank_fusion.kernels import (
     shaped,
     unit_stride,
 )
+from sparank_fusion.kernels.functions import maximum
 from sparank_fusion.runtime import dot
 
 # How these kernels can run; a call takes one of the ways.

@@ -13,7 +13,6 @@ from torch import Tensor
 from sparank_fusion.kernels import (
     acc,
     column_tiles,
-    contract,
     grouped,
     keeps,
     launch,
@@ -25,9 +24,9 @@ from sparank_fusion.kernels import (
     schedule,
     separate,
     shaped,
-    sigmoid,
     unit_stride,
 )
+from sparank_fusion.kernels.functions import contract, sigmoid
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
