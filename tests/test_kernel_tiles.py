@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ def kernel(name: str = "some_kernel") -> Any:
     return SimpleNamespace(__name__=name)
 
 
-def tried(tiles: Iterator[Tile], *spilled: float) -> list[tuple[int, int]]:
+def tried(tiles: Iterable[Tile], *spilled: float) -> list[tuple[int, int]]:
     """The rows and warps of the tiles that are asked for where their launches spill so many bytes."""
     found = []
     for tile, each in zip(tiles, itertools.chain(spilled, itertools.repeat(math.nan)), strict=False):
@@ -74,7 +74,7 @@ def test_a_launch_of_nothing_says_nothing() -> None:
 
 
 def test_tiles_of_columns_lose_rows_too() -> None:
-    tiles = column_tiles(kernel(), X, {}, 6)
+    tiles = iter(column_tiles(kernel(), X, {}, 6))
     first = next(tiles)
     first.spilled = 100
     second = next(tiles)

@@ -123,7 +123,7 @@ def row_tiles(
     numbers_per_row: int,
     least: int = 16,
     most: int = 128,
-) -> Iterator[Tile]:
+) -> Iterable[Tile]:
     """The tiles of rows to launch a kernel with, in turn; after the last one its results are valid.
 
     There is more than one only in the first call of its kind, and only where the compiler finds no registers for what
@@ -139,16 +139,19 @@ def row_tiles(
         least: the smallest number of rows; matrix units take 16.
         most: the largest number of rows.
     """
+    key = _key(kernel, tensor, constants)
+    if key in _fitting and _recorded is None:
+        return _fitting[key]
     rows, limit = most, most_numbers()
     while rows > least and rows * numbers_per_row > limit:
         rows //= 2
     tile = Tile(rows, warps_for(4 * rows * numbers_per_row <= limit))
-    return _until_one_fits(_ever_smaller(tile, least), _key(kernel, tensor, constants))
+    return _until_one_fits(_ever_smaller(tile, least), key)
 
 
 def column_tiles(
     kernel: Any, tensor: Tensor, constants: dict[str, Any], numbers_per_element: int
-) -> Iterator[Tile]:
+) -> Iterable[Tile]:
     """The tiles of rows and columns to launch a kernel with, as :func:`row_tiles` has them for rows.
 
     Args:
@@ -157,17 +160,20 @@ def column_tiles(
     """
     if _forced is not None and _forced[1] is not None:
         rows, columns, inner = _forced[1]
-        return iter([Tile(rows, 4, columns, inner)])
+        return (Tile(rows, 4, columns, inner),)
+    key = _key(kernel, tensor, constants)
+    if key in _fitting and _recorded is None:
+        return _fitting[key]
     rows, columns, limit = 128, 128, most_numbers()
     while rows > 16 and rows * columns * numbers_per_element > limit:
         rows //= 2
     warps = warps_for(2 * rows * columns * numbers_per_element <= limit)
     tile = Tile(rows, warps, columns, 128 // tensor.dtype.itemsize)
-    return _until_one_fits(_ever_smaller(tile, 16), _key(kernel, tensor, constants))
+    return _until_one_fits(_ever_smaller(tile, 16), key)
 
 
-# The tile that fits, by kernel and what it was compiled for.
-_fitting: dict[tuple[Any, ...], Tile] = {}
+# The one tile that fits, by kernel and what it was compiled for.
+_fitting: dict[tuple[Any, ...], tuple[Tile]] = {}
 
 
 def _key(kernel: Any, tensor: Tensor, constants: dict[str, Any]) -> tuple[Any, ...]:
@@ -176,9 +182,6 @@ def _key(kernel: Any, tensor: Tensor, constants: dict[str, Any]) -> tuple[Any, .
 
 def _until_one_fits(tiles: Iterable[Tile], key: tuple[Any, ...]) -> Iterator[Tile]:
     """``tiles`` until a kernel does not spill; where it always does, the one with which it spills least comes again."""
-    if _recorded is None and key in _fitting:
-        yield _fitting[key]
-        return
     tried = []
     for tile in tiles:
         yield tile
@@ -192,7 +195,7 @@ def _until_one_fits(tiles: Iterable[Tile], key: tuple[Any, ...]) -> Iterator[Til
     else:
         yield min(tried, key=lambda tile: tile.spilled)
     if _recorded is None:
-        _fitting[key] = min(tried, key=lambda tile: tile.spilled)
+        _fitting[key] = (min(tried, key=lambda tile: tile.spilled),)
 
 
 def _ever_smaller(tile: Tile, least: int) -> Iterator[Tile]:
