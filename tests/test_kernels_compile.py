@@ -16,7 +16,7 @@ if importlib.util.find_spec("triton") is None:
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
 
-from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, launches
+from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, compiled, launches
 
 # Bytes of a thread's stack that a kernel may use.
 MOST_SPILLED = 64
@@ -24,18 +24,14 @@ MOST_SPILLED = 64
 CUBIC = {"multiplicative_interaction"}
 # Modes whose result has dim ** 2 numbers, and no matrix product: a program owns as few rows as it needs.
 SQUARE = {"tensor_fusion"}
-# Kernels that no tile keeps from spilling, by mode and width: the first one's, whose rows of 512 ** 2 numbers are torch's
-# work, and the backward ones of others, which spill 80 to 200 bytes.
-SPILLING = {("tensor_fusion", 512), ("tensor_fusion", 128), ("gated_multimodal_unit", 128), ("cross_attention", 100)}
 # Narrow enough for one kernel, with padding and without, and too wide for it.
 SIZES = list(itertools.product(("bfloat16", "float32", "float16"), (2, 3), (64, 100, 128, 512)))
 
 
-def compiled(mode: str, dtype: str, count: int, dim: int, target: str) -> list[Compiled]:
+def kernels_of(mode: str, dtype: str, count: int, dim: int, target: str) -> tuple[Compiled, ...]:
     """The kernels of a mode, with the tiles that a call on such a chip comes to."""
     count = min(count, mode_class(mode).most_modalities or count)
-    found = launches("sparank_fusion", mode, dim, count, dtype, target=TARGETS[target])
-    return [compile_launch(launch, TARGETS[target]) for launch in found.launches]
+    return compiled("sparank_fusion", mode, dim, count, dtype, TARGETS[target])[1]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -44,19 +40,22 @@ def test_kernels_compile(mode: str, target: str) -> None:
     """Over modes and chips every type, number of modalities and size comes up, and each mode in all sizes."""
     number = list_modes().index(mode) + 5 * list(TARGETS).index(target)
     dtype, count, dim = SIZES[number % len(SIZES)]
-    kernels = compiled(mode, dtype, count, dim, target)
+    kernels = kernels_of(mode, dtype, count, dim, target)
     assert len({kernel.name for kernel in kernels}) == len(kernels) >= 2
     for kernel in kernels:
         assert kernel.registers > 0 and kernel.warps in (4, 8)
         assert kernel.shared <= TARGETS[target].shared
-        assert kernel.spilled <= MOST_SPILLED or (mode, dim) in SPILLING
+        # Rows of 512 ** 2 numbers find no registers with any tile; they are torch's work unless kernels are asked for.
+        assert kernel.spilled <= MOST_SPILLED or (mode in SQUARE and dim == 512)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in list_modes() if mode not in CUBIC])
-def test_narrow_layers_are_one_kernel_a_pass(mode: str) -> None:
-    kernels = compiled(mode, "bfloat16", 2, 64, "sm_90")
-    assert [kernel.name for kernel in kernels] == [f"{mode}_forward_kernel", f"{mode}_backward_kernel"]
-    assert all(kernel.rows in (16, 32, 64, 128) or mode in SQUARE for kernel in kernels)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("mode", list_modes())
+def test_narrow_layers_stay_in_registers(mode: str, target: str) -> None:
+    kernels = kernels_of(mode, "bfloat16", 2, 64, target)
+    if mode not in CUBIC and TARGETS[target].backend == "cuda":
+        assert [kernel.name for kernel in kernels] == [f"{mode}_forward_kernel", f"{mode}_backward_kernel"]
+        assert all(kernel.rows in (16, 32, 64, 128) or mode in SQUARE for kernel in kernels)
     assert all(kernel.spilled <= MOST_SPILLED for kernel in kernels)
 
 
@@ -85,11 +84,10 @@ def test_weights_of_products_over_several_axes_leave_rows_fewer_registers(mode: 
 @pytest.mark.parametrize("mode", ["low_rank_bilinear", "film", "deep_sets"])
 def test_four_wide_warps_share_all_registers(mode: str) -> None:
     """Eight of 64 lanes would have half as many each, and spill hundreds of bytes."""
-    dim, chip = 512 if mode != "film" else 100, TARGETS["gfx942"]
-    found = launches("sparank_fusion", mode, dim, 2, "bfloat16", target=chip).launches
-    for launch in found:
-        assert launch.warps == 4
-    assert max(compile_launch(launch, chip).spilled for launch in found[:2]) <= MOST_SPILLED
+    dim = 512 if mode != "film" else 100
+    found = kernels_of(mode, "bfloat16", 2, dim, "gfx942")
+    assert all(kernel.warps == 4 for kernel in found)
+    assert max(kernel.spilled for kernel in found[:2]) <= MOST_SPILLED
 
 
 def test_a_wide_matrix_product_compiles() -> None:

@@ -20,7 +20,7 @@ from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.tests.cases import Case, indexed, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
-from sparank_gen.ir.check import FEATURES, check_spec
+from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import Pieces, evaluate, evaluate_apart, evaluate_at, evaluate_in
 from sparank_gen.ir.mode import Mode
@@ -64,21 +64,12 @@ def fill(layer: torch.nn.Module) -> None:
     layer.load_state_dict({key: torch.from_numpy(uneven(rule(key, tuple(v.shape)))) for key, v in layer.state_dict().items()})
 
 
-def _pieces(function: Callable[[Array], Array], value: Any) -> Any:
-    """A function of an array, or of each piece of one."""
-    return Pieces(value.slot, tuple(map(function, value.arrays))) if isinstance(value, Pieces) else function(value)
-
-
-def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Array]:
+def inputs(mode: Mode, case: Case, batch: int) -> dict[str, Any]:
     """What the evaluator reads."""
-    features = [feature(m, batch, width) for m, width in enumerate(case.dims)]
-    by_rule = tensors(mode, case, batch)
-    found = {name: _pieces(uneven, value) for name, value in by_rule.items() if name != FEATURES} | {FEATURES: by_rule[FEATURES]}
-    rule_features = found[FEATURES]
-    if isinstance(rule_features, Pieces):
-        own = zip(features, rule_features.arrays, strict=True)
-        return {**found, FEATURES: Pieces(rule_features.slot, tuple(x.reshape(y.shape) for x, y in own))}
-    return {**found, FEATURES: np.stack(features, axis=1).reshape(rule_features.shape)}
+    return {
+        name: Pieces(value.slot, tuple(map(uneven, value.arrays))) if isinstance(value, Pieces) else uneven(value)
+        for name, value in tensors(mode, case, batch).items()
+    }
 
 
 def gradient_arrays(

@@ -2,8 +2,8 @@
 
 The derivative of a choice sends 0 to the branch that was not taken, and below it ``log(x)`` would make 0 / 0 of that at
 ``x = 0``. So in ``where(c, log(x), y)`` the logarithm is taken of ``where(c, x, 1)``: nothing changes where ``c`` holds.
-Where ``c`` has axes that ``x`` lacks, the logarithm matters if ``c`` holds anywhere along them; it is computed no more
-often than it was.
+Where ``c`` has axes that ``x`` lacks, the logarithm matters if ``c`` holds anywhere along them, and is computed no more
+often than it was; all but the batch, over which there is no reduction.
 """
 
 from __future__ import annotations

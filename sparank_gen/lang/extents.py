@@ -8,7 +8,7 @@ it comes out, and the generated constructor checks it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -127,6 +127,12 @@ class Extent:
             sign = "-" if coefficient < 0 else "+"
             pieces.append(f" {sign} {text}" if pieces else text if sign == "+" else f"-{text}")
         return "".join(pieces)
+
+
+def largest(extents: Iterable[Extent], names: Mapping[str, str]) -> str:
+    """Python source of the largest of ``extents``, 0 where there are none; ``names`` as for one extent."""
+    codes = list(dict.fromkeys(extent.code(names) for extent in extents))
+    return f"max({', '.join(codes)})" if len(codes) > 1 else "".join(codes) or "0"
 
 
 def _canonical(terms: Mapping[Monomial, Fraction]) -> Extent:

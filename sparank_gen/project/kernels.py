@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparank_gen.backends.torch.module import prepared
-from sparank_gen.backends.triton.aot import TARGETS, CompilationFailed, Compiled, Target, compile_launch, launches
+from sparank_gen.backends.triton.aot import TARGETS, CompilationFailed, Compiled, Target, compiled, first_line
 from sparank_gen.backends.triton.explain import choices, rest
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
@@ -116,19 +116,19 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
     if not (config.output / config.package / "kernels" / "modes" / f"{mode.name}.py").is_file():
         raise UsageError(f"{config.output} has no kernels of mode {mode.name!r}; run: sparank-gen build")
     try:
-        found = launches(config.package, mode.name, case.dim, case.modalities, case.dtype, case.batch, case.chip)
+        found, kernels = compiled(config.package, mode.name, case.dim, case.modalities, case.dtype, case.chip, case.batch)
     except CompilationFailed as error:
         raise UsageError(f"{case}: {error}") from None
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"mode {mode.name!r} does not take {case}: {_first_line(error)}") from None
+        raise UsageError(f"mode {mode.name!r} does not take {case}: {first_line(error)}") from None
     rows = []
-    for launch in found.launches:
+    for launch, made in zip(found.launches, kernels, strict=True):
         name = launch.kernel.__name__
         if name not in per_row:
             raise UsageError(f"{config.output} was not built from these specs; run: sparank-gen build")
         operations = per_row[name].number_for(_sizes(launch, case)) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
-        rows.append(Row(compile_launch(launch, case.chip), cost))
+        rows.append(Row(made, cost))
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
     before = tuple(_left_to_torch(config, mode, _sizes(found.launches[0], case)))
     return Report((*before, *choices(file, found), *after), tuple(rows))
@@ -182,7 +182,3 @@ def _import_package(config: Config) -> None:
     file = importlib.import_module(config.package).__file__
     if file is None or Path(file).resolve().parent != folder:
         raise UsageError(f"package {config.package} was imported from {file}, and not from {config.output}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

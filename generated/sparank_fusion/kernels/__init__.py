@@ -193,9 +193,10 @@ def _until_one_fits(tiles: Iterable[Tile], key: tuple[Any, ...]) -> Iterator[Til
         if _recorded is not None:
             _recorded.launches.pop()
     else:
-        yield min(tried, key=lambda tile: tile.spilled)
+        tile = min(tried, key=lambda tile: tile.spilled)
+        yield tile
     if _recorded is None:
-        _fitting[key] = (min(tried, key=lambda tile: tile.spilled),)
+        _fitting[key] = (tile,)
 
 
 def _ever_smaller(tile: Tile, least: int) -> Iterator[Tile]:

@@ -12,12 +12,14 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import tidy
 from sparank_gen.ir.views import FEATURES
+from sparank_gen.lang.extents import largest
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.plan.stages import whole_tiles
 
 
 @dataclass(frozen=True)
 class Page:
-    """A mode's page: its equations, its adjoints, and its axes."""
+    """A mode's page: its equations, its adjoints, its axes, and how many numbers of a row a kernel must hold."""
 
     formulas: tuple[str, ...]
     adjoints: tuple[str, ...]
@@ -25,6 +27,7 @@ class Page:
     out: str
     weights: str | None
     diagnostics: tuple[tuple[str, str], ...]
+    held: str
 
 
 def mode_page(mode: Mode) -> Page:
@@ -38,6 +41,7 @@ def mode_page(mode: Mode) -> Page:
         out=str(mode.out),
         weights=str(mode.weights) if mode.weights else None,
         diagnostics=tuple((diagnostic.key, str(diagnostic.layout)) for diagnostic in mode.diagnostics),
+        held=largest(whole_tiles(forward), {}),
     )
 
 

@@ -15,6 +15,7 @@ from sparank_gen.ir.node import Program
 from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
+from sparank_gen.lang.extents import largest
 from sparank_gen.plan.schedule import stacks_features, working_set
 from sparank_gen.plan.stages import whole_tiles
 
@@ -141,7 +142,7 @@ def module_file(mode: Mode) -> ModuleFile:
         assignments=assignments(mode, names),
         out_dim=mode.out_extent.code(names),
         block=_block(mode, names),
-        held=_held(mode, names),
+        held=largest(whole_tiles(prepared(mode)), names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=functions(mode),
         numbered=numbered(mode.program),
@@ -259,8 +260,3 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
 def _block(mode: Mode, names: dict[str, str]) -> str | None:
     total = working_set(prepared(mode), in_kernel=False)
     return total.code(names) if total is not None else None
-
-
-def _held(mode: Mode, names: dict[str, str]) -> str:
-    sizes = [extent.code(names) for extent in whole_tiles(prepared(mode))]
-    return f"max({', '.join(sizes)})" if len(sizes) > 1 else "".join(sizes)

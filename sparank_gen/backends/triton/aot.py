@@ -68,29 +68,43 @@ class CompilationFailed(Exception):
     """A kernel that does not compile for a chip: which one, and the compiler's reason."""
 
 
-def launches(
-    package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096, target: Target | None = None
-) -> Any:
+def launches(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096) -> Any:
     """The launches of a forward and a backward pass, and the choices behind them, noted and not run.
 
-    Tiles are those that a call on ``target`` comes to when its compiler finds no registers for larger ones; where it is
-    None, those that a call tries first.
+    Tiles are those that a call tries first.
     """
+    return _recorded(package, mode, dim, n_modalities, dtype, batch)
+
+
+def compiled(
+    package: str, mode: str, dim: int, n_modalities: int, dtype: str, target: Target, batch: int = 4096
+) -> tuple[Any, tuple[Compiled, ...]]:
+    """The same with the tiles that a call on ``target`` comes to, and what each launch's kernel is compiled to.
+
+    Raises:
+        CompilationFailed: where the compiler refuses a kernel.
+    """
+    made: dict[int, Compiled] = {}
+
+    def spilled(launch: Any) -> float:
+        found = made[id(launch)] = compile_launch(launch, target)
+        return found.spilled if found.shared <= target.shared else math.inf
+
+    found = _recorded(package, mode, dim, n_modalities, dtype, batch, target.backend, spilled)
+    return found, tuple(made[id(launch)] for launch in found.launches)
+
+
+def _recorded(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int, *options: Any) -> Any:
+    """What both passes of a layer would launch; ``options`` are those of the package's ``recording``."""
     import torch
 
     kernels = importlib.import_module(f"{package}.kernels")
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(getattr(torch, dtype))
     features = [torch.empty(batch, dim, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(n_modalities)]
-    options = () if target is None else (target.backend, lambda launch: _spilled(compile_launch(launch, target), target))
     with kernels.recording(*options) as found:
         results = layer._fuse_kernels(features, bool(layer.extras))
         torch.autograd.backward(results, [torch.empty_like(result) for result in results])
     return found
-
-
-def _spilled(compiled: Compiled, target: Target) -> float:
-    """Bytes that a thread spills; infinity where a program does not fit the chip."""
-    return compiled.spilled if compiled.shared <= target.shared else math.inf
 
 
 def compile_launch(launch: Any, target: Target) -> Compiled:
@@ -124,10 +138,15 @@ def compile_launch(launch: Any, target: Target) -> Compiled:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what an error began with."""
+    """What an error began with."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _type_of(value: Any) -> Any:

@@ -27,7 +27,7 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.extents import Extent, largest
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owner_among, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums, is_unrolled
@@ -190,9 +190,8 @@ def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
             size = Extent.number(1)
             for axis in sorted(contraction.weight.axes):
                 size = size if is_unrolled(program, axis) else size * widest(program.extents[axis])
-            sizes.append(size.code(symbols))
-    distinct = list(dict.fromkeys(sizes))
-    return f"max({', '.join(distinct)})" if len(distinct) > 1 else "".join(distinct) or "0"
+            sizes.append(size)
+    return largest(sizes, symbols)
 
 
 def _reshaped(program: Program) -> Extent:
