@@ -13,6 +13,7 @@ from project_helper import REPOSITORY, invoke
 
 from sparank_fusion import list_modes
 from sparank_fusion.layer import mode_class
+from sparank_gen.backends.triton.aot import Compiled
 from sparank_gen.plan.cost import Cost, bytes_moved
 
 if importlib.util.find_spec("triton") is None:
@@ -28,6 +29,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The project of this repository; what the command adds to the path goes again."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel fits with the first tiles, for tests of what is said beside what it needs."""
+    monkeypatch.setattr("sparank_gen.backends.triton.aot.compile_launch", lambda made, _: Compiled(made.kernel.__name__, 16, 4, 32, 0, 0))
 
 
 def refused(*arguments: str) -> str:
@@ -67,6 +74,7 @@ def test_a_kernel_that_does_not_compile_is_one_clear_error(monkeypatch: pytest.M
     )
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_it_says_how_a_pass_runs_and_why() -> None:
     plan = invoke("kernels", "gate", "--dim", "512", "--modalities", "2", code=0).stdout.split("\n\n")[0].splitlines()[1:]
     # 16 rows of 512 columns need 9 numbers each forward: softmax and sum over two modalities.
@@ -84,6 +92,14 @@ def test_it_says_how_a_pass_runs_and_why() -> None:
     assert [line.split(": ")[1] for line in plan[3:]] == ["W_bar", "c_bar"]
 
 
+def test_what_the_library_multiplies_takes_neither_time_nor_memory() -> None:
+    """Outer products of 512 x 512 numbers for each row: 34 GB, and 9 Pop to multiply them."""
+    lines = invoke("kernels", "multiplicative_interaction", "--modalities", "2", "--dim", "512", code=0).stdout.splitlines()
+    outer = next(line.split() for line in lines if line.startswith("multiplicative_interaction_forward_operands_1"))
+    assert float(outer[6]) == pytest.approx(65536 * (512 * 512 + 2 * 512) * 2 / 1e6, abs=0.05)
+
+
+@pytest.mark.usefixtures("nothing_compiled")
 def test_it_says_what_is_left_to_torch_and_why() -> None:
     """An outer product of 200 and one more numbers fits into 65,536 registers, that of 300 does not."""
     first = [invoke("kernels", "tensor_fusion", "--modalities", "2", "--dim", dim, code=0).stdout.splitlines()[1] for dim in ("200", "300")]
@@ -93,6 +109,7 @@ def test_it_says_what_is_left_to_torch_and_why() -> None:
     ]
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_it_says_what_is_kept_and_why() -> None:
     def kept(*arguments: str) -> str:
         return next(line for line in invoke("kernels", *arguments, code=0).stdout.splitlines() if " keeps " in line)
@@ -108,6 +125,7 @@ def test_it_says_what_is_kept_and_why() -> None:
     )
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_without_a_mode_it_shows_all_that_take_so_many_modalities() -> None:
     lines = invoke("kernels", "--dim", "16", "--modalities", "3", "--batch", "64", code=0).stdout.split("floor")[1].splitlines()[1:]
     three = {mode for mode in list_modes() if (mode_class(mode).most_modalities or 3) >= 3}

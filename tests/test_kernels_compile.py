@@ -22,7 +22,8 @@ from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, c
 MOST_SPILLED = 64
 # Modes with a weight of dim ** 3 numbers, which no program holds: the library multiplies with it.
 CUBIC = {"multiplicative_interaction"}
-# Modes whose result has dim ** 2 numbers, and no matrix product: a program owns as few rows as it needs.
+# Modes whose result has dim ** 2 numbers, and no matrix product: a program owns as few rows as it needs. Where it cannot
+# hold one, they are torch's work.
 SQUARE = {"tensor_fusion"}
 # Narrow enough for one kernel, with padding and without, and too wide for it.
 SIZES = list(itertools.product(("bfloat16", "float32", "float16"), (2, 3), (64, 100, 128, 512)))
@@ -40,13 +41,14 @@ def test_kernels_compile(mode: str, target: str) -> None:
     """Over modes and chips every type, number of modalities and size comes up, and each mode in all sizes."""
     number = list_modes().index(mode) + 5 * list(TARGETS).index(target)
     dtype, count, dim = SIZES[number % len(SIZES)]
+    if mode in SQUARE:
+        dim = min(dim, 128)
     kernels = kernels_of(mode, dtype, count, dim, target)
     assert len({kernel.name for kernel in kernels}) == len(kernels) >= 2
     for kernel in kernels:
         assert kernel.registers > 0 and kernel.warps in (4, 8)
         assert kernel.shared <= TARGETS[target].shared
-        # Rows of 512 ** 2 numbers find no registers with any tile; they are torch's work unless kernels are asked for.
-        assert kernel.spilled <= MOST_SPILLED or (mode in SQUARE and dim == 512)
+        assert kernel.spilled <= MOST_SPILLED
 
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
