@@ -196,6 +196,16 @@ class Draft:
         options = [axis for axis in self.axes() if axis not in axes]
         return frozenset(self.draw(st.lists(st.sampled_from(options), min_size=1, max_size=most)))
 
+    def laid_out(self, axes: Sequence[str]) -> str:
+        """The batch and ``axes`` in some order; neighbours may share a dimension."""
+        groups: list[list[str]] = []
+        for axis in self.draw(st.permutations(["b", *axes])):
+            if groups and "b" not in (axis, *groups[-1]) and self.chance(40):
+                groups[-1].append(axis)
+            else:
+                groups.append([axis])
+        return ",".join(f"({' '.join(group)})" if len(group) > 1 else group[0] for group in groups)
+
     def diagnostics(self, statements: list[str], weights_axes: list[str]) -> list[str]:
         """Further results: a quantity of its own, features or none below it, and the weights once more."""
         entries = []
@@ -304,15 +314,14 @@ def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
     out_axes = draw(st.sampled_from([axes for axes in OUTPUTS if set(axes) <= set(draft.axes())]))
     terms = [draft.expression(frozenset(out_axes), 2)]
     options = ["m", "t", *(["i"] if "i" in draft.axes() else []), *sorted(draft.joined)]
-    weights_axes = sorted(draw(st.sets(st.sampled_from(options), min_size=1, max_size=2)))
+    weights_axes = sorted(draw(st.sets(st.sampled_from(options), min_size=1, max_size=4)))
     weights_term = draft.expression(frozenset(weights_axes), 2)
     terms += [reader(slot, frozenset(out_axes)) for slot in draft.slots if slot.name not in draft.used]
     terms.append(draft.all_features("m", "i") if out_axes != "i" else draft.all_features("m", "j"))
     statements.append(f"out[{','.join(out_axes)}] = {' + '.join(terms)}")
     statements.append(f"w[{','.join(weights_axes)}] = {weights_term} + {draft.all_features('u', 'j')}")
     group = out_axes if len(out_axes) == 1 else f"({' '.join(out_axes)})"
-    weights = ",".join(draw(st.permutations(["b", *weights_axes])))
-    layouts = [f"out: 'out[b,{group}]'", f"weights: 'w[{weights}]'", *draft.diagnostics(statements, weights_axes)]
+    layouts = [f"out: 'out[b,{group}]'", f"weights: 'w[{draft.laid_out(weights_axes)}]'", *draft.diagnostics(statements, weights_axes)]
     return spec_text(exact, features, modules, statements, layouts)
 
 

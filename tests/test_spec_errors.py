@@ -232,6 +232,7 @@ NAMES = (
         "params:", "hyperparameters: {rank: {default: 1}}\nparams:"), "reused-name", "rank", "an argument"),
     Bad("cycle", spec("x[i] = y[i]\ny[i] = out[i]\nout[i] = x[i]"), "cyclic-reference", "x[i]", "x → y → out → x"),
     Bad("itself", spec("out[i] = out[i] + h[0,i]"), "cyclic-reference", "out[i]", "out → out"),
+    Bad("piece of another", spec("x[0,i] = h[0,i]\nx[1,i] = 1 - x[0,i]\nout[i] = x[1,i]"), "cyclic-reference", "x[0,i]", "a name and a line"),
     Bad("unknown name", spec("gates[i] = h[0,i]\nout[i] = gate[i]"), "unknown-name", "gate[i]", "did you mean 'gates'?"),
     Bad("unknown extent", spec(axes="{i: dims}"), "unknown-name", "dims", "did you mean 'dim'?"),
     Bad("unknown output", layout("g[b,i]"), "unknown-name", "g", "'g' is not defined"),

@@ -204,7 +204,9 @@ class _Checker:
             return None
         if name in self.open:
             chain = " → ".join([*self.open[self.open.index(name) :], name])
-            raise errors.CyclicReference(f"{name!r} is defined by itself: {chain}", span, "break the cycle")
+            in_pieces = self.open[-1] == name and len(self.statements[name]) > 1
+            what_to_do = "a piece reads no other: give what both need a name and a line of its own" if in_pieces else "break the cycle"
+            raise errors.CyclicReference(f"{name!r} is defined by itself: {chain}", span, what_to_do)
         if name not in self.definitions:
             self.open.append(name)
             self.definitions[name] = self.define(self.statements[name])

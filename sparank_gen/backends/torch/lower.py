@@ -14,12 +14,11 @@ from dataclasses import replace
 from sparank_gen.backends.torch import contract, join
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
-from sparank_gen.backends.torch.pieces import laid_out, number_of_each, over_joined, split_apart
+from sparank_gen.backends.torch.pieces import number_of_each, over_joined, split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, index_dense, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parameters import Holder
-from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
@@ -392,45 +391,6 @@ class Lowering:
         shape = self.sizes(over) + (f", {scale}, {shift}" if scale else "")
         options = {name: number_code(number) for name, number in node.data}
         return Dense(OPERATORS["layernorm"].torch.format(ordered.code, shape=shape, **options), (*rest, *over))
-
-    # Results
-
-    def result_node(self, layout: Layout) -> Node:
-        """The node that ``layout`` lays out: a definition, or the features themselves."""
-        if layout.name != "h":
-            return self.program[layout.name].node
-        return feature_leaf(layout.axes, self.program.tensors["h"].slots, self.program.extents)
-
-    def realise(self, value: Value, layout: Layout) -> str:
-        """Code for ``value`` laid out as ``layout`` says."""
-        value = self.tensor(value)
-        if isinstance(value, Listed):
-            joined = self.concatenated(value, layout)
-            if joined is not None:
-                return joined
-        dense = self.dense(value)
-        missing = [axis for axis in layout.axes if axis not in dense.axes]
-        if missing:
-            wanted = [self.emitter.extent_code(axis) for axis in layout.axes]
-            dense = Dense(f"{dense.aligned(layout.axes).atom}.expand({', '.join(wanted)})", layout.axes)
-        dense = dense.ordered(layout.axes)
-        code, position = dense.atom, len(layout.dimensions) - 1
-        for position in reversed(range(len(layout.dimensions))):
-            group = layout.dimensions[position]
-            if len(group) > 1:
-                end = position + len(group) - 1
-                code = f"{code}.flatten({position})" if end == len(layout.axes) - 1 and position == len(layout.dimensions) - 1 else f"{code}.flatten({position}, {end})"
-        return code if len(layout.dimensions) < len(layout.axes) else dense.code
-
-    def concatenated(self, value: Listed, layout: Layout) -> str | None:
-        """A layout that composes the list's axis with the one after it, as ``torch.cat`` of the elements."""
-        for position, joined in enumerate(layout.dimensions):
-            if joined[0] == value.axis and len(joined) == 2:
-                flat = [axis for axis in layout.axes if axis != value.axis]
-                if tuple(flat) == value.element.axes and all(len(d) == 1 for d in layout.dimensions if d != joined):
-                    dim = -1 if position == len(layout.dimensions) - 1 else position
-                    return f"torch.cat({value.sequence}, {dim})"
-        return laid_out(self, value, layout) if self.emitter.differs(value) else None
 
 
 def number_code(value: float) -> str:

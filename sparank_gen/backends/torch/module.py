@@ -8,6 +8,7 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
+from sparank_gen.backends.torch.results import realise, result_node
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
@@ -220,14 +221,14 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
     }
     stacked = mode.one_width is not None and stacks_features(program, per_modality)
     lowering = Lowering(program, mode.modules, emitter, stacked)
-    results = [(result.layout, lowering.result_node(result.layout)) for result in mode.results]
+    results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
     codes, end = [], 0
     for layout, node in results:
         for inner in ir.reachable([node]):
             if inner in lowering.definitions:
                 lowering.lower(inner)
-        codes.append(lowering.realise(lowering.lower(node), layout))
+        codes.append(realise(lowering, lowering.lower(node), layout))
         end = end if len(codes) > 1 else len(emitter.lines)
     return Function(
         name=name,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.emit import WIDTHS
-from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, index_dense
+from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, composed_dimensions, index_dense
 from sparank_gen.ir.node import Node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
@@ -91,9 +91,7 @@ def laid_out(lowering: Lowering, value: Listed, layout: Layout) -> str:
     before = layout.dimensions[place].index(value.axis)
     groups = [*layout.dimensions[:place], *((axis,) for axis in layout.dimensions[place][:before])]
     groups += [layout.dimensions[place][before + 1 :], *layout.dimensions[place + 1 :]]
-    for position in reversed(range(len(groups))):
-        if len(groups[position]) > 1:
-            code = f"{code}.flatten({position}, {position + len(groups[position]) - 1})"
+    code = composed_dimensions(code, groups)
     made = lowering.emitter.with_widths(replace(value, element=Dense(code, axes)))
     dim = place + before
     code = f"torch.cat({made.sequence}, {-1 if dim == len(groups) - 1 else dim})"

@@ -138,6 +138,16 @@ def composed(axes: Sequence[str]) -> str:
     return f"({' '.join(axes)})" if len(axes) > 1 else axes[0]
 
 
+def composed_dimensions(code: str, dimensions: Sequence[Sequence[str]]) -> str:
+    """A tensor with a dimension for each axis of ``dimensions``, with one for each group of them."""
+    last = len(dimensions) - 1
+    for position, axes in enumerate(dimensions):
+        if len(axes) > 1:
+            end = "" if position == last else f", {position + len(axes) - 1}"
+            code = f"{code}.flatten({position}{end})"
+    return code
+
+
 def listed(name: str, axis: str, axes: Sequence[str]) -> Listed:
     """The sequence ``name`` along ``axis``, whose elements have dimensions ``axes``."""
     element = f"{name}_{axis}" if name.isidentifier() else "x"
