@@ -206,3 +206,18 @@ def test_blocks_where_more_is_computed_than_returned(math: str, blocks: int) -> 
     with torch.no_grad(), Operations() as found:
         layer([torch.randn((layer._block_rows or 100) * 9 + 1, 4) for _ in range(2)])
     assert found.count["copy_"] == blocks
+
+
+@pytest.mark.parametrize(
+    ("math", "has_pair_form"),
+    [
+        ("w[m] = softmax[m](mean[i](h[m,i]))", True),
+        # Each modality by its own is as much work for each, and no tensor of all is spared: it is needed in any case.
+        ("x[m,i] = h[m,i] * rsqrt(sum[i](h[m,i] ** 2) + 1)\nw[m] = softmax[m](logsumexp[t](sum[i](x[m,i] * x[t,i])))", False),
+    ],
+)
+def test_two_modalities_have_a_form_of_their_own_where_it_touches_less(math: str, has_pair_form: bool) -> None:
+    axes = "{i: dim, t: modalities}" if "[t]" in math else "{i: dim}"
+    statements = "\n".join(f"  {line}" for line in (*math.split("\n"), "out[i] = sum[m](w[m] * h[m,i])"))
+    text = f"{HEAD}modalities: '>=2'\naxes: {axes}\nmath: |\n{statements}\nweights: 'w[b,m]'\n"
+    assert compiled(check_spec(parse_spec(text, "plan.yaml")))[0].has_pair_form is has_pair_form

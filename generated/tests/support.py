@@ -224,10 +224,15 @@ def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> No
     """Both layers give the same outputs, extras and gradients, to rounding in the inputs' dtype."""
     found, wanted = (_everything(each, inputs) for each in (layer, other))
     eps = torch.finfo(inputs[0].dtype).eps
+    least = max(1.0, *map(_largest, inputs))
     for a, b in zip(found, wanted):
-        # By what is finite: an infinite tolerance would allow anything.
-        scale = max(1.0, float(b.nan_to_num(0, 0, 0).abs().max())) if b.numel() else 1.0
+        scale = max(least, _largest(b))
         torch.testing.assert_close(a, b, rtol=0, atol=256 * eps * scale * inputs[0].shape[-1], equal_nan=True)
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest finite absolute value: an infinite tolerance would allow anything."""
+    return float(tensor.detach().nan_to_num(0, 0, 0).abs().max()) if tensor.numel() else 0.0
 
 
 def _everything(layer: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
