@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sparank_fusion import list_modes
 from sparank_fusion.layer import mode_class
+from sparank_gen.backends.tests.cases import require_sizes
 from sparank_gen.ir.check import check_spec
 from sparank_gen.project.config import Config
 from sparank_gen.project.generate import SpecErrors, generate, load_modes
@@ -358,7 +359,7 @@ OPERATORS = (
 )
 BAD_SYNTAX = {
     "caret power": ("h[0,i] ^ 2", "h[0,i] ^ 2", "write powers with '**'"),
-    "attribute": ("h.T", "h.T", "not part of the language"),
+    "attribute": ("h.T", "h.T", "'name(x)'"),
     "method": ("h[0,i].sum()", "h[0,i].sum", "not an operator"),
     "lambda": ("(lambda: 1)", "lambda: 1", "not part of the language"),
     "comprehension": ("[x for x in h]", "[x for x in h]", "not part of the language"),
@@ -368,11 +369,15 @@ BAD_SYNTAX = {
     "walrus": ("(y := 3)", "y := 3", "not part of the language"),
     "await": ("await h[0,i]", "await h[0,i]", "not part of the language"),
     "yield": ("(yield 3)", "yield 3", "not part of the language"),
-    "conditional": ("1 if h else 2", "1 if h else 2", "not part of the language"),
+    "conditional": ("1 if h else 2", "1 if h else 2", "'where(x > 0, a, b)'"),
     "boolean": ("True", "True", "not part of the language"),
     "complex": ("2j", "2j", "not part of the language"),
-    "matrix product": ("h @ h", "h @ h", "not part of the language"),
-    "chained comparison": ("where(0 < h[0,i] < 1, 1, 2)", "0 < h[0,i] < 1", "not part of the language"),
+    "matrix product": ("h @ h", "h @ h", "sum[j](W[i,j] * x[j])"),
+    "joined comparisons": ("where(h[0,i] > 0 and h[0,i] < 1, 1, 2)", "h[0,i] > 0 and h[0,i] < 1", "inside another"),
+    "negated comparison": ("where(not h[0,i] > 0, 1, 2)", "not h[0,i] > 0", "the opposite"),
+    "whole division": ("h[0,i] // 2", "h[0,i] // 2", "write '/'"),
+    "list": ("[h[0,i], 1]", "[h[0,i], 1]", "'concat'"),
+    "chained comparison": ("where(0 < h[0,i] < 1, 1, 2)", "0 < h[0,i] < 1", "inside another"),
     "slice": ("h[0:1,i]", "0:1", "a name or a whole number"),
     "negative position": ("h[-1,i]", "-1", "a name or a whole number"),
     "option that is no number": ("layernorm[i](h[0,i], eps=h)", "h", "takes a number"),
@@ -423,9 +428,9 @@ CORNERS = (
     Bad("deep YAML", "[" * 10_000, "", "", ""),
     Bad("deep YAML mapping", HEAD + "axes: " + "{a: " * 3000 + "}" * 3000 + "\n", "", "", ""),
     Bad("carriage return", HEAD + 'axes: {i: dim}\nmath: "x[i] = h[0,i]\\rout[i] = x[i] + q"\n', "unknown-name", "", "'q'"),
-    Bad("deep attribute", spec("out[i] = h" + ".a" * 900), "bad-syntax", "h" + ".a" * 900, "not part of the language"),
+    Bad("deep attribute", spec("out[i] = h" + ".a" * 900), "bad-syntax", "h" + ".a" * 900, "attributes"),
     Bad("long sum in a list", spec(f"out[i] = [{' + '.join(['h'] * 900)}]"), "bad-syntax",
-        f"[{' + '.join(['h'] * 900)}]", "not part of the language"),
+        f"[{' + '.join(['h'] * 900)}]", "no lists"),
     Bad("extent that is a fraction", spec(f"out[i] = {SUM} + sum[k](v[k] + w[k])", "{i: dim, k: 3 // 2}", NORM),
         "", "3 // 2", ""),
     Bad("option of a pointwise operator", spec(f"out[i] = exp({SUM}, eps=3)"), "wrong-arguments", f"exp({SUM}, eps=3)", "eps"),
@@ -609,3 +614,28 @@ def test_edited_specs_check_or_say_why(name: str, edits: list[tuple[str, float, 
     except errors.SpecError as error:
         text_at(error, source)
         assert str(error).startswith(f"{error.span}: error[{error.code}]: ")
+
+
+@pytest.mark.parametrize(
+    ("axes", "at", "said"),
+    [
+        ("{i: dim - 500, j: dim}", "dim - 500", "the extent of 'i'"),
+        ("{i: dim // 300, j: dim}", "dim // 300", "no width from 6 to 255"),
+        ("{i: 1000000000000, j: dim}", "1000000000000", "6,000,000,000,000 numbers"),
+        ("{i: dim // 150 + dim // 151, j: dim}", "dim // 150 + dim // 151", "the extent of 'i'"),
+        ("{i: 3000000, j: dim}", "3000000", "at most 10,000,000"),
+    ],
+)
+def test_sizes_that_no_generated_test_can_run_at(axes: str, at: str, said: str) -> None:
+    source = linear("W[i,j]", axes=axes)
+    with pytest.raises(errors.BadValue) as caught:
+        require_sizes(check_spec(parse_spec(source, FILE)))
+    assert text_at(caught.value, source) == at
+    assert said in f"{caught.value.message}\n{caught.value.remedy}"
+
+
+def test_extents_that_fit_no_width_together() -> None:
+    source = linear("W[i,j]", axes="{i: dim // 150, j: dim, k: dim // 151}").replace(USED, f"{USED} + mean[k](k0[k])")
+    source = source.replace("params:", 'params:\n  g: {tensor: "k0[k]", init: zeros}')
+    with pytest.raises(errors.BadValue, match="no width from 6 to 255 fits the extents of all indices together"):
+        require_sizes(check_spec(parse_spec(source, FILE)))

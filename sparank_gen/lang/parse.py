@@ -14,6 +14,18 @@ BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.P
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
+# What Python has and this language does not: what to say of it, and what to write instead.
+FOREIGN: dict[type[ast.AST], tuple[str, str]] = {
+    ast.BitXor: ("'^' is not an operator here", "write powers with '**'"),
+    ast.MatMult: ("'@' is not an operator here", "write a product of matrices as a sum: sum[j](W[i,j] * x[j])"),
+    ast.FloorDiv: ("'//' divides extents alone", "write '/'"),
+    ast.IfExp: ("a choice is written with 'where'", "write 'where(x > 0, a, b)'"),
+    ast.BoolOp: ("comparisons are not joined here", "put one 'where' inside another"),
+    ast.Not: ("comparisons are not negated here", "write the opposite comparison"),
+    ast.Compare: ("one comparison at a time", "put one 'where' inside another"),
+    ast.Attribute: ("nothing has attributes here", "write 'name(x)' or 'name[axis](x)'"),
+    ast.List: ("there are no lists here", "give quantities names, or use 'concat'"),
+}
 
 
 class _Parser:
@@ -95,14 +107,13 @@ class _Parser:
         if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
             pair = (self.expression(node.left, deeper), self.expression(node.right, deeper))
             return Call(BINARY[type(node.op)], (), pair, (), span)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
-            raise self.fail(node, "'^' is not an operator here", "write powers with '**'")
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
             pair = (self.expression(node.left, deeper), self.expression(node.comparators[0], deeper))
             return Call(COMPARISONS[type(node.ops[0])], (), pair, (), span)
         if isinstance(node, ast.Call):
             return self.call(node, deeper)
-        raise self.fail(node, "this is not part of the language", "see the language page for what may stand here")
+        kind = type(node.op) if isinstance(node, (ast.BinOp, ast.UnaryOp)) else type(node)
+        raise self.fail(node, *FOREIGN.get(kind, ("this is not part of the language", "see the language page for what may stand here")))
 
     def number(self, node: ast.expr, value: float) -> Number:
         try:

@@ -13,6 +13,7 @@ from black.mode import TargetVersion
 from black.parsing import InvalidInput
 
 from sparank_gen.backends.docs.page import mode_page
+from sparank_gen.backends.tests.cases import require_sizes
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
 from sparank_gen.backends.torch.module import Argument, ModuleFile, class_name, module_file
@@ -75,6 +76,7 @@ def load_modes(config: Config) -> list[Mode]:
         try:
             mode = check_spec(load_spec(path, config.shown(path)), library)
             _require_own_name(mode, owners)
+            require_sizes(mode)
             modes.append(mode)
         except errors.SpecError as error:
             found.append(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 
 from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import reachable
 from sparank_gen.ir.parameters import state_key
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import has_widths, owner_among, read_at, size_of, sizes_of, widest
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Span
 
 Array = NDArray[np.float64]
 
 BATCH = 3
-SMALLEST_DIM = 6
-LARGEST_DIM = 256
+WIDTHS = range(6, 256)
 LARGEST_OPTION = 5
+MOST_NUMBERS = 10_000_000
 PRIME = 10007
 
 
@@ -76,7 +80,36 @@ def _smallest(mode: Mode, n_modalities: int) -> Case:
     for options in (small, defaults):
         for dim in _fitting(mode, n_modalities, options):
             return Case(dim, n_modalities, options)
-    raise ValueError(f"mode {mode.name}: no dim below {LARGEST_DIM} fits its hyper-parameters")
+    raise _misfit(mode, Case(WIDTHS[0], n_modalities, defaults))
+
+
+def _misfit(mode: Mode, case: Case) -> errors.BadValue:
+    """What to say where no small width fits: of an index that has no extent at any of them, if there is one."""
+    remedy = "a width in that range has to fit, with the default hyper-parameters, as generated tests run at one"
+    for name, extent in mode.program.extents.items():
+        if not any(_fits([extent], replace(case, dim=dim)) for dim in WIDTHS):
+            message = f"no width from {WIDTHS[0]} to {WIDTHS[-1]} makes the extent of {name!r} a whole number of at least 1"
+            return errors.BadValue(message, _place(mode, name), remedy)
+    message = f"no width from {WIDTHS[0]} to {WIDTHS[-1]} fits the extents of all indices together"
+    return errors.BadValue(message, mode.spec.mode.span(), remedy)
+
+
+def _place(mode: Mode, axis: str) -> Span:
+    """Where a spec gives an index its extent, or the name of the mode where it does not."""
+    return next((extent.span() for name, extent in mode.spec.axes if name.value == axis), mode.spec.mode.span())
+
+
+def require_sizes(mode: Mode) -> None:
+    """Raise a SpecError unless there are sizes at which generated tests can run and goldens can be computed."""
+    for case in cases(mode):
+        sizes = case.sizes(BATCH)
+        counts = {axis: _count(widest(extent), sizes) for axis, extent in mode.program.extents.items()}
+        for node in reachable(definition.node for definition in mode.program.definitions):
+            numbers = math.prod(counts[axis] for axis in node.axes)
+            if numbers > MOST_NUMBERS:
+                message = f"over {', '.join(sorted(node.axes))} there are {numbers:,} numbers, at the smallest sizes that the spec allows"
+                remedy = f"generated tests hold at most {MOST_NUMBERS:,}; a hyper-parameter as an extent can be small in them"
+                raise errors.BadValue(message, _place(mode, max(node.axes, key=lambda axis: counts[axis])), remedy)
 
 
 def ragged_cases(mode: Mode) -> tuple[Case, ...]:
@@ -109,14 +142,19 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
 
 def _fitting(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> Iterator[int]:
     """The small widths that hyper-parameters allow, smallest first."""
-    for dim in range(SMALLEST_DIM, LARGEST_DIM):
-        sizes = Case(dim, n_modalities, options).sizes(BATCH)
-        try:
-            for extent in mode.program.extents.values():
-                widest(extent).value(sizes)
-        except ValueError:
-            continue
-        yield dim
+    extents = mode.program.extents.values()
+    return (dim for dim in WIDTHS if _fits(extents, Case(dim, n_modalities, options)))
+
+
+def _fits(extents: Iterable[Extent], case: Case) -> bool:
+    """Whether the extents are whole numbers of at least 1."""
+    sizes = case.sizes(BATCH)
+    try:
+        for extent in extents:
+            widest(extent).value(sizes)
+    except ValueError:
+        return False
+    return True
 
 
 def rule(key: str, shape: tuple[int, ...]) -> Array:
