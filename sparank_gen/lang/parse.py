@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import warnings
 
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference, Statement
@@ -58,7 +59,10 @@ class _Parser:
 
     def tree(self, mode: str) -> ast.AST:
         try:
-            return ast.parse(self.source, mode=mode)
+            with warnings.catch_warnings():
+                # Python warns of such as '2and'; what is wrong with it is said below.
+                warnings.simplefilter("ignore", SyntaxWarning)
+                return ast.parse(self.source, mode=mode)
         except SyntaxError as error:
             row = min(max((error.lineno or 1) - 1, 0), len(self.lines) - 1)
             column = min(max((error.offset or 1) - 1, 0), max(len(self.lines[row]) - 1, 0))
