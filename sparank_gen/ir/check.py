@@ -12,7 +12,7 @@ from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, low
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
 from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
-from sparank_gen.ir.views import FEATURES, feature_leaf, read_leaf
+from sparank_gen.ir.views import FEATURES, read_leaf
 from sparank_gen.ir.views import read_at as read_node
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.functions import Function, read_functions
@@ -339,7 +339,7 @@ class _Checker:
                 out.text.span(),
                 "compose the other axes, as in 'out[b, (m i)]'",
             )
-        if BATCH not in self.result_node(out).axes:
+        if out.name != FEATURES and BATCH not in self.definitions[out.name].node.axes:
             raise errors.UnusedName("the output does not depend on the features", out.text.span(), "use h[m,i] in the math")
         for layout in layouts:
             if any(len(dimension) > 1 and BATCH in dimension for dimension in layout.dimensions):
@@ -347,11 +347,6 @@ class _Checker:
 
     def axes_of(self, name: str) -> tuple[str, ...]:
         return tuple(a for a in self.features.axes if a != BATCH) if name == FEATURES else self.definitions[name].axes
-
-    def result_node(self, layout: Layout) -> Node:
-        if layout.name in self.definitions:
-            return self.definitions[layout.name].node
-        return feature_leaf(layout.axes, self.tensors[FEATURES].slots, self.extents)
 
     def check_used(self, layouts: Sequence[Layout], holders: Sequence[Holder]) -> None:
         """Every parameter and every definition must reach a result; every index and hyper-parameter must be used."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Window, axis_of
+from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Program, Window, axis_of
 from sparank_gen.lang import widths
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.layouts import Layout
 
 FEATURES = "h"
 
@@ -20,6 +21,13 @@ def feature_leaf(axes: Sequence[str], slots: Sequence[Extent], extents: Mapping[
         indices.append(next(axis for axis in left if extents[axis] == widths.read_at(slot, moves)))
         left.remove(indices[-1])
     return ir.leaf(FEATURES, (BATCH, *indices))
+
+
+def result_node(program: Program, layout: Layout) -> Node:
+    """The node that ``layout`` lays out: a definition, or the features themselves."""
+    if layout.name != FEATURES:
+        return program[layout.name].node
+    return feature_leaf(layout.axes, program.tensors[FEATURES].slots, program.extents)
 
 
 def read_leaf(name: str, axes: Sequence[str], indices: Sequence[Index]) -> Node:

@@ -14,7 +14,7 @@ from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_in
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.restrict import numbered, restrict, select_features
-from sparank_gen.ir.views import feature_leaf
+from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
 
 DIGITS = 12
@@ -50,12 +50,9 @@ def laid_out(
 ) -> NDArray[np.float64]:
     """A result of a mode as its layout says, from the evaluator; ``among_present``, of the restricted program."""
     program = restrict(mode.program) if among_present else mode.program
-    definition = next((d for d in program.definitions if d.name == layout.name), None)
-    if definition is not None:
-        node = definition.node
-    else:
-        node = feature_leaf(layout.axes, program.tensors[layout.name].slots, program.extents)
-        node = select_features(node) if among_present else node
+    node = result_node(program, layout)
+    if among_present and layout.name == FEATURES:
+        node = select_features(node)
     values = evaluate([node], found, program.extents, sizes)
     return evaluate_in(node, layout.dimensions, values, program.extents, sizes)
 

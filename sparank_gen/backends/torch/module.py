@@ -9,7 +9,7 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
-from sparank_gen.backends.torch.results import realise, result_node
+from sparank_gen.backends.torch.results import realise
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
@@ -17,6 +17,7 @@ from sparank_gen.ir.node import Program
 from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
+from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import largest
 from sparank_gen.lang.widths import sizes_of
 from sparank_gen.plan.schedule import stacks_features, working_set

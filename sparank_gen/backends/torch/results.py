@@ -6,19 +6,10 @@ from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Value, composed_dimensions
-from sparank_gen.ir.node import Node, Program
-from sparank_gen.ir.views import feature_leaf
 from sparank_gen.lang.layouts import Layout
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
-
-
-def result_node(program: Program, layout: Layout) -> Node:
-    """The node that ``layout`` lays out: a definition, or the features themselves."""
-    if layout.name != "h":
-        return program[layout.name].node
-    return feature_leaf(layout.axes, program.tensors["h"].slots, program.extents)
 
 
 def realise(lowering: Lowering, value: Value, layout: Layout) -> str:
