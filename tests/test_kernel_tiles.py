@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from sparank_fusion import kernels
 from sparank_fusion.kernels import Tile, column_tiles, launch, row_tiles
 
 X = torch.empty(8, 16)
+NO_ROOM = triton.OutOfResources(300_000, 200_000, "shared memory")
+NOT_COMPILED = RuntimeError("PassManager::run failed")
 FEW, MANY = 10, 3000  # numbers that a row needs
 
 
@@ -83,11 +86,11 @@ def test_tiles_of_columns_lose_rows_too() -> None:
 
 
 class Launched:
-    """A kernel on a GPU that there is not: it notes the rows it is launched with, and spills or does not fit by these."""
+    """A kernel on a GPU that there is not: it notes the rows it is launched with, and spills or fails by these."""
 
     __name__ = "some_kernel"
 
-    def __init__(self, registers: dict[int, int | None]) -> None:
+    def __init__(self, registers: dict[int, int | Exception]) -> None:
         self.registers = registers
         self.rows: list[int] = []
 
@@ -96,8 +99,8 @@ class Launched:
             assert grid == (-(-100 // ROWS),)
             self.rows.append(ROWS)
             spills = self.registers[ROWS]
-            if spills is None:
-                raise triton.OutOfResources(300_000, 200_000, "shared memory")
+            if isinstance(spills, Exception):
+                raise spills
             return SimpleNamespace(n_spills=spills)
 
         return run
@@ -120,16 +123,30 @@ def test_a_launch_says_what_it_spills(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tile_without_room_is_one_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = Launched({32: None, 16: 40, 8: 30})
+    some = Launched({32: NO_ROOM, 16: 40, 8: 30})
     assert run(some, monkeypatch) == [32, 16, 8, 8]
     assert run(some, monkeypatch) == [8]
 
 
+def test_a_tile_that_the_compiler_fails_on_is_one_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = Launched({32: NOT_COMPILED, 16: 0})
+    assert run(some, monkeypatch) == [32, 16]
+    assert run(some, monkeypatch) == [16]
+
+
+def test_other_errors_are_not_about_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = Launched({32: RuntimeError("an illegal memory access")})
+    with pytest.raises(RuntimeError, match="illegal"):
+        run(some, monkeypatch)
+    assert some.rows == [32]
+
+
 def test_where_no_tile_has_room_the_reason_is_tritons(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = Launched({32: None, 16: None, 8: None})
-    for _ in range(2):
-        with pytest.raises(triton.OutOfResources, match="shared memory"):
-            run(some, monkeypatch)
+    for why in (NO_ROOM, NOT_COMPILED):
+        some = Launched({32: why, 16: why, 8: why})
+        for _ in range(2):
+            with pytest.raises(type(why), match=re.escape(str(why))):
+                run(some, monkeypatch)
 
 
 def test_recorded_launches_are_those_that_fit() -> None:

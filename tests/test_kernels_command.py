@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,21 @@ def test_a_kernel_that_does_not_compile_is_one_clear_error(monkeypatch: pytest.M
     assert message == (
         "error: sm_90, bfloat16, dim 16, 2 modalities, batch 65536: concat_forward_kernel does not compile: ValueError: no such layout\n"
     )
+
+
+def test_a_tile_that_the_compiler_fails_on_gives_way_to_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    def refuse_many_rows(source: Any, **rest: Any) -> Any:
+        rows = next(value for place, value in source.constants.items() if source.fn.arg_names[place[0]] == "ROWS")
+        if rows > 32:
+            raise RuntimeError("PassManager::run failed")
+        return compile_source(source, **rest)
+
+    compile_source = triton.compile
+    monkeypatch.setattr("triton.compile", refuse_many_rows)
+    lines = invoke("kernels", "concat", *SMALL, code=0).stdout.splitlines()[-2:]
+    assert [line.split()[1] for line in lines] == ["32", "32"]
 
 
 @pytest.mark.usefixtures("nothing_compiled")

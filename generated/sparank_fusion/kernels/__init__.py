@@ -434,9 +434,11 @@ def launch(
     try:
         with torch.cuda.device(tensor.device):
             compiled = kernel[(programs,)](*arguments, num_warps=tile.warps, **constants)
-    except triton.OutOfResources:
-        # Where no tile fits, this one comes a second time.
-        if not math.isnan(tile.spilled):
+    except (triton.OutOfResources, RuntimeError) as error:
+        # Some tiles the chip lacks the resources for, and some a pass of Triton's compiler fails on. Where no tile fits,
+        # this one comes a second time.
+        is_refused = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)
+        if not is_refused or not math.isnan(tile.spilled):
             raise
         tile.spilled = math.inf
     else:

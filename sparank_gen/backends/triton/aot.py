@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,12 +85,21 @@ def compiled(
     """The same with the tiles that a call on ``target`` comes to, and what each launch's kernel is compiled to.
 
     Raises:
-        CompilationFailed: where the compiler refuses a kernel.
+        CompilationFailed: where the compiler refuses a kernel with every tile.
     """
     made: dict[int, Compiled] = {}
+    refused: set[tuple[str, int, int]] = set()
 
     def spilled(launch: Any) -> float:
-        found = made[id(launch)] = compile_launch(launch, target)
+        key = launch.kernel.__name__, launch.constants["ROWS"], launch.warps
+        try:
+            found = made[id(launch)] = compile_launch(launch, target)
+        except CompilationFailed:
+            # Where no tile compiles, one comes a second time.
+            if key in refused:
+                raise
+            refused.add(key)
+            return math.inf
         return found.spilled if found.shared <= target.shared else math.inf
 
     found = _recorded(package, mode, dim, n_modalities, dtype, batch, target.backend, spilled)
@@ -148,11 +159,25 @@ def compile_launch(launch: Any, target: Target) -> Compiled:
     source = ASTSource(launch.kernel, signature, constants, attributes)
     gpu = GPUTarget(target.backend, target.arch, target.lanes)
     try:
-        made = triton.compile(source, target=gpu, options={"num_warps": launch.warps})
+        with _quiet():
+            made = triton.compile(source, target=gpu, options={"num_warps": launch.warps})
     except Exception as error:  # the compiler's errors have no class in common
         raise CompilationFailed(f"{launch.kernel.__name__} does not compile: {_reason(error)}") from error
     registers, spilled = _resources(made, target)
     return Compiled(launch.kernel.__name__, launch.constants["ROWS"], launch.warps, registers, spilled, made.metadata.shared)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, a compiler that fails does not print the whole of its input."""
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _reason(error: BaseException) -> str:
