@@ -435,11 +435,14 @@ def launch(
         with torch.cuda.device(tensor.device):
             compiled = kernel[(programs,)](*arguments, num_warps=tile.warps, **constants)
     except (triton.OutOfResources, RuntimeError) as error:
-        # Some tiles the chip lacks the resources for, and some a pass of Triton's compiler fails on. Where no tile fits,
-        # this one comes a second time.
-        is_refused = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)
-        if not is_refused or not math.isnan(tile.spilled):
+        # Some tiles the chip lacks the resources for, and some a pass of Triton's compiler fails on.
+        if not isinstance(error, triton.OutOfResources) and "PassManager" not in str(error):
             raise
+        # Where no tile fits, this one comes a second time.
+        if not math.isnan(tile.spilled):
+            raise RuntimeError(
+                f"no tile of {kernel.__name__} fits this GPU ({error}); use backend='torch'"
+            ) from error
         tile.spilled = math.inf
     else:
         tile.spilled = 4 * compiled.n_spills
