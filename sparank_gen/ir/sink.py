@@ -7,7 +7,7 @@ addresses; and a joined axis is computed from each piece, seen along the whole o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
@@ -130,7 +130,7 @@ class _Sinking:
         (axis,), piece = whole.over, whole.args[position]
         over = [other for other in node.over if other != axis]
         if isinstance(place, Window):
-            own = self.twin(place.axis)
+            own = self.twin(place.axis, node.args[0].axes)
             piece, place = ir.rename(piece, {place.axis: own}), Window(own, place.shift)
             over.append(own)
         product: list[Node] = []
@@ -188,10 +188,16 @@ class _Sinking:
             return True
         return False if (place.shift - limit).is_at_least_zero({}) else None
 
-    def twin(self, axis: str, beside: Sequence[str] = ()) -> str:
-        """Another axis of the same extent, for sums over what stands beside ``axis``; ``beside`` get twins with it."""
+    def twin(self, axis: str, taken: Collection[str], beside: Mapping[str, str] | None = None) -> str:
+        """Another axis of the same extent, for sums over what stands beside ``axis``.
+
+        Args:
+            axis: the axis.
+            taken: what stands there under its own name, and is not to be captured.
+            beside: other axes, and their twins there.
+        """
         owner = owner_of(self.extents[axis])
-        extent = read_at(self.extents[axis], {owner: self.twin(owner)} if owner is not None and owner in beside else {})
+        extent = read_at(self.extents[axis], {owner: beside[owner]} if owner and beside and owner in beside else {})
         if (axis, extent) not in self.twins:
             name = f"{axis}_other"
             while name in self.extents:
@@ -199,7 +205,16 @@ class _Sinking:
             self.twins[axis, extent] = name
             self.originals[name] = self.originals.get(axis, axis)
             self.extents[name] = extent
-        return self.twins[axis, extent]
+        name = self.twins[axis, extent]
+        return self.twin(name, taken) if name in taken else name
+
+    def twins_of(self, axes: Iterable[str], node: Node, moves: Moves) -> dict[str, str]:
+        """Twins of axes that ``node`` runs over, for its operands after ``moves``."""
+        taken = set(map(axis_of, moves.values())) | (node.axes - moves.keys())
+        names: dict[str, str] = {}
+        for axis in sorted(axes, key=lambda axis: owner_of(self.extents[axis]) is not None):
+            names[axis] = self.twin(axis, taken, names)
+        return names
 
     def read(self, node: Node, moves: Moves) -> Node:
         """``node`` with its axes read at other names or through windows, all at once."""
@@ -220,9 +235,10 @@ class _Sinking:
         ]
         if not found:
             return None
-        value = self.read(node, {**moves, **{axis: self.twin(axis) for axis, _ in found}})
+        twins = self.twins_of([axis for axis, _ in found], node, moves)
+        value = self.read(node, {**moves, **twins})
         for axis, window in found:
-            twin, one = self.twin(axis), value
+            twin, one = twins[axis], value
             value = ir.reduce("sum", _equal(twin, window, one, ir.constant(0)), [twin])
             self.lookups[value] = (one, twin, window)
         return value
@@ -275,7 +291,7 @@ class _Sinking:
 
     def others(self, node: Node, moves: Moves) -> Node:
         """A product of all others, at positions that a window gives: a product over twins that leaves those out."""
-        twins = {axis: self.twin(axis, node.over) for axis in node.over}
+        twins = self.twins_of(node.over, node, moves)
         factors = self.read(node.args[0], {**moves, **twins})
         kept: Node = ir.constant(1)
         for axis in node.over:
@@ -290,7 +306,7 @@ class _Sinking:
         names = {axis: str(moves[axis]) for axis in node.over if keeps and axis in moves}
         met = [axis for axis in node.over if not keeps and axis in targets]
         met += [axis for axis in node.over if axis not in met and owner_of(self.extents[axis]) in met]
-        names |= {axis: self.twin(axis, met) for axis in met}
+        names |= self.twins_of(met, node, moves)
         inner = {**moves, **names}
         over = [names.get(axis, axis) for axis in node.over]
         return ir.make(node.op, [self.read(arg, inner) for arg in node.args], _ordered(node, over), node.data)

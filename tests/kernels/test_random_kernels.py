@@ -153,6 +153,25 @@ def test_extents_that_are_sums_and_products(schedule: str) -> None:
     check_kernels(head + axes + params + tensor + math + out, 3, 3, 2, 2, schedule)
 
 
+@pytest.mark.parametrize("schedule", ["resident", "split"])
+def test_modalities_meet_those_that_are_joined(schedule: str) -> None:
+    """Sums over modalities inside others, all read at a place of the joined axis: each needs an axis of its own."""
+    text = """\
+version: 1
+mode: random
+summary: Modalities and one place more, which meet the modalities.
+modalities: ">=2"
+axes: {u: modalities, i: dim, x: modalities + 1}
+math: |
+  s[m]   = sum[i](h[m,i])
+  out[i] = sum[m](h[m,i])
+  y[m,x] = s[m] * concat[x: m, 1](s[m], 0.5)
+  w[m,x] = mean[u](tanh(y[m,x] * y[u,x])) + 1.5 ** tanh(s[m])
+weights: "w[m,b,x]"
+"""
+    check_kernels(text, 2, 3, 1, 3, schedule)
+
+
 def test_modalities_joined_with_a_number() -> None:
     """Modalities are unrolled, what they are joined into is not; the weights' cotangent may be absent where it is cut."""
     text = """\

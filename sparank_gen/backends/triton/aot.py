@@ -126,11 +126,11 @@ def _operators_run(package: str) -> Any:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    everywhere = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
     class Run(TorchDispatchMode):
         def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-            call = partial(operator.redispatch, everywhere) if operator.namespace == package else operator
+            call = partial(operator.redispatch, cpu) if operator.namespace == package else operator
             return call(*arguments, **(keywords or {}))
 
     return Run()  # type: ignore[no-untyped-call]

@@ -194,6 +194,8 @@ class ExpressionPrinter(KernelScope):
             exponent = int(node.args[1].data)
             call = f"square({values[0].code})" if exponent == 2 else f"integer_power({values[0].code}, {exponent})"
             return Tile(call, axes, padding=padding)
+        if node.op == "pow" and isinstance(values[0], Scalar):
+            values[0] = Scalar(f"tl.full((), {values[0].code}, ACC)")
         if node.op == "where":
             values = [values[0], *(
                 Scalar(f"tl.full((), {value.code}, ACC)") if isinstance(value, Scalar) else value for value in values[1:]
