@@ -105,9 +105,13 @@ def assert_golden(found: Tensor, golden: Any, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.detach().cpu().double(), wanted, rtol=tolerance, atol=tolerance)
 
 
+def _largest(tensor: Tensor) -> float:
+    """The largest finite absolute value: an infinite tolerance would allow anything."""
+    return float(tensor.detach().nan_to_num(0, 0, 0).abs().max()) if tensor.numel() else 0.0
+
+
 def _tolerance(*values: Tensor) -> float:
-    largest = max([1.0, *(float(value.detach().abs().max()) for value in values if value.numel())])
-    return 256 * torch.finfo(torch.float64).eps * largest
+    return 256 * torch.finfo(torch.float64).eps * max(1.0, *map(_largest, values))
 
 
 def assert_equal(left: Tensor | float, right: Tensor | float) -> None:
@@ -228,11 +232,6 @@ def assert_agree(layer: nn.Module, other: nn.Module, inputs: list[Tensor]) -> No
     for a, b in zip(found, wanted):
         scale = max(least, _largest(b))
         torch.testing.assert_close(a, b, rtol=0, atol=256 * eps * scale * inputs[0].shape[-1], equal_nan=True)
-
-
-def _largest(tensor: Tensor) -> float:
-    """The largest finite absolute value: an infinite tolerance would allow anything."""
-    return float(tensor.detach().nan_to_num(0, 0, 0).abs().max()) if tensor.numel() else 0.0
 
 
 def _everything(layer: nn.Module, inputs: list[Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
@@ -10,9 +10,11 @@ from sparank_gen.ir.simplify import factors_of
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import widest
+from sparank_gen.lang.widths import sizes_of, widest
+from sparank_gen.spec.model import Hyperparameter
 
 LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
+USUAL_WIDTH = 128
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 
 
@@ -90,6 +92,14 @@ def working_set(program: Program, in_kernel: bool) -> Extent | None:
         products = frozenset().union(*rows)
         total = total if products in rows else total + elements(products, program)
     return total if total.terms else None
+
+
+def touches_less(one: Program, other: Program, n_modalities: int, hyperparameters: Iterable[Hyperparameter]) -> bool:
+    """Whether a row touches fewer numbers in ``one`` than in ``other``, in a layer of a usual width and the defaults."""
+    sizes: dict[str, int | float] = {"dim": USUAL_WIDTH, "modalities": n_modalities, **sizes_of([USUAL_WIDTH] * n_modalities)}
+    sizes |= {hyperparameter.name.value: hyperparameter.default for hyperparameter in hyperparameters}
+    totals = [working_set(program, in_kernel=False) or Extent.number(0) for program in (one, other)]
+    return totals[0].number_for(sizes) < totals[1].number_for(sizes)
 
 
 def _is_gemm(node: Node) -> bool:

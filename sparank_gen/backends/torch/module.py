@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import RESERVED, WIDTHS, Emitter
@@ -19,13 +18,11 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import largest
-from sparank_gen.lang.widths import sizes_of
-from sparank_gen.plan.schedule import stacks_features, working_set
+from sparank_gen.plan.schedule import stacks_features, touches_less, working_set
 from sparank_gen.plan.stages import whole_tiles
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-USUAL_WIDTH = 128
 RUNTIME = ("container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
 
 
@@ -210,17 +207,9 @@ def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
     if counts.minimum <= 2 and (counts.maximum is None or counts.maximum >= 2):
         pair = fix_modalities(general, 2, parameters)
         function = lower_function(mode, pair, "_fuse_pair", PAIR)
-        if function.body != made[0].body and _numbers_of_two(mode, pair) < _numbers_of_two(mode, general):
+        if function.body != made[0].body and touches_less(pair, general, 2, mode.spec.hyperparameters):
             made.append(function)
     return tuple(made)
-
-
-def _numbers_of_two(mode: Mode, program: Program) -> Fraction:
-    """How many numbers a row of two modalities touches in a layer of a usual width with the default hyper-parameters."""
-    total = working_set(program, in_kernel=False)
-    sizes = {"dim": USUAL_WIDTH, "modalities": 2, **sizes_of([USUAL_WIDTH] * 2)}
-    defaults = {h.name.value: h.default for h in mode.spec.hyperparameters}
-    return total.number_for({**sizes, **defaults}) if total is not None else Fraction(0)
 
 
 def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:

@@ -56,7 +56,7 @@ class ExpressionPrinter(KernelScope):
         if node.op == "leaf":
             return self.leaf(node, env)
         if node.op == "extent":
-            return Tile(f"tl.full((), {self.number_code(node.data, env)}, ACC)", ())
+            return Tile(_full(self.number_code(node.data, env)), ())
         if node.op == "position":
             (axis,) = node.over
             return Scalar(env[axis]) if self.is_unrolled(axis) else Tile(self.lane(axis), (axis,))
@@ -174,7 +174,7 @@ class ExpressionPrinter(KernelScope):
             return Tile(f"({code})", axes)
         axes = self.split(union | {axis})[1]
         lane = f"{self.lane(axis)}{expansion((axis,), axes)}"
-        codes = [piece.aligned(axes).code if piece.axes else f"tl.full((), {piece.code}, ACC)" for piece in pieces]
+        codes = [piece.aligned(axes).code if piece.axes else _full(piece.code) for piece in pieces]
         code = codes[-1]
         for position in reversed(range(len(codes) - 1)):
             code = f"tl.where({lane} == {position}, {codes[position]}, {code})"
@@ -195,10 +195,10 @@ class ExpressionPrinter(KernelScope):
             call = f"square({values[0].code})" if exponent == 2 else f"integer_power({values[0].code}, {exponent})"
             return Tile(call, axes, padding=padding)
         if node.op == "pow" and isinstance(values[0], Scalar):
-            values[0] = Scalar(f"tl.full((), {values[0].code}, ACC)")
+            values[0] = Scalar(_full(values[0].code))
         if node.op == "where":
             values = [values[0], *(
-                Scalar(f"tl.full((), {value.code}, ACC)") if isinstance(value, Scalar) else value for value in values[1:]
+                Scalar(_full(value.code)) if isinstance(value, Scalar) else value for value in values[1:]
             )]
             if isinstance(values[0], Scalar):
                 whole = [self.broadcast(self.as_tile(value), axes) if axes else value.code for value in values[1:]]
@@ -211,7 +211,7 @@ class ExpressionPrinter(KernelScope):
             if infix:
                 codes.append(value.code if value.precedence >= tight else f"({value.code})")
             else:
-                codes.append(f"tl.full((), {value.code}, ACC)" if node.op != "where" and _is_rounded(value) else value.code)
+                codes.append(_full(value.code) if node.op != "where" and _is_rounded(value) else value.code)
         return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
 
     def bounds_product(self, node: Node) -> bool:
@@ -360,6 +360,11 @@ def _is_rounded(value: Tile | Scalar) -> bool:
         return False
     number = _literal(value.code)
     return number is None or float(np.float32(number)) != number
+
+
+def _full(code: str) -> str:
+    """A number as a tile that broadcasts, in the type that kernels compute in."""
+    return f"tl.full((), {code}, ACC)"
 
 
 def _literal(code: str) -> float | None:
