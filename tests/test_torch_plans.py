@@ -39,6 +39,17 @@ math: |
   out[i] = sum[m](w[m,i] * h[m,i])
 weights: "w[m,b,i]"
 """
+SOFTMAX_OF_MAPS = """\
+modalities: ">=2"
+axes: {i: dim, j: dim}
+params:
+  maps: {module: Linear, per: m, weight: "W[m,i,j]"}
+math: |
+  z[m,i] = sum[j](W[m,i,j] * h[m,j])
+  w[m,i] = softmax[m](z[m,i])
+  out[i] = sum[m](w[m,i] * h[m,i])
+weights: "w[m,b,i]"
+"""
 SHARED_JOIN = """\
 modalities: ">=2"
 axes: {i: dim, j: dim}
@@ -187,6 +198,54 @@ def test_a_sum_of_linear_maps_where_one_vector_varies(batched: tuple[int | None,
         found = torch.vmap(lambda *h: layer(h), batched)(*inputs)
         each = [[x if dim is None else x[k] for x, dim in zip(inputs, batched, strict=True)] for k in range(5)]
         torch.testing.assert_close(found, torch.stack([layer(h) for h in each]))
+
+
+BIASED = SOFTMAX_OF_MAPS.replace('W[m,i,j]"', 'W[m,i,j]", bias: "c[m,i]"').replace("h[m,j])", "h[m,j]) + c[m,i]")
+LISTED_TOO = BIASED.replace("out[i] = ", "y[i]   = sum[m](z[m,i])\n  out[i] = y[i] + ")
+ROWS = 1024  # of which results are worth a place of their own
+
+
+@pytest.mark.parametrize(
+    ("math", "rows", "with_gradients", "stacks", "product"),
+    [
+        (SOFTMAX_OF_MAPS, ROWS, False, 0, "mm"),
+        (BIASED, ROWS, False, 0, "addmm"),
+        (BIASED, ROWS, True, 1, "addmm"),
+        (BIASED, 8, False, 1, "addmm"),
+        (LISTED_TOO, ROWS, False, 1, "addmm"),
+    ],
+)
+def test_maps_that_are_read_as_one_tensor_are_written_into_it(
+    math: str, rows: int, with_gradients: bool, stacks: int, product: str
+) -> None:
+    made, _ = compiled(check_spec(parse_spec(HEAD + math, "plan.yaml")))
+    layer, h = made(4, 3), [torch.randn(rows, 4) for _ in range(3)]
+    with torch.set_grad_enabled(with_gradients), Operations() as found:
+        layer(h)
+    assert found.count["stack"] == stacks and found.count[product] == products(found.count) == 3
+
+
+@pytest.mark.parametrize("math", [SOFTMAX_OF_MAPS, BIASED])
+@pytest.mark.parametrize("transform", ["vmap", "vmap of one", "jvp", "autocast", "half"])
+def test_transforms_of_maps_that_are_read_as_one_tensor(math: str, transform: str) -> None:
+    """Without gradients, where results would be written in place; each against the same with gradients, where none is."""
+    made, _ = compiled(check_spec(parse_spec(HEAD + math, "plan.yaml")))
+    layer, h = made(4, 3), [torch.randn(2, ROWS, 4) for _ in range(3)]
+
+    def transformed() -> Any:
+        one = [x[0] for x in h]
+        if transform == "vmap":
+            return torch.vmap(lambda *h: layer(h))(*h)
+        if transform == "vmap of one":
+            return torch.vmap(lambda *h: layer(h), (None, 0, None))(one[0], h[1], one[2])
+        if transform == "jvp":
+            return torch.func.jvp(lambda *h: layer(h), tuple(one), tuple(x[1] for x in h))
+        with torch.autocast("cpu", enabled=transform == "autocast"):
+            return layer.bfloat16()([x.bfloat16() for x in one]) if transform == "half" else layer(one)
+
+    with torch.no_grad():
+        found = transformed()
+    torch.testing.assert_close(found, transformed())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -18,6 +20,8 @@ Fuse = Callable[[Tensors, bool], tuple[Tensor, ...]]
 
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
+MOST_BYTES = 32 << 20
+LEAST_ROWS = 1024
 LEAST_OVER_OUTPUT = 4
 # Of 32 bits, those of a program on GPUs from A100 to B200; on MI300 it has twice as many.
 REGISTERS = 65536
@@ -96,10 +100,13 @@ class FusionModule(nn.Module):
     def _block(self, numbers_per_row: int) -> None:
         """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache.
 
-        Blocks cost copies of the output, which pay where there is enough beside it.
+        Blocks cost copies of the output, which pay where there is enough beside it. An operation on few rows takes as
+        long as its call: blocks have a least number of rows, unless they would leave every cache.
         """
         if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
-            self._block_rows = max(64, CACHE_BYTES // (4 * numbers_per_row) // 64 * 64)
+            row = 4 * numbers_per_row
+            rows = max(CACHE_BYTES // row, min(LEAST_ROWS, MOST_BYTES // row))
+            self._block_rows = max(64, rows // 64 * 64)
             self._is_plain = False
 
     def _hold(self, numbers: int) -> None:
@@ -379,6 +386,26 @@ def container(**members: nn.Module | nn.Parameter) -> nn.Module:
 def uniform(bound: float, *sizes: int) -> Tensor:
     """Numbers from the uniform distribution between ``-bound`` and ``bound``."""
     return torch.empty(sizes).uniform_(-bound, bound)
+
+
+def stacked_linear(
+    inputs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None
+) -> Tensor:
+    """``F.linear`` of each input with its own weight and bias, stacked along a new first dimension."""
+    first, offsets = inputs[0], biases if biases is not None else (None,) * len(weights)
+    maps = list(zip(inputs, weights, offsets))
+    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if not is_recorded and first.is_cpu and len(first) >= LEAST_ROWS and is_full_precision(first):
+        # Each result is written where it is to lie. Transforms of functions refuse that.
+        with contextlib.suppress(RuntimeError):
+            stacked = first.new_empty(len(maps), first.shape[0], weights[0].shape[0])
+            for out, (x, weight, bias) in zip(stacked, maps):
+                if bias is None:
+                    torch.mm(x, weight.t(), out=out)
+                else:
+                    torch.addmm(bias, x, weight.t(), out=out)
+            return stacked
+    return torch.stack([F.linear(x, weight, bias) for x, weight, bias in maps])
 
 
 def sum_all(tensors: Iterable[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, lerp, sum_of_products
+from sparank_fusion.runtime import FusionModule, Tensors, lerp, stacked_linear, sum_of_products
 
 
 class GateFusion(FusionModule):
@@ -69,9 +69,9 @@ class GateFusion(FusionModule):
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
-        logit = [F.linear(h_m, W_m, c_m) for h_m, W_m, c_m in zip(h, W, c)]  # M × (B, dim)
+        logit = stacked_linear(h, W, c)  # (M, B, dim)
         # g[m,i] = softmax[m](logit[m,i])
-        g = torch.stack(logit).softmax(0)  # (M, B, dim)
+        g = logit.softmax(0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = sum_of_products(g, h)  # (B, dim)
         if not return_extras:

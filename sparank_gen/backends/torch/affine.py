@@ -38,8 +38,9 @@ def affine(lowering: Lowering, node: Node) -> Value | None:
             continue
         for other, (bias_sign, bias) in enumerate(terms):
             if bias_sign > 0 and other != position and _is_bias(lowering, bias, gemm):
-                value = linear(lowering, gemm, bias)
                 rest = [pair for k, pair in enumerate(terms) if k not in (position, other)]
+                stacked = gemm.listed is not None and not rest and lowering.is_stacked(node, gemm.listed)
+                value = linear(lowering, gemm, bias, stacked=stacked)
                 return _added(lowering, value, rest)
     return None
 

@@ -91,8 +91,18 @@ def listed_axis(lowering: Lowering, weight: Node, others: Collection[str] = ()) 
     return index if isinstance(index, str) and (per is not None or index in others) else None
 
 
-def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None, constant: Dense | None = None) -> Value:
-    """``F.linear`` with the stored weight, taking composed axes together and apart again; ``constant`` is any offset."""
+def linear(
+    lowering: Lowering, gemm: Gemm, bias: Node | None = None, constant: Dense | None = None, stacked: bool = False
+) -> Value:
+    """``F.linear`` with the stored weight, taking composed axes together and apart again.
+
+    Args:
+        lowering: what lowers the operand.
+        gemm: the linear map.
+        bias: a parameter that is added.
+        constant: any offset that is added.
+        stacked: whether what would be a list is needed as one tensor.
+    """
     matrix = as_matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
     offset = as_matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else constant
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
@@ -119,7 +129,14 @@ def linear(lowering: Lowering, gemm: Gemm, bias: Node | None = None, constant: D
         return Dense(code, (*rest, *gemm.outer))
 
     operands = [operand, matrix, *([offset] if offset is not None else [])]
-    return lowering.each(matrix.axis, call, *operands) if isinstance(matrix, Listed) else lowering.lift(call, *operands)
+    if not isinstance(matrix, Listed):
+        return lowering.lift(call, *operands)
+    listed = lowering.each(matrix.axis, call, *operands)
+    is_one_tensor = stacked and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1
+    if is_one_tensor and isinstance(operand, Listed) and operand.element.axes == (BATCH, *gemm.inner):
+        sequences = ", ".join(x.sequence for x in operands if isinstance(x, Listed))
+        return Dense(f"stacked_linear({sequences})", (matrix.axis, BATCH, *gemm.outer))
+    return listed
 
 
 def with_rows(value: Dense, rest: Sequence[str], inner: Sequence[str]) -> Dense:
@@ -235,7 +252,7 @@ def contraction(lowering: Lowering, node: Node) -> Value:
     """A sum over axes."""
     gemm = match_gemm(lowering, node)
     if gemm is not None:
-        return linear(lowering, gemm)
+        return linear(lowering, gemm, stacked=gemm.listed is not None and lowering.is_stacked(node, gemm.listed))
     own = _gemm_of_each(lowering, node)
     if own is not None:
         return own

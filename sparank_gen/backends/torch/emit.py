@@ -16,7 +16,7 @@ RESERVED = frozenset(
     """
     self torch F math nn Tensor len zip h present return_extras sum_all sum_of_products multiply_all lerp map list tuple float int
     features range min max abs sum dim l O I module modules cast Iterable dot
-    place others
+    place others stacked_linear
     """.split()
 )
 LONGEST_LINE = 84

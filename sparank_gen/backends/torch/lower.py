@@ -23,6 +23,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_among, owners
+from sparank_gen.plan.schedule import LISTED
 
 LONGEST_OPERAND = 60
 
@@ -55,6 +56,7 @@ class Lowering:
                     shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
                     self.piece_names.setdefault(piece, (f"{definition.name}_{position}", shown))
         self.uses: Counter[Node] = Counter()
+        self.readers: dict[Node, list[Node]] = {}
         self.multiplied: Counter[Node] = Counter()
         self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
         self.feature_tensor: Dense | None = None
@@ -64,11 +66,22 @@ class Lowering:
             self.feature_tensor = value
 
     def count_uses(self, roots: Sequence[Node]) -> None:
-        """Learn which nodes are read more than once, so that they become variables."""
-        self.uses = Counter(arg for node in ir.reachable(roots) for arg in node.args)
+        """Learn which nodes are read more than once, so that they become variables, and what reads them."""
+        for node in ir.reachable(roots):
+            for arg in node.args:
+                self.readers.setdefault(arg, []).append(node)
+        self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
         self.uses.update(roots)
         gemms = [contract.match_gemm(self, node) for node in ir.reachable(roots)]
         self.multiplied = Counter(gemm.operand for gemm in gemms if gemm is not None)
+
+    def is_stacked(self, node: Node, axis: str) -> bool:
+        """Whether all that reads ``node`` takes it as one tensor, and nothing as a list along ``axis``."""
+        readers = self.readers.get(node, [])
+        is_result = self.uses[node] > len(readers)
+        return not is_result and all(
+            reader.op in OPERATORS and reader.op not in LISTED and axis in reader.over for reader in readers
+        )
 
     def lower(self, node: Node) -> Value:
         """The value of ``node``; statements that compute it are emitted as needed."""

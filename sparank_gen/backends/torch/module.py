@@ -23,7 +23,7 @@ from sparank_gen.plan.stages import whole_tiles
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("container", "dot", "lerp", "multiply_all", "sum_all", "sum_of_products", "uniform")
+RUNTIME = ("container", "dot", "lerp", "multiply_all", "stacked_linear", "sum_all", "sum_of_products", "uniform")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
-TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "sum_all", "sum_of_products")
+TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
