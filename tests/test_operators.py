@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from sparank_fusion import runtime
+from sparank_fusion import functions
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ARGUMENTS
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
@@ -118,7 +118,7 @@ def torch_value(operator: Operator, over: Sequence[str], tensors: Sequence[torch
     dim = dims if len(dims) > 1 else "".join(map(str, dims))
     shape = tuple(SHAPE[position] for position in dims)
     code = operator.torch.format(*codes, dim=dim, shape=shape, **dict(operator.options))
-    scope = {"torch": torch, "F": F, "lerp": runtime.lerp, **dict(zip(ARGUMENTS, tensors, strict=False))}
+    scope = {"torch": torch, "F": F, "lerp": functions.lerp, **dict(zip(ARGUMENTS, tensors, strict=False))}
     return eval(code, scope)
 
 

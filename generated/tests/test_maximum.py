@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparank_fusion import FusionLayer, MaximumFusion
-from sparank_fusion.runtime import sum_all
+from sparank_fusion.functions import sum_all
 from support import (
     TORCH,
     assert_agree,

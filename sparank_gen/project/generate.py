@@ -194,6 +194,7 @@ class Renderer:
         context = {"modes": layer_modes, "arguments": self.layer_arguments(files), "default_mode": self.default_mode(modes)}
         return {
             f"{package}/__init__.py": self.render("torch/init.py.j2", source, **context),
+            f"{package}/functions.py": self.render("torch/functions.py.j2", source),
             f"{package}/layer.py": self.render("torch/layer.py.j2", source, **context),
             f"{package}/runtime.py": self.render("torch/runtime.py.j2", source),
             f"{package}/modes/__init__.py": self.render("torch/modes.py.j2", source),

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, lerp, require_multiple, require_number
+from sparank_fusion.functions import dot, lerp
+from sparank_fusion.runtime import FusionModule, Tensors, require_multiple, require_number
 
 
 class CrossAttentionFusion(FusionModule):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, require_number, sum_all
+from sparank_fusion.functions import sum_all
+from sparank_fusion.runtime import FusionModule, Tensors, require_number
 
 
 class DeepSetsFusion(FusionModule):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, lerp, stacked_linear, sum_of_products
+from sparank_fusion.functions import lerp, stacked_linear, sum_of_products
+from sparank_fusion.runtime import FusionModule, Tensors
 
 
 class GateFusion(FusionModule):

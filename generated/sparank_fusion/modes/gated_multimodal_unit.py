@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, require_number, sum_of_products
+from sparank_fusion.functions import sum_of_products
+from sparank_fusion.runtime import FusionModule, Tensors, require_number
 
 
 class GatedMultimodalUnitFusion(FusionModule):

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, multiply_all, require_number
+from sparank_fusion.functions import multiply_all
+from sparank_fusion.runtime import FusionModule, Tensors, require_number
 
 
 class LowRankFusionFusion(FusionModule):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, dot, require_number
+from sparank_fusion.functions import dot
+from sparank_fusion.runtime import FusionModule, Tensors, require_number
 
 
 class MixtureOfExpertsFusion(FusionModule):

@@ -10,7 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, lerp, sum_all
+from sparank_fusion.functions import lerp, sum_all
+from sparank_fusion.runtime import FusionModule, Tensors
 
 
 class ScalarGateFusion(FusionModule):

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, lerp, sum_all
+from sparank_fusion.functions import lerp, sum_all
+from sparank_fusion.runtime import FusionModule, Tensors
 
 
 class ScalarMixFusion(FusionModule):

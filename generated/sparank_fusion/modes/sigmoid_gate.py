@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import FusionModule, Tensors, lerp
+from sparank_fusion.functions import lerp
+from sparank_fusion.runtime import FusionModule, Tensors
 
 
 class SigmoidGateFusion(FusionModule):

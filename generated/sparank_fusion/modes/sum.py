@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparank_fusion.runtime import FusionModule, Tensors, sum_all
+from sparank_fusion.functions import sum_all
+from sparank_fusion.runtime import FusionModule, Tensors
 
 
 class SumFusion(FusionModule):

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
-from sparank_gen.backends.torch.emit import Emitter
+from sparank_gen.backends.torch.emit import FUNCTIONS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import runtime_functions, width_symbols
+from sparank_gen.backends.torch.module import called, width_symbols
 from sparank_gen.backends.torch.pieces import split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir import node as ir
@@ -44,7 +44,7 @@ class TestFile:
         bindings: statements that compute results under their names in the math, dimensions ``(b, …)``.
         properties: the property tests.
         assertions: the names of the assertions that they use.
-        runtime: the functions of the package's runtime that they use.
+        called: the functions of the package that they use.
         wrong_modalities: a number of modalities that the mode refuses, or None.
     """
 
@@ -53,7 +53,7 @@ class TestFile:
     bindings: tuple[str, ...]
     properties: tuple[PropertyTest, ...]
     assertions: tuple[str, ...]
-    runtime: tuple[str, ...]
+    called: tuple[str, ...]
     wrong_modalities: int | None
 
 
@@ -70,7 +70,7 @@ def test_file(mode: Mode) -> TestFile:
         bindings=tuple(_binding(mode, result) for result in reversed(results.values())),
         properties=properties,
         assertions=tuple(sorted({line.strip().partition("(")[0] for each in properties for line in each.lines[-1:]})),
-        runtime=runtime_functions("\n".join(line for each in properties for line in each.lines)),
+        called=called(FUNCTIONS, "\n".join(line for each in properties for line in each.lines)),
         wrong_modalities=wrong,
     )
 

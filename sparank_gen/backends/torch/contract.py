@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sparank_gen.backends.torch import leaves
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
@@ -207,7 +208,7 @@ def as_matrix(
     elif kept == groups[::-1]:
         value = Dense(f"{code}.t()", tuple(outer + inner))
     else:
-        code = lowering.stored(element, layout, per, plain).ordered(outer + inner).atom
+        code = leaves.stored(lowering, element, layout, per, plain).ordered(outer + inner).atom
         if len(inner) > 1:
             code = f"{code}.flatten({len(outer)})"
         if len(outer) > 1:

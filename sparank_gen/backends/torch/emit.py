@@ -12,11 +12,12 @@ from sparank_gen.ir.node import BATCH
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
 
-RESERVED = frozenset(
+# Of the package, beside those of torch.
+FUNCTIONS = ("dot", "lerp", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
+RESERVED = frozenset(FUNCTIONS) | frozenset(
     """
-    self torch F math nn Tensor len zip h present return_extras sum_all sum_of_products multiply_all lerp map list tuple float int
-    features range min max abs sum dim l O I module modules cast Iterable dot
-    place others stacked_linear
+    self torch F math nn Tensor len zip h present return_extras map list tuple float int
+    features range min max abs sum dim l O I module modules cast Iterable
     """.split()
 )
 LONGEST_LINE = 84

@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sparank_gen.backends.torch import contract, join
+from sparank_gen.backends.torch import contract, join, leaves
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
-from sparank_gen.backends.torch.pieces import number_of_each, over_joined, split_apart
+from sparank_gen.backends.torch.pieces import number_of_each, over_joined
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, index_dense, listed, parenthesised
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owner_among, owners
+from sparank_gen.lang.widths import owners
 from sparank_gen.plan.schedule import LISTED
 
 LONGEST_OPERAND = 60
@@ -61,7 +61,7 @@ class Lowering:
         self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
         self.feature_tensor: Dense | None = None
         if stacked:
-            value = emitter.assign(self.taken_apart("torch.stack(h)", stacked=True), "tokens")
+            value = emitter.assign(leaves.taken_apart(self, "torch.stack(h)", stacked=True), "tokens")
             assert isinstance(value, Dense)
             self.feature_tensor = value
 
@@ -108,7 +108,7 @@ class Lowering:
 
     def _lower(self, node: Node) -> Value:
         if node.op == "leaf":
-            return self.leaf(node)
+            return leaves.leaf(self, node)
         if node.op == "constant":
             return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
         if node.op == "extent":
@@ -133,55 +133,7 @@ class Lowering:
             return contract.contraction(self, node)
         return self.over_axes(node)
 
-    # Leaves and views
-
-    def leaf(self, node: Node) -> Value:
-        """Features, a parameter, or (in properties) a result, at its indices."""
-        name, indices = node.data
-        if name == "h":
-            return self.feature(indices)
-        if name not in self.parameters:
-            owner = owner_among(node.axes, self.program.extents)
-            whole = Dense(name, tuple(str(index) for index in indices if index != owner))
-            return listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
-        layout, per = self.parameters[name]
-        name = self.variables[name]
-        owner = owner_among(layout.axes, self.program.extents)
-        if owner not in (None, per):
-            code = name if per is None else f"torch.stack({name}, {layout.dimensions.index((per,))})"
-            return split_apart(self, code, name, layout, str(owner), indices)
-        if per is None:
-            return self.stored(name, layout, None, indices)
-        slot = layout.axes.index(per)
-        rest = [index for k, index in enumerate(indices) if k != slot]
-        if isinstance(indices[slot], int):
-            return self.stored(f"{name}[{indices[slot]}]", layout, per, rest)
-        element = f"{name}_{indices[slot]}"
-        return Listed(indices[slot], self.stored(element, layout, per, rest), ((element, name),))
-
-    def stored(self, code: str, layout: Layout, per: str | None, indices: Sequence[str | int]) -> Dense:
-        """One stored tensor of a parameter, without the axis ``per``, at ``indices``."""
-        axes = tuple(axis for axis in layout.axes if axis != per)
-        return index_dense(self.unpacked(code, layout.without(per), axes), indices)
-
-    def feature(self, indices: Sequence[str | int]) -> Value:
-        batch, modality, *rest = indices
-        if isinstance(modality, int):
-            return index_dense(self.taken_apart(f"h[{modality}]"), (batch, *rest))
-        if self.feature_tensor is not None:
-            return index_dense(self.feature_tensor, (modality, batch, *rest))
-        assert isinstance(modality, str)
-        element = f"h_{modality}"
-        return Listed(modality, index_dense(self.taken_apart(element), (batch, *rest)), ((element, "h"),))
-
-    def taken_apart(self, code: str, stacked: bool = False) -> Dense:
-        """One modality's features, or all of them stacked, with a dimension for each index."""
-        apart = self.program.tensors["h"].slots[1:]
-        if len(apart) > 1:
-            sizes = ", ".join(slot.code(self.emitter.symbols) for slot in apart)
-            code = f"{code}.unflatten(-1, ({sizes}))"
-        axes = (BATCH, *map(str, apart))
-        return Dense(code, ("m", *axes) if stacked else axes)
+    # Views
 
     def unpacked(self, code: str, dimensions: Sequence[tuple[str, ...]], axes: tuple[str, ...]) -> Dense:
         """A stored tensor with each composed dimension taken apart."""

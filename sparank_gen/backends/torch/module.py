@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
-from sparank_gen.backends.torch.emit import RESERVED, WIDTHS, Emitter
+from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.backends.torch.results import realise
@@ -23,7 +25,7 @@ from sparank_gen.plan.stages import whole_tiles
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
-RUNTIME = ("container", "dot", "lerp", "multiply_all", "stacked_linear", "sum_all", "sum_of_products", "uniform")
+CONSTRUCTORS = ("container", "uniform")
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,15 @@ class ModuleFile:
     @property
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
-        text = self.text
-        names = ["FusionModule", "Tensors", *runtime_functions(text)]
+        names = ["FusionModule", "Tensors", *called(CONSTRUCTORS, self.text)]
         names += ["require_number"] if self.arguments else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Which functions of the package the file calls."""
+        return called(FUNCTIONS, self.text)
 
     @property
     def collections(self) -> list[str]:
@@ -126,9 +132,9 @@ class ModuleFile:
         return "\n".join((*(value for _, value in self.assignments), *(f.text for f in self.functions), *self.bindings))
 
 
-def runtime_functions(code: str) -> tuple[str, ...]:
-    """The functions of the runtime that ``code`` calls."""
-    return tuple(name for name in RUNTIME if f"{name}(" in code)
+def called(names: Sequence[str], code: str) -> tuple[str, ...]:
+    """Which functions of these names ``code`` calls."""
+    return tuple(name for name in names if re.search(rf"(?<![\w.]){name}\(", code))
 
 
 def module_file(mode: Mode) -> ModuleFile:

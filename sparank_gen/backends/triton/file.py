@@ -9,8 +9,9 @@ from functools import partial
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
+from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, width_symbols
+from sparank_gen.backends.torch.module import Argument, arguments, called, width_symbols
 from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
@@ -35,7 +36,6 @@ from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
 
 SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
-TORCH_FUNCTIONS = ("dot", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,9 @@ class KernelFile:
         return any(re.search(r"\bM\b", value) for _, value in self.constants)
 
     @property
-    def torch_imports(self) -> list[str]:
-        return [name for name in TORCH_FUNCTIONS if f"{name}(" in self.text]
+    def called(self) -> tuple[str, ...]:
+        """Which functions of the package the file calls."""
+        return called(FUNCTIONS, self.text)
 
 
 def kernel_file(mode: Mode) -> KernelFile:

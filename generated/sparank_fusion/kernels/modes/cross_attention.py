@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparank_fusion.functions import place, sum_all
 from sparank_fusion.kernels import (
     acc,
     grouped,
@@ -27,7 +28,6 @@ from sparank_fusion.kernels import (
     unit_stride,
 )
 from sparank_fusion.kernels.functions import contract, maximum, square
-from sparank_fusion.runtime import place, sum_all
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparank_fusion.functions import dot
 from sparank_fusion.kernels import (
     acc,
     grouped,
@@ -22,7 +23,6 @@ from sparank_fusion.kernels import (
     unit_stride,
 )
 from sparank_fusion.kernels.functions import maximum
-from sparank_fusion.runtime import dot
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)

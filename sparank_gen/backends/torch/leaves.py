@@ -1,0 +1,68 @@
+"""Leaves of a program as torch code: features and stored parameters, at their indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparank_gen.backends.torch.pieces import split_apart
+from sparank_gen.backends.torch.values import Dense, Listed, Value, index_dense, listed
+from sparank_gen.ir.node import BATCH, Node
+from sparank_gen.lang.layouts import Layout
+from sparank_gen.lang.widths import owner_among
+
+if TYPE_CHECKING:
+    from sparank_gen.backends.torch.lower import Lowering
+
+
+def leaf(lowering: Lowering, node: Node) -> Value:
+    """Features, a parameter, or (in properties) a result, at its indices."""
+    name, indices = node.data
+    if name == "h":
+        return feature(lowering, indices)
+    if name not in lowering.parameters:
+        owner = owner_among(node.axes, lowering.program.extents)
+        whole = Dense(name, tuple(str(index) for index in indices if index != owner))
+        return listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
+    layout, per = lowering.parameters[name]
+    name = lowering.variables[name]
+    owner = owner_among(layout.axes, lowering.program.extents)
+    if owner not in (None, per):
+        code = name if per is None else f"torch.stack({name}, {layout.dimensions.index((per,))})"
+        return split_apart(lowering, code, name, layout, str(owner), indices)
+    if per is None:
+        return stored(lowering, name, layout, None, indices)
+    slot = layout.axes.index(per)
+    rest = [index for k, index in enumerate(indices) if k != slot]
+    if isinstance(indices[slot], int):
+        return stored(lowering, f"{name}[{indices[slot]}]", layout, per, rest)
+    element = f"{name}_{indices[slot]}"
+    return Listed(indices[slot], stored(lowering, element, layout, per, rest), ((element, name),))
+
+
+def stored(lowering: Lowering, code: str, layout: Layout, per: str | None, indices: Sequence[str | int]) -> Dense:
+    """One stored tensor of a parameter, without the axis ``per``, at ``indices``."""
+    axes = tuple(axis for axis in layout.axes if axis != per)
+    return index_dense(lowering.unpacked(code, layout.without(per), axes), indices)
+
+
+def feature(lowering: Lowering, indices: Sequence[str | int]) -> Value:
+    """The features, one modality's or all, at the indices of batch, modality and what a row is taken apart into."""
+    batch, modality, *rest = indices
+    if isinstance(modality, int):
+        return index_dense(taken_apart(lowering, f"h[{modality}]"), (batch, *rest))
+    if lowering.feature_tensor is not None:
+        return index_dense(lowering.feature_tensor, (modality, batch, *rest))
+    assert isinstance(modality, str)
+    element = f"h_{modality}"
+    return Listed(modality, index_dense(taken_apart(lowering, element), (batch, *rest)), ((element, "h"),))
+
+
+def taken_apart(lowering: Lowering, code: str, stacked: bool = False) -> Dense:
+    """One modality's features, or all of them stacked, with a dimension for each index."""
+    apart = lowering.program.tensors["h"].slots[1:]
+    if len(apart) > 1:
+        sizes = ", ".join(slot.code(lowering.emitter.symbols) for slot in apart)
+        code = f"{code}.unflatten(-1, ({sizes}))"
+    axes = (BATCH, *map(str, apart))
+    return Dense(code, ("m", *axes) if stacked else axes)
