@@ -151,7 +151,7 @@ def test_the_backward_pass_is_spared_the_products_that_are_kept(
 
 
 def test_kept_products_share_no_memory() -> None:
-    from sparank_fusion.kernels import separate
+    from sparank_fusion.kernels.arguments import separate
 
     x = torch.arange(6.0).reshape(2, 3)
     found = separate([x, x.t(), x[:1], torch.empty(0), torch.empty(0)], torch.float32)

@@ -199,6 +199,7 @@ class Renderer:
             f"{package}/runtime.py": self.render("torch/runtime.py.j2", source),
             f"{package}/modes/__init__.py": self.render("torch/modes.py.j2", source),
             f"{package}/kernels/__init__.py": self.render("triton/kernels.py.j2", source),
+            f"{package}/kernels/arguments.py": self.render("triton/arguments.py.j2", source),
             f"{package}/kernels/functions.py": self.render("triton/functions.py.j2", source),
             f"{package}/kernels/modes/__init__.py": self.render("triton/modes.py.j2", source),
             f"{package}/py.typed": "",

@@ -6,16 +6,14 @@ It is imported when a kernel first runs, and needs triton.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 # How many numbers the rows of a program of 8 warps may need; about half of them are alive at once. It is a compromise
@@ -48,36 +46,6 @@ def most_numbers() -> int:
 def warps_for(is_small: bool) -> int:
     """How many warps a program has. Four of 64 lanes, as AMD has them, share all registers that more would share."""
     return 4 if is_small or backend() == "hip" else 8
-
-
-def acc(tensor: Tensor) -> Any:
-    """The type that kernels compute in: float64 for float64, else float32."""
-    return tl.float64 if tensor.dtype is torch.float64 else tl.float32
-
-
-def unit_stride(features: Tensor) -> Tensor:
-    """Features whose rows lie in one piece each; copied where they do not."""
-    return features if features.stride(1) == 1 or features.shape[1] == 1 else features.contiguous()
-
-
-def widths(features: Sequence[Tensor]) -> tuple[int, ...]:
-    """The width of each feature tensor."""
-    return tuple(x.shape[1] for x in features)
-
-
-def starts(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """Where the features of each modality start if they stand one after another, and where the last ones end."""
-    return tuple(itertools.accumulate(dims, initial=0))
-
-
-def row_strides(features: list[Tensor]) -> tuple[int, ...]:
-    """How many elements lie between the rows of each feature tensor."""
-    return tuple(x.stride(0) for x in features)
-
-
-def partial_sums(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised buffer for what the tiles of a batch sum up, in float32 or better."""
-    return torch.empty(shape, dtype=torch.promote_types(tensor.dtype, torch.float32), device=tensor.device)
 
 
 @torch.compiler.assume_constant_result
@@ -446,30 +414,3 @@ def launch(
         tile.spilled = math.inf
     else:
         tile.spilled = 4 * compiled.n_spills
-
-
-def grouped(tensors: Sequence[Tensor], n_modalities: int, listed: tuple[bool, ...]) -> list[Any]:
-    """Tensors in a row as arguments: each a list of one for each modality, or one alone."""
-    groups: list[Any] = []
-    position = 0
-    for is_list in listed:
-        groups.append(list(tensors[position : position + n_modalities]) if is_list else tensors[position])
-        position += n_modalities if is_list else 1
-    return groups
-
-
-def separate(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Tensors of one type, in one piece each, of which no two share memory."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-    for tensor in tensors:
-        x = tensor.to(dtype).contiguous()
-        address = x.untyped_storage().data_ptr()
-        found.append(x.clone() if address in seen else x)
-        seen.add(address)
-    return found
-
-
-def shaped(gradients: Iterable[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Gradients in the shapes and types of their parameters."""
-    return [x.reshape(p.shape).to(p.dtype, copy=True).contiguous() for x, p in zip(gradients, parameters)]

@@ -118,18 +118,25 @@ class KernelFile:
 
     @property
     def imports(self) -> list[str]:
-        """What the file imports from the common part on the host."""
-        always = [] if self.mode.one_width is not None else ["starts", "widths"]
-        always += ["acc", "grouped", "launch", "precision", "row_strides", "unit_stride"]
-        always += ["shaped"] if self.parameters else []
-        always += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
-        always += ["schedule"] if self.forward.split or self.backward.split else []
-        always += ["keeps", "separate"] if self.kept else []
-        has_lines = bool(self.rest.lines) or any(step.lines for step in (*self.forward.steps, *self.backward.steps))
-        always += ["multiplied_in"] if has_lines else []
-        always += ["column_tiles"] if any(kernel.columns for kernel in self.kernels) else []
-        always += ["row_tiles"] if any(kernel.columns is None for kernel in self.kernels) else []
-        return sorted(always)
+        """What the file imports from the common part on the host: how kernels run."""
+        steps = (*self.forward.steps, *self.backward.steps)
+        names = ["launch", "precision"]
+        names += ["schedule"] if self.forward.split or self.backward.split else []
+        names += ["keeps"] if self.kept else []
+        names += ["multiplied_in"] if self.rest.lines or any(step.lines for step in steps) else []
+        names += ["column_tiles"] if any(kernel.columns for kernel in self.kernels) else []
+        names += ["row_tiles"] if any(kernel.columns is None for kernel in self.kernels) else []
+        return sorted(names)
+
+    @property
+    def tensor_functions(self) -> list[str]:
+        """What the file imports from the common part on the host: what kernels take and give."""
+        names = ["acc", "grouped", "row_strides", "unit_stride"]
+        names += ["starts", "widths"] if self.mode.one_width is None else []
+        names += ["shaped"] if self.parameters else []
+        names += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
+        names += ["separate"] if self.kept else []
+        return sorted(names)
 
     @property
     def tile_functions(self) -> list[str]:

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import acc, grouped, launch, precision, row_strides, row_tiles, unit_stride
+from sparank_fusion.kernels import launch, precision, row_tiles
+from sparank_fusion.kernels.arguments import acc, grouped, row_strides, unit_stride
 from sparank_fusion.kernels.functions import maximum
 
 # How these kernels can run; a call takes one of the ways.

@@ -10,18 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from sparank_fusion.functions import dot
-from sparank_fusion.kernels import (
-    acc,
-    grouped,
-    launch,
-    multiplied_in,
-    partial_sums,
-    precision,
-    row_strides,
-    row_tiles,
-    shaped,
-    unit_stride,
-)
+from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles
+from sparank_fusion.kernels.arguments import acc, grouped, partial_sums, row_strides, shaped, unit_stride
 from sparank_fusion.kernels.functions import maximum
 
 # How these kernels can run; a call takes one of the ways.

@@ -10,18 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import (
+from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels.arguments import (
     acc,
-    column_tiles,
     grouped,
-    keeps,
-    launch,
-    multiplied_in,
     partial_sums,
-    precision,
     row_strides,
-    row_tiles,
-    schedule,
     separate,
     shaped,
     unit_stride,

@@ -9,17 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparank_fusion.kernels import (
-    acc,
-    grouped,
-    launch,
-    precision,
-    row_strides,
-    row_tiles,
-    starts,
-    unit_stride,
-    widths,
-)
+from sparank_fusion.kernels import launch, precision, row_tiles
+from sparank_fusion.kernels.arguments import acc, grouped, row_strides, starts, unit_stride, widths
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
