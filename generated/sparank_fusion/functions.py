@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +29,16 @@ def runs_under_autocast(tensor: Tensor) -> bool:
 
 
 def stacked_linear(
-    inputs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None
+    inputs: Iterable[Tensor], weights: Iterable[Tensor], biases: Iterable[Tensor] | None = None
 ) -> Tensor:
     """``F.linear`` of each input with its own weight and bias, stacked along a new first dimension."""
-    first, offsets = inputs[0], biases if biases is not None else (None,) * len(weights)
-    maps = list(zip(inputs, weights, offsets))
+    maps = list(zip(inputs, weights, itertools.repeat(None) if biases is None else biases))
+    first, first_weight, _ = maps[0]
     is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     if not is_recorded and first.is_cpu and len(first) >= LEAST_ROWS and is_full_precision(first):
         # Each result is written where it is to lie. Transforms of functions refuse that.
         with contextlib.suppress(RuntimeError):
-            stacked = first.new_empty(len(maps), first.shape[0], weights[0].shape[0])
+            stacked = first.new_empty(len(maps), first.shape[0], first_weight.shape[0])
             for out, (x, weight, bias) in zip(stacked, maps):
                 if bias is None:
                     torch.mm(x, weight.t(), out=out)
