@@ -267,11 +267,10 @@ def contraction(lowering: Lowering, node: Node) -> Value:
     if len(lists) == 1 and lists <= set(node.over) and (apart or not _spans_modalities(lowering, values, lists)):
         (axis,) = lists
         rest = [other for other in node.over if other != axis]
-        if not rest and len(values) == 2 and not any(isinstance(value, Scalar) for value in values):
-            pair = [_sequence(lowering, value, axis) for value in values]
-            if pair[0].element.axes == pair[1].element.axes:
-                codes = ", ".join(value.sequence for value in pair)
-                return Dense(f"sum_of_products({codes})", pair[0].element.axes)
+        tensors = [value for value in values if not isinstance(value, Scalar)]
+        if not rest and len(tensors) == len(values) == 2 and _element(tensors[0], axis) == _element(tensors[1], axis):
+            pair = [_sequence(lowering, value, axis) for value in tensors]
+            return Dense(f"sum_of_products({', '.join(value.sequence for value in pair)})", pair[0].element.axes)
         inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
         return _sum(lowering, inner, (axis,))
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
@@ -293,10 +292,14 @@ def _spans_modalities(lowering: Lowering, values: Sequence[Value], lists: set[st
     return bool(axes & lowering.program.modality_axes - lists) or not any(isinstance(v, Listed) for v in values)
 
 
-def _sequence(lowering: Lowering, value: Value, axis: str) -> Listed:
+def _element(value: Dense | Listed, axis: str) -> tuple[str, ...]:
+    """The dimensions of an element along ``axis``, which what is the same for all may lack."""
+    return tuple(other for other in value.axes if other != axis)
+
+
+def _sequence(lowering: Lowering, value: Dense | Listed, axis: str) -> Listed:
     if isinstance(value, Listed):
         return value
-    assert isinstance(value, Dense)
     if axis in value.axes:
         return lowering.as_list(value, axis)
     named = lowering.emitter.name_for(value, "shared")

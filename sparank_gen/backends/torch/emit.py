@@ -21,6 +21,8 @@ RESERVED = frozenset(FUNCTIONS) | frozenset(
     """.split()
 )
 LONGEST_LINE = 84
+# How comments write the names in extents.
+SHOWN = {"modalities": "M"}
 # The symbol that stands for all widths, in their order.
 WIDTHS = "dim[]"
 NOUNS = {
@@ -124,9 +126,9 @@ class Emitter:
         """The extent of an axis, or of composed ones, in a comment: ``B`` for the batch, ``M`` for the modalities."""
         if axis == BATCH:
             return "B"
-        parts = axis.strip("()").split(" ")
-        known = {part: self.extents.get(part, Extent.symbol(part)) for part in parts}
-        return size_of(parts, known).code({"modalities": "M"})
+        # What features are taken apart into has no names yet: dimensions are called by their extents.
+        parts = self.known([axis])
+        return size_of(parts, self.extents).code(SHOWN) if parts else axis
 
     def extent_code(self, axis: str) -> str:
         """The extent of an axis as code."""

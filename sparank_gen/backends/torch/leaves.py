@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparank_gen.backends.torch.emit import SHOWN
 from sparank_gen.backends.torch.pieces import split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Value, index_dense, listed
 from sparank_gen.ir.node import BATCH, Node
@@ -64,5 +65,5 @@ def taken_apart(lowering: Lowering, code: str, stacked: bool = False) -> Dense:
     if len(apart) > 1:
         sizes = ", ".join(slot.code(lowering.emitter.symbols) for slot in apart)
         code = f"{code}.unflatten(-1, ({sizes}))"
-    axes = (BATCH, *map(str, apart))
+    axes = (BATCH, *(slot.code(SHOWN) for slot in apart))
     return Dense(code, ("m", *axes) if stacked else axes)

@@ -125,7 +125,7 @@ class ModuleFile:
 
     def uses(self, prefix: str) -> bool:
         """Whether the code of the file mentions ``prefix``."""
-        return prefix in self.text
+        return prefix in without_comments(self.text)
 
     @property
     def text(self) -> str:
@@ -133,8 +133,14 @@ class ModuleFile:
 
 
 def called(names: Sequence[str], code: str) -> tuple[str, ...]:
-    """Which functions of these names ``code`` calls."""
-    return tuple(name for name in names if re.search(rf"(?<![\w.]){name}\(", code))
+    """Which functions of these names ``code`` calls; its comments are formulas, with calls of their own."""
+    statements = without_comments(code)
+    return tuple(name for name in names if re.search(rf"(?<![\w.]){name}\(", statements))
+
+
+def without_comments(code: str) -> str:
+    """Statements alone."""
+    return re.sub("#.*", "", code)
 
 
 def module_file(mode: Mode) -> ModuleFile:
@@ -238,11 +244,13 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
                 lowering.lower(inner)
         codes.append(realise(lowering, lowering.lower(node), layout))
         end = end if len(codes) > 1 else len(emitter.lines)
+    code = "\n".join([*emitter.lines, *codes])
+    as_one = [name for name in lowering.variables.values() if f"torch.stack({name})" in code]
     return Function(
         name=name,
         arguments=arguments,
         summary=summary,
-        bindings=tuple(bindings(mode.modules, lowering.variables)),
+        bindings=tuple(bindings(mode.modules, lowering.variables, as_one)),
         body=tuple(emitter.lines[:end]),
         out=codes[0],
         extras_body=tuple(emitter.lines[end:]),

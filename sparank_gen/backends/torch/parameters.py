@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.backends.torch.emit import WIDTHS, Emitter
@@ -90,8 +90,8 @@ def _size(axes: Sequence[str], mode: Mode) -> Extent:
     return size_of(axes, mode.program.extents)
 
 
-def bindings(holders: Sequence[Holder], variables: Mapping[str, str]) -> list[str]:
-    """Statements that give the parameters their names in the math."""
+def bindings(holders: Sequence[Holder], variables: Mapping[str, str], stacked: Collection[str] = ()) -> list[str]:
+    """Statements that give the parameters their names in the math; lists that are ``stacked`` are lists of plain tensors."""
     lines = []
     # A variable has one type: each class of modules has one of its own.
     typed: dict[str, str] = {}
@@ -102,7 +102,7 @@ def bindings(holders: Sequence[Holder], variables: Mapping[str, str]) -> list[st
         stem = "module" if holder.per is None else "modules"
         names = (stem, *(f"{stem}_{count}" for count in range(2, len(variables) + 3)))
         free = (name for name in names if name not in (*typed.values(), *variables.values()))
-        lines += _module_bindings(holder, variables, typed, next(free))
+        lines += _module_bindings(holder, variables, typed, next(free), stacked)
     return lines
 
 
@@ -113,7 +113,9 @@ def _tensor(holder: LearnedTensor) -> str:
     return f"list({code})" if is_typed else f'list(cast("Iterable[Tensor]", {code}))'
 
 
-def _module_bindings(holder: Module, variables: Mapping[str, str], typed: dict[str, str], free: str) -> list[str]:
+def _module_bindings(
+    holder: Module, variables: Mapping[str, str], typed: dict[str, str], free: str, stacked: Collection[str]
+) -> list[str]:
     """Statements that read a module's parameters; ``free`` is a variable for one whose type is not in ``typed`` yet."""
     code, is_typed = _attribute(holder.path)
     kind = f"nn.{holder.kind}" if holder.per is None else f'"Iterable[nn.{holder.kind}]"'
@@ -124,7 +126,8 @@ def _module_bindings(holder: Module, variables: Mapping[str, str], typed: dict[s
     lines = [f"{name} = cast({kind}, {code})"]
     for parameter in holder.parameters:
         read = f"{name}.{parameter.path}" if holder.per is None else f"[module.{parameter.path} for module in {name}]"
-        lines.append(f"{variables[parameter.layout.name]} = {read}")
+        variable = variables[parameter.layout.name]
+        lines.append(f"{variable}{': list[Tensor]' if variable in stacked and holder.per else ''} = {read}")
     return lines
 
 

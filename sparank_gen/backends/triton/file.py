@@ -11,7 +11,7 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, called, width_symbols
+from sparank_gen.backends.torch.module import Argument, arguments, called, width_symbols, without_comments
 from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
@@ -141,7 +141,8 @@ class KernelFile:
     @property
     def tile_functions(self) -> list[str]:
         """What the file imports from the common part on the device."""
-        return sorted(name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", self.text))
+        code = without_comments(self.text)
+        return sorted(name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", code))
 
     @property
     def counts_modalities(self) -> bool:
