@@ -127,7 +127,7 @@ _TABLE = (
     Operator("clamp_min", _P, np.maximum, ("where(a >= b, g, 0)", None), "torch.clamp({0}, min={1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "max(x, number); at equality x gets the gradient", internal=True, triton="maximum({0}, {1})"),
     Operator("clamp_max", _P, np.minimum, ("where(a <= b, g, 0)", None), "torch.clamp({0}, max={1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "min(x, number); at equality x gets the gradient", internal=True, triton="minimum({0}, {1})"),
     Operator("where", _P, np.where, (None, "where(a, g, 0)", "where(a, 0, g)"), "torch.where({0}, {1}, {2})", "{1} if {0} else {2}", r"\begin{{cases}}{1} & \text{{if }} {0}\\ {2} & \text{{otherwise}}\end{{cases}}", "where(condition, x, y): x where the condition holds, else y; the gradient selects", triton="tl.where({0}, {1}, {2})"),
-    Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0} + {2} * ({1} - {0})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)", triton="lerp({0}, {1}, {2})"),
+    Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0} + {2} * ({1} - {0})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)", triton="interpolate({0}, {1}, {2})"),
     Operator("lt", _C, np.less, (None, None), "{0} < {1}", "{0} < {1}", "{0} < {1}", "less", "<", 4),
     Operator("le", _C, np.less_equal, (None, None), "{0} <= {1}", "{0} <= {1}", r"{0} \le {1}", "less or equal", "<=", 4),
     Operator("gt", _C, np.greater, (None, None), "{0} > {1}", "{0} > {1}", "{0} > {1}", "greater", ">", 4),

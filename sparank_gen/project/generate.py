@@ -25,7 +25,7 @@ from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.project.config import Config, UsageError, library_files, spec_files
 from sparank_gen.project.files import HEADER
 from sparank_gen.project.parallel import share
-from sparank_gen.project.templates import environment
+from sparank_gen.project.templates import environment, natural
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import load_library, load_spec
 from sparank_gen.spec.model import FunctionSpec
@@ -82,7 +82,7 @@ def load_modes(config: Config) -> list[Mode]:
             found.append(error)
     if found:
         raise SpecErrors(found)
-    return sorted(modes, key=lambda mode: mode.name)
+    return sorted(modes, key=lambda mode: natural(mode.name))
 
 
 def load_library_functions(config: Config) -> dict[str, Function]:

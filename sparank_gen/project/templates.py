@@ -31,12 +31,23 @@ def environment(own: Path | None) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    made.filters["in_order"] = in_order
     made.filters["wrap"] = wrap
     made.filters["sentence"] = sentence
     made.filters["docstring"] = docstring
     made.filters["cell"] = cell
     made.filters["reads"] = reads
     return made
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names as import sorters have them: whole numbers in them count as numbers."""
+    return sorted(names, key=natural)
+
+
+def natural(name: str) -> list[str | int]:
+    """A key to sort names by: their whole numbers as numbers, between texts."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def wrap(text: str, indent: int) -> str:

@@ -54,7 +54,7 @@ def power(x, y):
 
 
 @triton.jit
-def lerp(a, b, weight):
+def interpolate(a, b, weight):
     return a + weight * (b - a)
 
 

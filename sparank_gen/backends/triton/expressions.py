@@ -150,7 +150,7 @@ class ExpressionPrinter(KernelScope):
         if self.is_unrolled(axis):
             if env[axis].isdigit() and isinstance(position, int):
                 return value if int(env[axis]) == position else Scalar("0.0")
-            code = f"{value.code} if {env[axis]} == {self.fixed(position, env)} else tl.zeros_like({value.code})"
+            code = f"{value.code} if {env[axis]} == {self.fixed(position, env)} else tl.zeros_like({bare(value.code)})"
             padding = {a: v for a, v in value.padding.items() if v == 0.0}
             return Tile(f"({code})", value.axes, padding=padding)
         axes = self.split(frozenset({*value.axes, axis}))[1]
@@ -192,7 +192,8 @@ class ExpressionPrinter(KernelScope):
         padding = {} if self.bounds_product(node) else self.padding_after(node.op, values, axes)
         if node.op == "pow" and node.args[1].op == "constant" and node.args[1].data == int(node.args[1].data) > 0:
             exponent = int(node.args[1].data)
-            call = f"square({values[0].code})" if exponent == 2 else f"integer_power({values[0].code}, {exponent})"
+            base = bare(values[0].code)
+            call = f"square({base})" if exponent == 2 else f"integer_power({base}, {exponent})"
             return Tile(call, axes, padding=padding)
         if node.op == "pow" and isinstance(values[0], Scalar):
             values[0] = Scalar(_full(values[0].code))
@@ -211,7 +212,7 @@ class ExpressionPrinter(KernelScope):
             if infix:
                 codes.append(value.code if value.precedence >= tight else f"({value.code})")
             else:
-                codes.append(_full(value.code) if node.op != "where" and _is_rounded(value) else value.code)
+                codes.append(_full(value.code) if node.op != "where" and _is_rounded(value) else bare(value.code))
         return Tile(template.format(*codes), axes, operator.precedence if infix else 10, padding)
 
     def bounds_product(self, node: Node) -> bool:
@@ -372,3 +373,13 @@ def _literal(code: str) -> float | None:
         return float(code)
     except ValueError:
         return None
+
+
+def bare(code: str) -> str:
+    """An expression without parentheses around the whole of it, as an argument has it."""
+    depth = 0
+    for position, character in enumerate(code):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and position < len(code) - 1:
+            return code
+    return code[1:-1] if code.startswith("(") else code

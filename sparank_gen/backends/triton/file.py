@@ -81,11 +81,10 @@ class KernelFile:
 
     @property
     def text(self) -> str:
-        """All code of the file that does not stand in its template."""
-        lines = [line for kernel in self.kernels for line in kernel.body]
-        lines += [value for _, value in self.constants]
+        """All code on the host that does not stand in the file's template."""
         steps = [line for step in (*self.forward.steps, *self.backward.steps) for line in step.lines]
-        return "\n".join((*self.rest.lines, *(p.gradient or "" for p in self.parameters), *lines, *steps))
+        constants = [value for _, value in self.constants]
+        return "\n".join((*self.rest.lines, *(p.gradient or "" for p in self.parameters), *constants, *steps))
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -141,7 +140,7 @@ class KernelFile:
     @property
     def tile_functions(self) -> list[str]:
         """What the file imports from the common part on the device."""
-        code = without_comments(self.text)
+        code = without_comments("\n".join(line for kernel in self.kernels for line in kernel.body))
         return sorted(name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", code))
 
     @property

@@ -11,7 +11,7 @@ from sparank_gen.backends.torch.values import Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import host_emitter, parameter_variables
 from sparank_gen.backends.triton.scope import Storage
-from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, Step
+from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, Step, without_unread
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
@@ -346,6 +346,7 @@ def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns
 
 def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operations: Extent) -> Kernel:
     mode, storages = made.mode, made.storages
+    printer.lines = without_unread(printer.lines)
     variables = parameter_variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
     if FEATURES in printer.used:

@@ -18,7 +18,7 @@ from sparank_gen.plan.pieces import is_unrolled
 
 TILE_FUNCTIONS = tuple(
     """
-    add multiply maximum minimum contract square integer_power power lerp sigmoid tanh gelu silu softplus
+    add multiply maximum minimum contract square integer_power power interpolate sigmoid tanh gelu silu softplus
     product_of_others
     """.split()
 )
