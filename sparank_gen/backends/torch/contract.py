@@ -133,10 +133,10 @@ def linear(
     if not isinstance(matrix, Listed):
         return lowering.lift(call, *operands)
     listed = lowering.each(matrix.axis, call, *operands)
-    is_one_tensor = stacked and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1
-    if is_one_tensor and isinstance(operand, Listed) and operand.element.axes == (BATCH, *gemm.inner):
-        sequences = ", ".join(x.sequence for x in operands if isinstance(x, Listed))
-        return Dense(f"stacked_linear({sequences})", (matrix.axis, BATCH, *gemm.outer))
+    sequences = [x.sequence for x in operands if isinstance(x, Listed)]
+    is_of_rows = len(sequences) == len(operands) and operand.axes == (matrix.axis, BATCH, *gemm.inner)
+    if stacked and is_of_rows and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1:
+        return Dense(f"stacked_linear({', '.join(sequences)})", (matrix.axis, BATCH, *gemm.outer))
     return listed
 
 
