@@ -1,4 +1,4 @@
-"""Generated code of random programs is as clean as our own: black, ruff and mypy find nothing, as in a user's project."""
+"""Generated code of random programs is as clean as our own: ruff and mypy find nothing, as in a user's project."""
 
 from __future__ import annotations
 
