@@ -285,6 +285,14 @@ def test_large_arguments_over_axes(name: str, size: float) -> None:
     agrees_with_autograd(name, ("j",), [a])
 
 
+def test_logsumexp_of_infinite_numbers() -> None:
+    """As in torch: the largest where that is infinite, and no nan."""
+    a = np.array([[np.inf, 0.0, 1.0, -np.inf], [-np.inf] * 4, [-np.inf, 0.0, 0.0, 0.0]])
+    expected = torch_value(OPERATORS["logsumexp"], ("j",), [torch.tensor(a)]).numpy()
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(meaning(OPERATORS["logsumexp"], ("j",), [a]), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_latex_is_balanced(name: str) -> None:
     latex = OPERATORS[name].latex.format(*"xyz", axes="i,j")

@@ -71,6 +71,10 @@ def _sigmoid(x: Array) -> Array:
     return np.exp(-np.logaddexp(0.0, -x))
 
 
+def _finite(x: Array) -> Array:
+    return np.where(np.isinf(x), 0.0, x)
+
+
 def _softmax(x: Array, axes: Axes) -> Array:
     e: Array = np.exp(x - x.max(axes, keepdims=True))
     total: Array = e.sum(axes, keepdims=True)
@@ -79,7 +83,7 @@ def _softmax(x: Array, axes: Axes) -> Array:
 
 def _logsumexp(x: Array, axes: Axes) -> Array:
     peak: Array = x.max(axes, keepdims=True)
-    total: Array = np.exp(x - peak).sum(axes)
+    total: Array = np.exp(x - _finite(peak)).sum(axes)
     return np.log(total) + peak.squeeze(axes)
 
 
@@ -126,6 +130,7 @@ _TABLE = (
     Operator("minimum", _P, np.minimum, ("where(a < b, g, where(a == b, g / 2, 0))", "where(b < a, g, where(a == b, g / 2, 0))"), "torch.minimum({0}, {1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "smaller of two; at equality each gets half of the gradient", triton="minimum({0}, {1})"),
     Operator("clamp_min", _P, np.maximum, ("where(a >= b, g, 0)", None), "torch.clamp({0}, min={1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "max(x, number); at equality x gets the gradient", internal=True, triton="maximum({0}, {1})"),
     Operator("clamp_max", _P, np.minimum, ("where(a <= b, g, 0)", None), "torch.clamp({0}, max={1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "min(x, number); at equality x gets the gradient", internal=True, triton="minimum({0}, {1})"),
+    Operator("finite", _P, _finite, (None,), "torch.where(torch.isinf({0}), 0, {0})", "(0.0 if math.isinf({0}) else {0})", r"\mathrm{{finite}}\left({0}\right)", "x, or 0 where it is infinite", internal=True, differentiable=False, triton="finite({0})"),
     Operator("where", _P, np.where, (None, "where(a, g, 0)", "where(a, 0, g)"), "torch.where({0}, {1}, {2})", "{1} if {0} else {2}", r"\begin{{cases}}{1} & \text{{if }} {0}\\ {2} & \text{{otherwise}}\end{{cases}}", "where(condition, x, y): x where the condition holds, else y; the gradient selects", triton="tl.where({0}, {1}, {2})"),
     Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0} + {2} * ({1} - {0})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)", triton="interpolate({0}, {1}, {2})"),
     Operator("lt", _C, np.less, (None, None), "{0} < {1}", "{0} < {1}", "{0} < {1}", "less", "<", 4),
@@ -139,7 +144,7 @@ _TABLE = (
     Operator("max", _R, np.max, (_TIES,), "{0}.amax({dim})", latex=r"\max_{{{axes}}} {0}", summary="maximum over the axes; ties share the gradient equally", triton="maximum"),
     Operator("min", _R, np.min, (_TIES,), "{0}.amin({dim})", latex=r"\min_{{{axes}}} {0}", summary="minimum over the axes; ties share the gradient equally", triton="minimum"),
     Operator("prod", _R, np.prod, ("g * product_of_others[A](a)",), "{0}.prod({dim})", latex=r"\prod_{{{axes}}} {0}", summary="product over the axes; its gradient is right where factors are zero", triton="multiply"),
-    Operator("logsumexp", _R, _logsumexp, ("g * exp(a - y)",), "{0}.logsumexp({dim})", latex=r"\log\sum_{{{axes}}}\exp\left({0}\right)", summary="log of the sum of exponentials over the axes", expansion="log(sum[A](exp(a - max[A](a)))) + max[A](a)"),
+    Operator("logsumexp", _R, _logsumexp, ("g * exp(a - y)",), "{0}.logsumexp({dim})", latex=r"\log\sum_{{{axes}}}\exp\left({0}\right)", summary="log of the sum of exponentials over the axes", expansion="log(sum[A](exp(a - finite(max[A](a))))) + max[A](a)"),
     Operator("softmax", _N, _softmax, ("y * (g - sum[A](g * y))",), "{0}.softmax({dim})", latex=r"\mathop{{\mathrm{{softmax}}}}_{{{axes}}}\left({0}\right)", summary="exponentials divided by their sum over the axes", expansion="exp(a - max[A](a)) / sum[A](exp(a - max[A](a)))"),
     Operator("layernorm", _N, _layernorm, (f"{_SPREAD} * (g - mean[A](g) - y * mean[A](g * y))",), "F.layer_norm({0}, {shape}, eps={eps})", latex=r"\mathop{{\mathrm{{layernorm}}}}_{{{axes}}}\left({0}\right)", summary="centred, and divided by the square root of variance + eps, over the axes", options=(("eps", 1e-5),), expansion="(a - mean[A](a)) * rsqrt(mean[A]((a - mean[A](a)) ** 2) + eps)"),
     Operator("product_of_others", _N, _product_of_others, (None,), "", latex=r"\prod_{{{axes}\text{{, others}}}} {0}", summary="for each entry, the product of all others", internal=True, differentiable=False),

@@ -93,6 +93,12 @@ def softplus(x):
 
 
 @triton.jit
+def finite(x):
+    """A tile, with 0 where it is infinite."""
+    return tl.where(tl.abs(x) == float("inf"), 0.0, x)
+
+
+@triton.jit
 def product_of_others(x):
     """For each column of a matrix, the product of all others in its row."""
     n = tl.arange(0, x.shape[1])

@@ -19,7 +19,7 @@ from sparank_gen.plan.pieces import is_unrolled
 TILE_FUNCTIONS = tuple(
     """
     add multiply maximum minimum contract square integer_power power interpolate sigmoid tanh gelu silu softplus
-    product_of_others
+    finite product_of_others
     """.split()
 )
 RESERVED = frozenset(
