@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.node import constant, leaf, make
@@ -106,6 +107,37 @@ math: |
   out[i] = w[i] - sum[j](W[i,j] * h[0,j] * w[j])
 weights: "w[b,i]"
 """
+NORMALISED = """\
+modalities: ">=2"
+axes: {i: dim, t: modalities}
+math: |
+  y[m,i] = h[m,i] * rsqrt(sum[i](h[m,i] * h[m,i]) + 1)
+  w[t,m] = softmax[m](sum[i](y[t,i] * y[m,i]))
+  out[i] = max[t](sum[m](w[t,m] * y[m,i]))
+weights: "w[b,t,m]"
+"""
+POOLED = """\
+modalities: ">=2"
+axes: {i: dim, j: dim, k: dim}
+params:
+  score: {tensor: "v[m,k]", init: xavier_uniform, fan: {in: k, out: 1}}
+  map: {module: Linear, weight: "W[i,j]", bias: "c[i]"}
+weights: "s[b,m]"
+math: |
+  s[m]   = sum[k](v[m,k] * h[m,k])
+"""
+MAPPED = "  x[m,i] = sum[j](W[i,j] * h[m,j]) + c[i]\n"
+MAPPED_TWICE = "  x[m,i] = sum[k](W[i,k] * relu(sum[j](W[k,j] * h[m,j]) + c[k])) + c[i]\n"
+# How modalities are pooled, and how many rows a layer of three multiplies with a matrix for each row of the batch.
+POOLS = [
+    (MAPPED + "  out[i] = mean[m](x[m,i])", 1),
+    (MAPPED + "  out[i] = sum[m](softmax[m](s[m]) * x[m,i])", 1),
+    (MAPPED + "  out[i] = sum[m](s[m] * s[m] * (h[m,i] - x[m,i]))", 1),
+    (MAPPED_TWICE + "  out[i] = sum[m](s[m] * (x[m,i] - h[m,i]))", 4),
+    (MAPPED + "  out[i] = sum[m](tanh(h[m,i]) * x[m,i])", 3),
+    (MAPPED + "  out[i] = max[m](x[m,i])", 3),
+    (MAPPED + "  out[i] = sum[m](x[m,i]) * prod[m](x[m,i])", 3),
+]
 
 
 class Operations(TorchDispatchMode):
@@ -154,6 +186,24 @@ def test_weights_of_each_modality_meet_all_modalities_without_stacks(n_modalitie
 def test_what_two_products_read_is_joined_once() -> None:
     count = operations(SHARED_JOIN, 3)
     assert count["cat"] == 1 and products(count) == 2
+
+
+@pytest.mark.parametrize("math, rows", POOLS)
+def test_maps_of_what_is_pooled_multiply_it_once(math: str, rows: int) -> None:
+    text = f"{HEAD}{POOLED}{math}\n"
+    made, _ = compiled(check_spec(parse_spec(text, "plan.yaml")))
+    batch, dim = 5, 4
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        made(dim, 3).double()([torch.randn(batch, dim, dtype=torch.float64) for _ in range(3)])
+    assert counter.get_total_flops() == 2 * batch * dim * dim * rows
+    for n_modalities in (2, 3):
+        check_program(text, dim, n_modalities, 3, batch)
+
+
+def test_a_product_that_the_math_names_is_computed_once_and_read() -> None:
+    # The square, y, the products of which the logits are sums, these times what y's factors share, and those of out.
+    assert operations(NORMALISED, 3)["mul"] == 5
+    check_program(HEAD + NORMALISED, 4, 3, 3, 3)
 
 
 def test_packed_weights_are_one_product_with_the_bias_in_it() -> None:

@@ -10,7 +10,7 @@ from sparank_gen.backends.torch import leaves
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.ir.simplify import product_of
 from sparank_gen.lang.widths import owner_among
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
     """The linear map that ``node`` is, if it is one."""
     if node.op != "sum" or node.args[0].op != "mul":
         return None
-    factors = factors_of(node.args[0])
+    factors = _factors(lowering, node.args[0])
     for position, weight in enumerate(factors):
         if weight.op != "leaf" or weight.data[0] not in lowering.parameters:
             continue
@@ -63,6 +63,19 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         outer = tuple(axis for axis in layout_axes if axis not in node.over and axis != listed)
         return Gemm(weight, product_of(rest), outer, inner, listed)
     return None
+
+
+def _factors(lowering: Lowering, product: Node) -> list[Node]:
+    """The factors of a product; a product among them that has a variable is one, unless it is an outer product."""
+
+    def is_whole(node: Node) -> bool:
+        is_outer = all(arg.axes < node.axes for arg in node.args)
+        return not is_outer and (node in lowering.definitions or lowering.uses[node] > 1)
+
+    def apart(node: Node) -> list[Node]:
+        return [node] if node.op != "mul" or is_whole(node) else [factor for arg in node.args for factor in apart(arg)]
+
+    return [factor for arg in product.args for factor in apart(arg)] if product.op == "mul" else [product]
 
 
 def joined_slot(lowering: Lowering, leaf: Node) -> int | None:
@@ -257,7 +270,7 @@ def contraction(lowering: Lowering, node: Node) -> Value:
     own = _gemm_of_each(lowering, node)
     if own is not None:
         return own
-    factors = factors_of(node.args[0]) if node.args[0] not in lowering.definitions else [node.args[0]]
+    factors = _factors(lowering, node.args[0]) if node.args[0] not in lowering.definitions else [node.args[0]]
     if len(factors) == 1:
         return _sum(lowering, lowering.lower(node.args[0]), node.over)
     values = [lowering.shortened(factor, lowering.lower(factor)) for factor in factors]

@@ -11,10 +11,10 @@ from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.backends.torch.results import realise
-from sparank_gen.ir import node as ir
 from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
+from sparank_gen.ir.pool import pool_first
 from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
@@ -197,7 +197,7 @@ def prepared(mode: Mode) -> Program:
 
 def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(merge_contractions(program, layouts))
+    return simplify(pool_first(simplify(merge_contractions(program, layouts))))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:
@@ -239,9 +239,6 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
     lowering.count_uses([node for _, node in results])
     codes, end = [], 0
     for layout, node in results:
-        for inner in ir.reachable([node]):
-            if inner in lowering.definitions:
-                lowering.lower(inner)
         codes.append(realise(lowering, lowering.lower(node), layout))
         end = end if len(codes) > 1 else len(emitter.lines)
     code = "\n".join([*emitter.lines, *codes])
