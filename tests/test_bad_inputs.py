@@ -20,6 +20,18 @@ def test_two_specs_of_one_mode(unbuilt: Project) -> None:
     assert not unbuilt.output.exists()
 
 
+def test_modes_that_share_a_hyperparameter_share_its_default(unbuilt: Project) -> None:
+    unbuilt.edit("specs/gate.yaml", "axes:", "hyperparameters: {sharpness: {default: 4}}\naxes:")
+    unbuilt.edit("specs/gate.yaml", "softmax[m](", "softmax[m](sharpness * ")
+    shutil.copy(unbuilt.specs / "gate.yaml", unbuilt.specs / "other.yaml")
+    unbuilt.edit("specs/other.yaml", "mode: gate", "mode: other")
+    unbuilt.edit("specs/other.yaml", "default: 4", "default: 4.0")
+    error = unbuilt.run("build", code=2).stderr
+    message = "'sharpness' has default 4.0 (float) here and 4 (int) in mode 'gate' of specs/gate.yaml"
+    assert error.count("error[") == 1 and f"error[bad-value]: {message}" in error
+    assert not unbuilt.output.exists()
+
+
 @pytest.mark.parametrize(
     "mode",
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sparank_gen.project.parallel import share
 from sparank_gen.project.templates import environment, natural
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import load_library, load_spec
-from sparank_gen.spec.model import FunctionSpec
+from sparank_gen.spec.model import FunctionSpec, Hyperparameter
 
 LINE_LENGTH = 110
 GOLDEN_FOLDER = "tests/golden"
@@ -71,11 +71,13 @@ def load_modes(config: Config) -> list[Mode]:
     library = load_library_functions(config)
     modes: list[Mode] = []
     owners: dict[str, Mode] = {}
+    shared: dict[str, tuple[Hyperparameter, Mode]] = {}
     found: list[errors.SpecError] = []
     for path in spec_files(config.specs):
         try:
             mode = check_spec(load_spec(path, config.shown(path)), library)
             _require_own_name(mode, owners)
+            _require_one_default(mode, shared)
             require_sizes(mode)
             modes.append(mode)
         except errors.SpecError as error:
@@ -115,6 +117,17 @@ def _require_own_name(mode: Mode, owners: dict[str, Mode]) -> None:
         if other is not mode:
             message = f"mode {name!r} would share a file or a class with mode {other.name!r} of {other.spec.path}"
             raise errors.ReusedName(message, span, remedy)
+
+
+def _require_one_default(mode: Mode, shared: dict[str, tuple[Hyperparameter, Mode]]) -> None:
+    """Raise a SpecError when a hyper-parameter of a mode has another default or type in a mode before it."""
+    for own in mode.spec.hyperparameters:
+        name = own.name.value
+        other, owner = shared.setdefault(name, (own, mode))
+        if (other.default, other.type) != (own.default, own.type):
+            here, there = (f"{each.default!r} ({each.type})" for each in (own, other))
+            message = f"{name!r} has default {here} here and {there} in mode {owner.name!r} of {owner.spec.path}"
+            raise errors.BadValue(message, own.name.span(), "one name has one default and one type in all modes; give it another name")
 
 
 def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
@@ -218,28 +231,15 @@ class Renderer:
         """The hyper-parameters of all modes as arguments of one constructor.
 
         Raises:
-            SpecErrors: when two modes give one hyper-parameter different defaults.
             UsageError: when a positional one does not exist.
         """
         merged: dict[str, LayerArgument] = {}
         for file in files:
-            for argument, declared in zip(file.arguments, file.mode.spec.hyperparameters, strict=True):
+            for argument in file.arguments:
                 known = merged.get(argument.name)
-                if known is not None and (known.default, known.type) != (argument.default, argument.type):
-                    here, there = (f"{each.default} ({each.type})" for each in (argument, known))
-                    message = f"{argument.name!r} has default {here} here and {there} in mode {known.modes[0]!r}"
-                    raise SpecErrors([errors.BadValue(message, declared.name.span(), "one name has one default and one type")])
                 modes = (*(known.modes if known else ()), file.mode.name)
-                merged[argument.name] = LayerArgument(
-                    argument.name,
-                    argument.type,
-                    argument.default,
-                    argument.minimum,
-                    argument.maximum,
-                    argument.help,
-                    modes,
-                    argument.name in self.config.positional,
-                )
+                positional = argument.name in self.config.positional
+                merged[argument.name] = LayerArgument(**asdict(argument), modes=modes, positional=positional)
         for name in self.config.positional:
             if name not in merged:
                 raise UsageError(f"[tool.sparank-gen] positional: no mode has a hyper-parameter {name!r}")
