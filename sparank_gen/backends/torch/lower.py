@@ -6,6 +6,7 @@ one modality axis: features and per-modality parameters stay lists as long as no
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -308,10 +309,23 @@ class Lowering:
         return codes
 
     def result_axes(self, values: Sequence[Dense]) -> tuple[str, ...]:
-        """The order of dimensions of a pointwise result: that of an operand that has them all, or the canonical one."""
+        """The order of dimensions of a pointwise result: that of an operand that has them all, or one in which none is
+        transposed, or the canonical one."""
         union = set().union(*(value.axes for value in values))
         whole = next((value.axes for value in values if len(value.axes) == len(union)), None)
-        return whole if whole is not None else self.sorted(union)
+        if whole is not None:
+            return whole
+        after: dict[str, set[str]] = {axis: set() for axis in union}
+        for value in values:
+            for first, second in itertools.pairwise(value.axes):
+                after[second].add(first)
+        axes: list[str] = []
+        while len(axes) < len(union):
+            free = {axis for axis, before in after.items() if axis not in axes and before <= set(axes)}
+            if not free:
+                return self.sorted(union)
+            axes.append(self.sorted(free)[0])
+        return tuple(axes)
 
     def over_axes(self, node: Node) -> Value:
         """A reduction other than a sum, or a normalisation."""
