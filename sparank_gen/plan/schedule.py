@@ -94,10 +94,14 @@ def working_set(program: Program, in_kernel: bool) -> Extent | None:
     return total if total.terms else None
 
 
-def touches_less(one: Program, other: Program, n_modalities: int, hyperparameters: Iterable[Hyperparameter]) -> bool:
-    """Whether a row touches fewer numbers in ``one`` than in ``other``, in a layer of a usual width and the defaults."""
+def usual_sizes(n_modalities: int, hyperparameters: Iterable[Hyperparameter]) -> dict[str, int | float]:
+    """The names in extents, for a layer of a usual width and the defaults."""
     sizes: dict[str, int | float] = {"dim": USUAL_WIDTH, "modalities": n_modalities, **sizes_of([USUAL_WIDTH] * n_modalities)}
-    sizes |= {hyperparameter.name.value: hyperparameter.default for hyperparameter in hyperparameters}
+    return sizes | {hyperparameter.name.value: hyperparameter.default for hyperparameter in hyperparameters}
+
+
+def touches_less(one: Program, other: Program, sizes: Mapping[str, int | float]) -> bool:
+    """Whether a row touches fewer numbers in ``one`` than in ``other``, in a layer of these sizes."""
     totals = [working_set(program, in_kernel=False) or Extent.number(0) for program in (one, other)]
     return totals[0].number_for(sizes) < totals[1].number_for(sizes)
 

@@ -58,7 +58,7 @@ def _sum_of_maps(lowering: Lowering, node: Node) -> Value | None:
         value = lowering.shortened(node, value)
         operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
         assert isinstance(value, Dense) and isinstance(operand, Dense)
-        rows = with_rows(operand, (BATCH,), gemm.inner)
+        rows = with_rows(lowering, operand, (BATCH,), gemm.inner)
         weight = as_matrix(lowering, gemm.weight, gemm.inner, gemm.outer, None)
         scale = ", alpha=-1" if sign < 0 else ""
         value = Dense(f"torch.addmm({value.code}, {rows.code}, {_code(weight)}{scale})", value.axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,9 +13,13 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import product_of
 from sparank_gen.lang.widths import owner_among
+from sparank_gen.plan.schedule import elements
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
+
+# So many products make a matrix for each row that is better multiplied by the library than entry by entry.
+LEAST_PRODUCTS = 1024
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def linear(
     def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
         rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != composed(gemm.inner))
         if set(gemm.inner) <= set(x.axes):
-            x = with_rows(x, rest, gemm.inner)
+            x = with_rows(lowering, x, rest, gemm.inner)
         if not gemm.outer:
             return Dense(f"{parenthesised(x, 7)} @ {weight.atom}", rest, 7)
         arguments = ", ".join([x.code, weight.code, *([constant.code] if constant else [])])
@@ -153,10 +158,14 @@ def linear(
     return listed
 
 
-def with_rows(value: Dense, rest: Sequence[str], inner: Sequence[str]) -> Dense:
-    """A value with the axes that a matrix product contracts in one last dimension."""
+def with_rows(lowering: Lowering, value: Dense, rest: Sequence[str], inner: Sequence[str]) -> Dense:
+    """A value with the axes that a matrix product contracts in one last dimension; features as they come, if it is they."""
     value = value.ordered((*rest, *inner))
-    return value if len(inner) == 1 else Dense(f"{value.atom}.flatten({-len(inner)})", value.axes)
+    if len(inner) == 1:
+        return value
+    apart = f".unflatten(-1, {lowering.sizes(inner)})"
+    code = value.atom.removesuffix(apart) if value.atom.endswith(apart) else f"{value.atom}.flatten({-len(inner)})"
+    return Dense(code, value.axes)
 
 
 def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> Dense | None:
@@ -281,7 +290,10 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         (axis,) = lists
         rest = [other for other in node.over if other != axis]
         tensors = [value for value in values if not isinstance(value, Scalar)]
-        if not rest and len(tensors) == len(values) == 2 and _element(tensors[0], axis) == _element(tensors[1], axis):
+        is_pair = len(tensors) == len(values) == 2
+        if is_pair and not apart and _has_matrices(lowering, tensors[0], tensors[1], node.over):
+            return product_sum(lowering, [lowering.dense(value) for value in tensors], node.over)
+        if not rest and is_pair and _element(tensors[0], axis) == _element(tensors[1], axis):
             pair = [_sequence(lowering, value, axis) for value in tensors]
             return Dense(f"sum_of_products({', '.join(value.sequence for value in pair)})", pair[0].element.axes)
         inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
@@ -329,23 +341,55 @@ def _sum(lowering: Lowering, value: Value, over: Sequence[str]) -> Value:
 
 
 def product_sum(lowering: Lowering, values: list[Dense | Scalar], over: Sequence[str]) -> Dense:
-    """A sum of products of dense values: a broadcast product where that stays small, else einsum."""
+    """A sum of products of dense values: a broadcast product where that stays small, else a contraction."""
     tensors = [value for value in values if isinstance(value, Dense)]
     scalars = [value for value in values if isinstance(value, Scalar)]
-    union = set().union(*(value.axes for value in tensors))
-    rest = union - set(over)
-    present = [set(value.axes) for value in tensors] + [rest]
-    is_small = any(union - axes <= lowering.program.modality_axes for axes in present)
-    if len(tensors) == 2 and is_small and over:
-        result = _dot(lowering, tensors, over)
-    elif len(tensors) == 1 or is_small or not over:
-        product = product_code(lowering, tensors)
-        result = lowering.dense_over_axes("sum", product, over) if over else product
-    else:
-        result = _einsum(lowering, tensors, lowering.sorted(rest))
+    result = _contracted(lowering, tensors, over) if over else product_code(lowering, tensors)
     for scalar in scalars:
         result = Dense(f"{parenthesised(result, 7)} * {parenthesised(scalar, 8)}", result.axes, 7)
     return result
+
+
+def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str]) -> Dense:
+    """A sum over axes of a product of tensors."""
+    tensors = _multiplied(lowering, tensors)
+    axes = [frozenset(value.axes) for value in tensors]
+    if len(tensors) == 1:
+        return lowering.dense_over_axes("sum", tensors[0], over)
+    modality, union = lowering.program.modality_axes, frozenset().union(*axes)
+    rest = tuple(axis for axis in lowering.result_axes(tensors) if axis not in over)
+    is_small = any(union - own <= modality for own in [*axes, set(rest)])
+    if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
+        return _einsum(tensors, rest)
+    if len(tensors) == 2:
+        return _dot(lowering, tensors, over)
+    return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
+
+
+def _has_matrices(lowering: Lowering, one: Dense | Listed, other: Dense | Listed, over: Sequence[str]) -> bool:
+    """Whether each row of two tensors has matrices, or a matrix and a vector, large enough for the library to multiply."""
+    left, right = frozenset(one.axes), frozenset(other.axes)
+    if BATCH not in left & right or BATCH in over or not set(over) <= left & right:
+        return False
+    modality = lowering.program.modality_axes
+    is_outer = not left - right <= modality and not right - left <= modality
+    if lowering.usual is None or not (is_outer or left < right or right < left):
+        return is_outer
+    return elements((left ^ right) | set(over), lowering.program).number_for(lowering.usual) >= LEAST_PRODUCTS
+
+
+def _multiplied(lowering: Lowering, tensors: Sequence[Dense]) -> list[Dense]:
+    """Of more than two factors, those multiplied that others broadcast over, the smallest products first."""
+    factors = list(tensors)
+    while len(factors) > 2:
+        places = itertools.permutations(range(len(factors)), 2)
+        pairs = [(small, large) for small, large in places if set(factors[small].axes) <= set(factors[large].axes)]
+        if not pairs:
+            break
+        small, large = min(pairs, key=lambda pair: len(factors[pair[1]].axes))
+        factors[large] = product_code(lowering, [factors[place] for place in sorted((small, large))])
+        del factors[small]
+    return factors
 
 
 def _dot(lowering: Lowering, values: Sequence[Dense], over: Sequence[str]) -> Dense:
@@ -366,7 +410,8 @@ def product_code(lowering: Lowering, values: Sequence[Dense]) -> Dense:
     return Dense(code, axes, 7)
 
 
-def _einsum(lowering: Lowering, values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
+def _einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
+    """A contraction by its equation; axes with names of one letter keep them."""
     axes = list(dict.fromkeys(axis for value in values for axis in value.axes))
     letters = {axis: axis for axis in axes if len(axis) == 1}
     spare = (letter for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in letters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.backends.torch.values import Listed, Scalar, Value, listed
@@ -62,17 +62,19 @@ class Emitter:
         symbols: how the names in extents are written in the code.
         lines: the statements so far.
         taken: the names in use.
+        named: the names that the math gives, which nothing else takes.
     """
 
     extents: Mapping[str, Extent]
     symbols: Mapping[str, str]
     lines: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
+    named: Collection[str] = ()
 
-    def unique(self, name: str) -> str:
-        """A variable name like ``name`` that nothing uses yet."""
+    def unique(self, name: str, is_own: bool = False) -> str:
+        """A variable name like ``name`` that nothing uses yet; ``is_own`` is whether the math gives this name."""
         candidate, count = (f"{name}_" if keyword.iskeyword(name) or name in RESERVED else name), 1
-        while candidate in self.taken:
+        while candidate in self.taken or (candidate in self.named and not is_own):
             count += 1
             candidate = f"{name}_{count}"
         self.taken.add(candidate)
@@ -83,7 +85,7 @@ class Emitter:
         if isinstance(value, Scalar):
             return value
         value = self.with_widths(value) if isinstance(value, Listed) else value
-        name = self.unique(name)
+        name = self.unique(name, is_own=bool(source))
         if source:
             self.lines.extend(f"# {line}" for line in source.split("\n"))
         code = value.sequence if isinstance(value, Listed) else value.code

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sparank_gen.backends.torch import contract, join, leaves
@@ -37,10 +37,19 @@ class Lowering:
         modules: where the parameters live.
         emitter: receives the statements.
         stacked: whether the features are stacked into one tensor first.
+        usual: the sizes of a usual layer, which decide between ways to compute the same; None where it is computed once.
     """
 
-    def __init__(self, program: Program, modules: Sequence[Holder], emitter: Emitter, stacked: bool) -> None:
+    def __init__(
+        self,
+        program: Program,
+        modules: Sequence[Holder],
+        emitter: Emitter,
+        stacked: bool,
+        usual: Mapping[str, int | float] | None = None,
+    ) -> None:
         self.program = program
+        self.usual = usual
         self.emitter = emitter
         self.parameters: dict[str, tuple[Layout, str | None]] = {
             parameter.layout.name: (parameter.layout, module.per) for module in modules for parameter in module.parameters
@@ -354,6 +363,7 @@ class Lowering:
             code = operator.torch.format(value.atom, dim=value.dim(over[0]))
             return Dense(code, value.axes if operator.kind == "normalisation" else rest)
         if op in ("softmax", "prod"):
+            over = [axis for axis in value.axes if axis in over]
             joined = value.ordered((*rest, *over))
             code = operator.torch.format(f"{joined.atom}.flatten({-len(over)})", dim=-1)
             if operator.kind == "normalisation":

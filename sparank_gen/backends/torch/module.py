@@ -20,7 +20,7 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import largest
-from sparank_gen.plan.schedule import stacks_features, touches_less, working_set
+from sparank_gen.plan.schedule import stacks_features, touches_less, usual_sizes, working_set
 from sparank_gen.plan.stages import whole_tiles
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
@@ -219,14 +219,15 @@ def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
     if counts.minimum <= 2 and (counts.maximum is None or counts.maximum >= 2):
         pair = fix_modalities(general, 2, parameters)
         function = lower_function(mode, pair, "_fuse_pair", PAIR)
-        if function.body != made[0].body and touches_less(pair, general, 2, mode.spec.hyperparameters):
+        if function.body != made[0].body and touches_less(pair, general, usual_sizes(2, mode.spec.hyperparameters)):
             made.append(function)
     return tuple(made)
 
 
 def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:
     """Lower a program into the statements of one method."""
-    emitter = Emitter(program.extents, _symbols(mode, "self."))
+    names = frozenset(definition.name for definition in program.definitions)
+    emitter = Emitter(program.extents, _symbols(mode, "self."), named=names)
     leading = [((axis,),) for axis in program.modality_axes]
     per_modality = {
         p.layout.name: m.per is not None or p.layout.dimensions[:1] in leading
@@ -234,7 +235,8 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
         for p in m.parameters
     }
     stacked = mode.one_width is not None and stacks_features(program, per_modality)
-    lowering = Lowering(program, mode.modules, emitter, stacked)
+    usual = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
+    lowering = Lowering(program, mode.modules, emitter, stacked, usual)
     results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
     codes, end = [], 0
