@@ -116,6 +116,27 @@ math: |
   out[i] = max[t](sum[m](w[t,m] * y[m,i]))
 weights: "w[b,t,m]"
 """
+OUTER = """\
+modalities: ">=2"
+axes: {i: dim, j: dim, k: dim}
+params: {map: {module: Linear, weight: "W[k,j]"}}
+math: |
+  key[m,k]  = tanh(sum[j](W[k,j] * h[m,j]))
+  state[k,i] = sum[m](key[m,k] * h[m,i])
+  query[k]  = max[m](key[m,k])
+  out[i]    = sum[k](query[k] * state[k,i])
+weights: "query[b,k]"
+"""
+DISTANCES = """\
+modalities: ">=2"
+axes: {i: dim, k: hidden}
+hyperparameters: {hidden: {default: 3}}
+params: {centres: {tensor: "c[k,i]", init: normal, std: 1}}
+math: |
+  distance[m,k] = sum[i](abs(h[m,i] - c[k,i]))
+  out[k,i]      = sum[m](distance[m,k] * (h[m,i] - c[k,i]))
+out: "out[b,(k i)]"
+"""
 POOLED = """\
 modalities: ">=2"
 axes: {i: dim, j: dim, k: dim}
@@ -165,7 +186,7 @@ def products(count: Counter[str]) -> int:
     return sum(count[name] for name in PRODUCTS)
 
 
-@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT, DIFFERENCE])
+@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT, DIFFERENCE, OUTER, DISTANCES])
 @pytest.mark.parametrize("n_modalities", [2, 3])
 def test_results_and_gradients(text: str, n_modalities: int) -> None:
     check_program(HEAD + text, 4, n_modalities, 3, 3)
@@ -186,6 +207,16 @@ def test_weights_of_each_modality_meet_all_modalities_without_stacks(n_modalitie
 def test_what_two_products_read_is_joined_once() -> None:
     count = operations(SHARED_JOIN, 3)
     assert count["cat"] == 1 and products(count) == 2
+
+
+def test_outer_products_and_what_reads_them_are_products_of_matrices() -> None:
+    count = operations(OUTER, 3)
+    assert count["bmm"] == 2 and count["mul"] == 0
+
+
+def test_dimensions_are_in_an_order_that_transposes_nothing() -> None:
+    count = operations(DISTANCES, 3)
+    assert count["transpose"] == count["permute"] == count["t"] == count["clone"] == 0
 
 
 @pytest.mark.parametrize("math, rows", POOLS)
