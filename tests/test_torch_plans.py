@@ -231,6 +231,14 @@ def test_maps_of_what_is_pooled_multiply_it_once(math: str, rows: int) -> None:
         check_program(text, dim, n_modalities, 3, batch)
 
 
+def test_attention_that_is_pooled_is_pooled_before_it_reads_the_values() -> None:
+    text = HEAD + NORMALISED.replace("max[t]", "mean[t]").replace('weights: "w[b,t,m]"\n', "")
+    _, source = compiled(check_spec(parse_spec(text, "plan.yaml")))
+    assert "dot(y, w.mean(1).unsqueeze(-1), 0)" in source
+    for n_modalities in (2, 3):
+        check_program(text, 4, n_modalities, 3, 3)
+
+
 def test_a_product_that_the_math_names_is_computed_once_and_read() -> None:
     # The square, y, the products of which the logits are sums, these times what y's factors share, and those of out.
     assert operations(NORMALISED, 3)["mul"] == 5

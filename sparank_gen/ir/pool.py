@@ -1,9 +1,9 @@
-"""Sums of linear maps as maps of sums: what is pooled first is multiplied once, and not once for each of its parts."""
+"""Sums of linear maps as maps of sums: what is pooled first is mapped once, and not once for each of its parts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
@@ -11,22 +11,17 @@ from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import broadcast_reduce
-from sparank_gen.lang.extents import Extent
 
 LINEAR = ("sum", "mean")
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """``sum[inner](weight[outer, inner] * operand[…, inner])``, with a weight that has no rows."""
+    """``sum[inner](weight[outer, inner] * operand[…, inner])``; weight and operand may have further axes in common."""
 
     weight: Node
     operand: Node
     inner: tuple[str, ...]
-
-    @property
-    def outer(self) -> frozenset[str]:
-        return self.weight.axes - set(self.inner)
 
 
 def pool_first(program: Program) -> Program:
@@ -39,22 +34,22 @@ def pool_first(program: Program) -> Program:
         nodes = list(ir.reachable(program[name].node for name in program.outputs))
         uses = Counter(arg for node in nodes for arg in node.args)
         uses.update(program[name].node for name in program.outputs)
-        better = rewrite(program, [_rule(uses, program.extents)])
+        better = rewrite(program, [_rule(uses, program)])
         if better == program:
             return program
         program = better
 
 
-def _rule(uses: Mapping[Node, int], extents: Mapping[str, Extent]) -> Rule:
+def _rule(uses: Mapping[Node, int], program: Program) -> Rule:
     """What moves a sum into the maps below it that ``uses`` counts once."""
 
     def pooled(op: str, factors: Sequence[Node], over: tuple[str, ...]) -> Node | None:
         """A sum of a product with a map among its factors, as a map."""
         for position, factor in enumerate(factors):
             rest = [*factors[:position], *factors[position + 1 :]]
-            found = _linear_map(factor) if uses[factor] == 1 else None
-            if found is not None and _goes_below(rest, over, found):
-                operand = broadcast_reduce(op, product_of([*rest, found.operand]), over, extents)
+            found = _linear_map(factor, over, program.modality_axes) if uses[factor] == 1 else None
+            if found is not None and _goes_below(rest, found):
+                operand = broadcast_reduce(op, product_of([*rest, found.operand]), over, program.extents)
                 return ir.reduce("sum", ir.apply("mul", found.weight, operand), found.inner)
         return None
 
@@ -76,7 +71,7 @@ def _rule(uses: Mapping[Node, int], extents: Mapping[str, Extent]) -> Rule:
         weights = [factor for factor in factors if factor not in rest]
         if op == "sum" and rest and len(weights) == 1 and weights[0].op == "softmax" and weights[0].over == over:
             return product_of(rest)
-        return broadcast_reduce(op, product_of(list(factors)), over, extents)
+        return broadcast_reduce(op, product_of(list(factors)), over, program.extents)
 
     def rule(node: Node) -> Node | None:
         if node.op not in LINEAR or node not in uses:
@@ -87,23 +82,25 @@ def _rule(uses: Mapping[Node, int], extents: Mapping[str, Extent]) -> Rule:
     return rule
 
 
-def _linear_map(node: Node) -> LinearMap | None:
-    """The linear map that ``node`` is, if it is one."""
-    if node.op != "sum" or BATCH not in node.axes:
+def _linear_map(node: Node, over: Sequence[str], modality_axes: Collection[str]) -> LinearMap | None:
+    """The linear map that ``node`` is of something with the axes ``over``, which its weight lacks.
+
+    A weight that differs from row to row is one of attention: it maps modalities.
+    """
+    if node.op != "sum":
         return None
-    factors, inner = factors_of(node.args[0]), node.over
-    for position, weight in enumerate(factors):
-        rest = [*factors[:position], *factors[position + 1 :]]
-        if weight.op != "leaf" or BATCH in weight.axes or not rest:
-            continue
-        found = LinearMap(weight, product_of(rest), inner)
-        if set(inner) <= weight.axes & found.operand.axes and found.outer and not found.outer & found.operand.axes:
-            return found
-    return None
+    factors, inner, outside = factors_of(node.args[0]), set(node.over), set(over)
+    weights = [factor for factor in factors if not outside & factor.axes]
+    operands = [factor for factor in factors if outside & factor.axes]
+    if not weights or not operands:
+        return None
+    weight, operand = product_of(weights), product_of(operands)
+    is_map = inner <= weight.axes & operand.axes and weight.axes - operand.axes and {BATCH, *over} <= operand.axes - inner
+    is_weight = BATCH not in weight.axes or outside <= set(modality_axes)
+    return LinearMap(weight, operand, node.over) if is_map and is_weight else None
 
 
-def _goes_below(factors: Sequence[Node], over: Sequence[str], found: LinearMap) -> bool:
-    """Whether a sum over ``over`` of a map times ``factors`` is a map of fewer rows."""
+def _goes_below(factors: Sequence[Node], found: LinearMap) -> bool:
+    """Whether a sum of a map times ``factors`` is a map of fewer rows: they have no axes of the map's own."""
     axes = frozenset[str]().union(*(factor.axes for factor in factors))
-    rows = found.operand.axes - set(found.inner)
-    return not set(over) & found.weight.axes and set(over) <= rows and axes <= rows
+    return axes <= found.operand.axes - set(found.inner)
