@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparank_gen.backends.torch.contract import (
+from sparank_gen.backends.torch.gemm import (
     Gemm,
     as_matrix,
     joined_slot,

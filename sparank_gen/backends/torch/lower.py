@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sparank_gen.backends.torch import contract, join, leaves
+from sparank_gen.backends.torch import contract, gemm, join, leaves
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
@@ -82,8 +82,8 @@ class Lowering:
                 self.readers.setdefault(arg, []).append(node)
         self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
         self.uses.update(roots)
-        gemms = [contract.match_gemm(self, node) for node in ir.reachable(roots)]
-        self.multiplied = Counter(gemm.operand for gemm in gemms if gemm is not None)
+        maps = [gemm.match_gemm(self, node) for node in ir.reachable(roots)]
+        self.multiplied = Counter(found.operand for found in maps if found is not None)
 
     def is_stacked(self, node: Node, axis: str) -> bool:
         """Whether all that reads ``node`` takes it as one tensor, and nothing as a list along ``axis``."""
