@@ -38,7 +38,7 @@ gpu-bench:
 	$(PYTHON) tests/bench/gpu.py $(ARGS)
 
 fuzz: .venv/installed
-	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py tests/test_random_present.py tests/test_random_widths.py
+	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py tests/test_random_pools.py tests/test_random_present.py tests/test_random_widths.py
 	TRITON_INTERPRET=1 FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/kernels/test_random_kernels.py
 
 build check: .venv/installed
