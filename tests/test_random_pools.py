@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from fuzzing import fuzzed
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from present_helper import check_present
@@ -18,7 +17,6 @@ from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 # All parameters and axes are used, whatever is drawn.
 SPEC = """\
 version: 1
@@ -65,13 +63,7 @@ def pools(draw: st.DrawFn) -> str:
     return SPEC.format(out=" - ".join(parts))
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(60)
 @given(
     text=pools(),
     dim=st.integers(1, 3),

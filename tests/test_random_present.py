@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from fuzzing import fuzzed
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from present_helper import check_present
@@ -16,16 +15,8 @@ from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.restrict import numbered
 from sparank_gen.spec.load import parse_spec
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 
-
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(150)
 @given(
     text=random_specs(may_number=False),
     dim=st.integers(1, 4),

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
+from fuzzing import fuzzed
+from hypothesis import currently_in_test_context, given, note
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -28,7 +28,6 @@ from sparank_gen.ir.node import Program
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.load import parse_spec
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 TEMPLATE = environment(None).get_template("torch/mode.py.j2")
 Array = NDArray[np.float64]
 
@@ -204,13 +203,7 @@ def check_program(
         close(gradient if gradient is not None else torch.zeros_like(named[key]), wanted[key], f"gradient of {key}")
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(300)
 @given(
     text=random_specs(),
     dim=st.integers(1, 4),

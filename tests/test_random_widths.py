@@ -5,11 +5,10 @@ Where modalities are missing, the evaluator runs the restricted program.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from fuzzing import fuzzed
+from hypothesis import given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
 
@@ -21,16 +20,8 @@ from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program, close, compiled, definition_order, feature, fill, inputs, stored_gradients
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 
-
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(100)
 @given(
     text=random_widths(),
     dim=st.integers(1, 4),
@@ -44,13 +35,7 @@ def test_random_widths(text: str, dim: int, n_modalities: int, hidden: int, batc
     check_program(text, dim, n_modalities, hidden, batch)
 
 
-@settings(
-    max_examples=EXAMPLES // 4 if "FUZZ_EXAMPLES" not in os.environ else EXAMPLES,
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(25)
 @given(text=random_widths(may_number=False), dim=st.integers(1, 3), n_modalities=st.integers(2, 3), seed=st.integers(0, 9))
 def test_random_widths_with_missing_modalities(text: str, dim: int, n_modalities: int, seed: int) -> None:
     torch.set_num_threads(1)

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 from itertools import count
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from fuzzing import fuzzed
+from hypothesis import given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
 
@@ -19,7 +19,6 @@ from random_specs import random_specs
 from sparank_fusion.kernels import forced
 from test_random_programs import check_program
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 NUMBER = count()
 # Rows, columns, and the step along what is contracted, that leave several of each.
 SMALL_TILE = (2, 2, 2)
@@ -33,13 +32,7 @@ def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: in
         check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(100)
 @given(
     text=random_specs(),
     dim=st.integers(1, 4),
@@ -54,13 +47,7 @@ def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, bat
     check_kernels(text, dim, n_modalities, hidden, batch, schedule)
 
 
-@settings(
-    max_examples=max(EXAMPLES // 3, 1),
-    deadline=None,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@fuzzed(33, share=3)
 @given(
     text=random_widths(),
     dim=st.integers(1, 4),
