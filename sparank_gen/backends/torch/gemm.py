@@ -173,8 +173,8 @@ def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> 
     if inner != (operand.axis, *tail):
         return None
     rest = element.axes[: len(element.axes) - len(tail)]
-    if len(tail) > 1:
-        element = Dense(f"{element.atom}.flatten({-len(tail)})", element.axes)
+    if tail:
+        element = with_rows(lowering, element, rest, tail)
     sequence = Listed(operand.axis, element, operand.sources).sequence
     join = "cat" if tail else "stack"
     return Dense(f"torch.{join}({sequence}, -1)", (*rest, composed(inner)))
