@@ -17,6 +17,26 @@ from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program, compiled
 
 HEAD = "version: 1\nmode: plan\nsummary: A program.\n"
+EVIDENCE = """\
+modalities: "2"
+axes: {i: dim, j: dim}
+params:
+  evidence: {module: Linear, per: m, weight: "W[m,i,j]", bias: "c[m,i]"}
+math: |
+  e[m,i] = softplus(sum[j](W[m,i,j] * h[m,j]) + c[m,i])
+  u[m]   = 1 / (sum[i](e[m,i]) + 1)
+  out[i] = u[0] * u[1] * e[0,i] * e[1,i]
+weights: "u[m,b]"
+"""
+STRONGEST = """\
+modalities: "2"
+axes: {i: dim, j: dim}
+params:
+  score: {module: Linear, per: m, weight: "W[m,i,j]"}
+math: |
+  s[m,i] = sum[j](W[m,i,j] * h[m,j])
+  out[i] = max[m](s[m,i]) * tanh(s[0,i])
+"""
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 TRILINEAR = """\
 modalities: "2"
@@ -173,12 +193,14 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def operations(text: str, n_modalities: int, dtype: torch.dtype = torch.float64) -> Counter[str]:
-    """The operations of one forward pass without weights."""
+def operations(
+    text: str, n_modalities: int, dtype: torch.dtype = torch.float64, return_gates: bool = False
+) -> Counter[str]:
+    """The operations of one forward pass."""
     made, _ = compiled(check_spec(parse_spec(HEAD + text, "plan.yaml")))
     layer = made(4, n_modalities).to(dtype)
     with torch.no_grad(), Operations() as found:
-        layer([torch.randn(3, 4, dtype=dtype) for _ in range(n_modalities)])
+        layer([torch.randn(3, 4, dtype=dtype) for _ in range(n_modalities)], return_gates=return_gates)
     return found.count
 
 
@@ -243,6 +265,19 @@ def test_a_product_that_the_math_names_is_computed_once_and_read() -> None:
     # The square, y, the products of which the logits are sums, these times what y's factors share, and those of out.
     assert operations(NORMALISED, 3)["mul"] == 5
     check_program(HEAD + NORMALISED, 4, 3, 3, 3)
+
+
+def test_what_is_read_at_each_modality_and_as_a_whole_is_computed_once_under_its_name() -> None:
+    count = operations(EVIDENCE, 2, return_gates=True)
+    assert products(count) == 2 and count["softplus"] == 2 and count["stack"] == 1
+    _, source = compiled(check_spec(parse_spec(HEAD + EVIDENCE, "plan.yaml")))
+    assert all(f"{name} = " in source for name in ("e_0", "e_1", "u_0", "u_1"))
+    check_program(HEAD + EVIDENCE, 4, 2, 3, 3)
+
+
+def test_what_is_needed_as_a_whole_is_not_computed_again_at_one_modality() -> None:
+    assert products(operations(STRONGEST, 2)) == 2
+    check_program(HEAD + STRONGEST, 4, 2, 3, 3)
 
 
 def test_packed_weights_are_one_product_with_the_bias_in_it() -> None:

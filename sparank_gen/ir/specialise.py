@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import Definition, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
 from sparank_gen.ir.simplify import factors_of, simplify, sum_of, terms_of
 from sparank_gen.lang.extents import Extent
@@ -20,7 +20,8 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
     """``program`` for exactly ``count`` modalities, with what that makes possible.
 
     A softmax over two is a sigmoid of the difference, and a reduction over pieces that are known one by one is
-    written out, so that mixtures of two appear.
+    written out, so that mixtures of two appear. What is read at all positions one by one is computed so, and what is
+    needed as a whole anyway is not computed again at one position.
 
     Args:
         program: any program.
@@ -56,8 +57,48 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
             return None
         return ir.extent(node.data.substitute("modalities", Extent.number(count)))
 
-    rules: tuple[Rule, ...] = (pair_softmax, unroll, known_extent, _push_select(program, parameters))
-    return simplify(rewrite(program, rules))
+    rules: tuple[Rule, ...] = (pair_softmax, unroll, known_extent)
+    probes = [
+        Definition(definition.name, (axis, str(position)), ir.select(definition.node, axis, position))
+        for definition in program.definitions
+        for axis in definition.axes
+        if axis in program.modality_axes
+        for position in range(count)
+    ]
+    probed = replace(program, definitions=(*program.definitions, *probes))
+    found = simplify(rewrite(probed, (*rules, _push_select(program, parameters))))
+    own = len(program.definitions)
+    fixed = replace(found, definitions=found.definitions[:own])
+    return simplify(rewrite(_computed_once(fixed, found.definitions[own:]), rules))
+
+
+def _computed_once(program: Program, probes: Sequence[Definition]) -> Program:
+    """``program`` with no definition computed both as a whole and at positions of a modality axis.
+
+    Args:
+        program: any program.
+        probes: each definition at each position of such an axis; the axis and the position in the place of axes.
+    """
+    needed = set(ir.reachable(program[name].node for name in program.outputs))
+    instead: dict[Node, Node] = {}
+    first: list[Node] = []
+    for (name, axis), group in itertools.groupby(probes, key=lambda probe: (probe.name, probe.axes[0])):
+        whole, pieces = program[name].node, [probe.node for probe in group]
+        if whole.op == "stack" or whole in instead or any(not piece.args or piece.op == "select" for piece in pieces):
+            continue
+        read = [piece for piece in pieces if piece in needed]
+        if len(read) == len(pieces) and all(piece.axes == whole.axes - {axis} for piece in pieces):
+            instead[whole] = ir.stack(pieces, axis)
+            first += pieces
+        elif whole in needed:
+            instead.update((piece, ir.select(whole, axis, pieces.index(piece))) for piece in read)
+            first.append(whole)
+    done: dict[Node, Node] = {}
+    for node in ir.reachable([*first, *(definition.node for definition in program.definitions)]):
+        better = instead.get(node, node)
+        better = better if all(arg in done for arg in better.args) else node
+        done[node] = ir.rebuild(better, [done[arg] for arg in better.args])
+    return program.mapped(done)
 
 
 def _has_pieces(node: Node, axis: str) -> bool:

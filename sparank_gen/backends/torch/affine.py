@@ -95,7 +95,7 @@ def _terms(lowering: Lowering, node: Node, sign: int = 1, within_subtracted: boo
     found = []
     for position, argument in enumerate(node.args):
         is_subtracted = node.op == "sub" and position == 1
-        is_variable = lowering.uses[argument] > 1 or argument in lowering.definitions or argument in lowering.piece_names
+        is_variable = lowering.uses[argument] > 1 or argument in lowering.definitions
         inner = -sign if is_subtracted else sign
         if is_variable or (is_subtracted and not within_subtracted):
             found.append((inner, argument))
