@@ -28,6 +28,46 @@ math: |
   out[i] = u[0] * u[1] * e[0,i] * e[1,i]
 weights: "u[m,b]"
 """
+COMPLEX = """\
+modalities: "2"
+axes: {p: 2, i: dim // 2}
+features: "h[m,b,(p i)]"
+math: |
+  x[p,i]   = tanh(h[0,p,i])
+  y[p,i]   = tanh(h[1,p,i])
+  out[0,i] = x[0,i] * y[0,i] - x[1,i] * y[1,i]
+  out[1,i] = x[0,i] * y[1,i] + x[1,i] * y[0,i]
+out: "out[b,(m i)]"
+"""
+CENTRED = """\
+modalities: ">=2"
+axes: {i: dim, j: dim}
+params:
+  maps: {module: Linear, per: m, weight: "W[m,i,j]"}
+math: |
+  z[m,i] = tanh(sum[j](W[m,i,j] * h[m,j]))
+  out[i] = max[m](z[m,i]) + min[m](z[m,i])
+"""
+PAIRS = """\
+modalities: ">=2"
+axes: {p: 2, i: dim, j: dim, u: modalities}
+params:
+  pair: {module: Linear, weight: "W[i,(p j)]"}
+math: |
+  out[i] = max[m,u](tanh(sum[j](W[i,0,j] * h[m,j]) + sum[j](W[i,1,j] * h[u,j])))
+"""
+REGIONS = """\
+modalities: "2"
+axes: {p: 2, q: 2, i: dim // 2, j: dim // 2, n: 4}
+features: "h[m,b,(p i)]"
+params:
+  scale: {tensor: "S[n,j]", init: ones}
+math: |
+  C[p,q]   = tanh(mean[i](h[0,p,i] * h[1,q,i]))
+  w[p,n]   = sum[j](h[0,p,j] * softmax[j](S[n,j]))
+  out[q,n] = sum[p](C[p,q] * tanh(w[p,n]))
+out: "out[b,(q n)]"
+"""
 STRONGEST = """\
 modalities: "2"
 axes: {i: dim, j: dim}
@@ -278,6 +318,31 @@ def test_what_is_read_at_each_modality_and_as_a_whole_is_computed_once_under_its
 def test_what_is_needed_as_a_whole_is_not_computed_again_at_one_modality() -> None:
     assert products(operations(STRONGEST, 2)) == 2
     check_program(HEAD + STRONGEST, 4, 2, 3, 3)
+
+
+def test_pieces_that_a_layout_puts_side_by_side_are_written_there() -> None:
+    count = operations(COMPLEX, 2)
+    assert count["cat"] == 1 and count["stack"] == 0
+    # Each part is taken once, however often it is read.
+    assert count["select"] == 4
+    check_program(HEAD + COMPLEX, 4, 2, 3, 3)
+
+
+def test_a_list_that_is_read_as_one_tensor_twice_is_stacked_once() -> None:
+    assert operations(CENTRED, 3)["stack"] == 1
+    check_program(HEAD + CENTRED, 4, 3, 3, 3)
+
+
+def test_slices_between_the_rows_of_a_weight_are_products_of_their_own() -> None:
+    count = operations(PAIRS, 3)
+    assert products(count) == 2 and count["select"] == 2
+    check_program(HEAD + PAIRS, 4, 3, 3, 3)
+
+
+def test_products_of_computed_matrices_take_no_equations() -> None:
+    _, source = compiled(check_spec(parse_spec(HEAD + REGIONS, "plan.yaml")))
+    assert source.count(" @ ") == 2 and "einsum" not in source
+    check_program(HEAD + REGIONS, 4, 2, 3, 3)
 
 
 def test_packed_weights_are_one_product_with_the_bias_in_it() -> None:

@@ -250,6 +250,9 @@ def _slice_of(node: Node, layouts: Mapping[str, Layout], program: Program) -> _S
     slots = [k for k, index in enumerate(indices) if isinstance(index, int)]
     if len(slots) != 1 or layouts[name].axes[slots[0]] in node.args[0].axes:
         return None
+    # Slices that lie next to each other within the rows of the result would be views of every second number.
+    if any(index not in node.over and index not in program.modality_axes for index in indices[: slots[0]]):
+        return None
     whole = ir.leaf(name, [layouts[name].axes[k] if k in slots else index for k, index in enumerate(indices)])
     names: dict[str, str] = {}
     if operand.op == "leaf":

@@ -108,7 +108,7 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
     rest = tuple(axis for axis in lowering.result_axes(tensors) if axis not in over)
     is_small = any(union - own <= modality for own in [*axes, set(rest)])
     if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
-        return _einsum(tensors, rest)
+        return _matrix_product(tensors, over, rest) or _einsum(tensors, rest)
     if len(tensors) == 2:
         return _dot(lowering, tensors, over)
     return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
@@ -156,6 +156,22 @@ def product_code(lowering: Lowering, values: Sequence[Dense]) -> Dense:
         return values[0]
     code = " * ".join(parenthesised(value.aligned(axes), 7 if k == 0 else 8) for k, value in enumerate(values))
     return Dense(code, axes, 7)
+
+
+def _matrix_product(values: Sequence[Dense], over: Sequence[str], result: tuple[str, ...]) -> Dense | None:
+    """A contraction of two tensors along one axis as ``left @ right``, where it is a product of matrices as they lie."""
+    if len(values) != 2 or len(over) != 1:
+        return None
+    for left, right in (values, values[::-1]):
+        shared = tuple(axis for axis in left.axes if axis in right.axes and axis not in over)
+        rows = tuple(axis for axis in left.axes if axis not in right.axes)
+        columns = tuple(axis for axis in right.axes if axis not in left.axes)
+        count = len(shared)
+        is_product = len(columns) == 1 and (len(rows) == 1 or not shared and BATCH in rows)
+        if is_product and (*shared, *rows, *columns) == result and left.axes[:count] == right.axes[:count] == shared:
+            matrices = (left.ordered((*shared, *rows, *over)), right.ordered((*shared, *over, *columns)))
+            return Dense(f"{parenthesised(matrices[0], 7)} @ {parenthesised(matrices[1], 8)}", result, 7)
+    return None
 
 
 def _einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from sparank_gen.backends.torch import contract, gemm, join, leaves
@@ -38,6 +38,10 @@ class Lowering:
         emitter: receives the statements.
         stacked: whether the features are stacked into one tensor first.
         usual: the sizes of a usual layer, which decide between ways to compute the same; None where it is computed once.
+        kept_stacks: the lists that are stacked more than once, which are stacked into a variable.
+
+    Attributes:
+        stacks: how often each list that has a variable is stacked.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Lowering:
         emitter: Emitter,
         stacked: bool,
         usual: Mapping[str, int | float] | None = None,
+        kept_stacks: Collection[str] = (),
     ) -> None:
         self.program = program
         self.usual = usual
@@ -69,6 +74,9 @@ class Lowering:
         self.readers: dict[Node, list[Node]] = {}
         self.multiplied: Counter[Node] = Counter()
         self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
+        self.kept_stacks = kept_stacks
+        self.stacks: Counter[str] = Counter()
+        self.stacked_lists: dict[str, str] = {}
         self.feature_tensor: Dense | None = None
         if stacked:
             value = emitter.assign(leaves.taken_apart(self, "torch.stack(h)", stacked=True), "tokens")
@@ -111,7 +119,9 @@ class Lowering:
             return value
         if self.uses[node] > 1 and not value.is_name and node in self.piece_names:
             return self.emitter.assign(value, *self.piece_names[node])
-        if self.uses[node] > 1 and not value.is_name and node.op != "select":
+        if self.uses[node] > 1 and not value.is_name and node.op == "select":
+            return self.emitter.assign(value, shown_view(value)) if isinstance(value, Dense) and value.picked else value
+        if self.uses[node] > 1 and not value.is_name:
             is_projection = "F.linear" in value.code if isinstance(value, Dense) else False
             return self.emitter.assign(value, "projected" if is_projection else NOUNS.get(node.op, node.op))
         return value
@@ -229,7 +239,15 @@ class Lowering:
         if isinstance(value, Dense):
             return value
         sequence = value.sequence
-        return Dense(f"torch.stack({sequence})", value.axes)
+        stacked = Dense(f"torch.stack({sequence})", value.axes)
+        self.stacks.update([sequence] if value.is_name else [])
+        if sequence not in self.kept_stacks:
+            return stacked
+        if sequence not in self.stacked_lists:
+            named = self.emitter.assign(stacked, f"{sequence}_stacked")
+            assert isinstance(named, Dense)
+            self.stacked_lists[sequence] = named.code
+        return stacked.named(self.stacked_lists[sequence])
 
     def as_list(self, value: Dense, axis: str) -> Listed:
         """A tensor as the sequence of its slices along ``axis``: views, nothing is copied."""
@@ -380,6 +398,13 @@ class Lowering:
         shape = self.sizes(over) + (f", {scale}, {shift}" if scale else "")
         options = {name: number_code(number) for name, number in node.data}
         return Dense(OPERATORS["layernorm"].torch.format(ordered.code, shape=shape, **options), (*rest, *over))
+
+
+def shown_view(view: Dense) -> str:
+    """A name for a view: that of the tensor, with the positions at which it is read."""
+    assert view.picked is not None
+    tensor, indices = view.picked
+    return "_".join([tensor if tensor.isidentifier() else "part", *(str(index) for index in indices if isinstance(index, int))])
 
 
 def number_code(value: float) -> str:

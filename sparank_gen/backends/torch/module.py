@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
@@ -226,6 +226,27 @@ def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
 
 def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:
     """Lower a program into the statements of one method."""
+    lowering, codes, end = _lowered(mode, program)
+    repeated = {sequence for sequence, count in lowering.stacks.items() if count > 1}
+    if repeated:
+        lowering, codes, end = _lowered(mode, program, repeated)
+    lines = lowering.emitter.lines
+    code = "\n".join([*lines, *codes])
+    as_one = [name for name in lowering.variables.values() if f"torch.stack({name})" in code]
+    return Function(
+        name=name,
+        arguments=arguments,
+        summary=summary,
+        bindings=tuple(bindings(mode.modules, lowering.variables, as_one)),
+        body=tuple(lines[:end]),
+        out=codes[0],
+        extras_body=tuple(lines[end:]),
+        extras=tuple(codes[1:]),
+    )
+
+
+def _lowered(mode: Mode, program: Program, kept_stacks: Collection[str] = ()) -> tuple[Lowering, list[str], int]:
+    """A program with its statements, the expressions of its results, and how many statements the first one needs."""
     names = frozenset(definition.name for definition in program.definitions)
     emitter = Emitter(program.extents, _symbols(mode, "self."), named=names)
     leading = [((axis,),) for axis in program.modality_axes]
@@ -236,25 +257,14 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
     }
     stacked = mode.one_width is not None and stacks_features(program, per_modality)
     usual = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
-    lowering = Lowering(program, mode.modules, emitter, stacked, usual)
+    lowering = Lowering(program, mode.modules, emitter, stacked, usual, kept_stacks)
     results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
     codes, end = [], 0
     for layout, node in results:
-        codes.append(realise(lowering, lowering.lower(node), layout))
+        codes.append(realise(lowering, node, layout))
         end = end if len(codes) > 1 else len(emitter.lines)
-    code = "\n".join([*emitter.lines, *codes])
-    as_one = [name for name in lowering.variables.values() if f"torch.stack({name})" in code]
-    return Function(
-        name=name,
-        arguments=arguments,
-        summary=summary,
-        bindings=tuple(bindings(mode.modules, lowering.variables, as_one)),
-        body=tuple(emitter.lines[:end]),
-        out=codes[0],
-        extras_body=tuple(emitter.lines[end:]),
-        extras=tuple(codes[1:]),
-    )
+    return lowering, codes, end
 
 
 def _symbols(mode: Mode, prefix: str) -> dict[str, str]:

@@ -1848,13 +1848,13 @@ def backward(
 
     with multiplied_in(product_dtype, h[0]):
         # A_bar: (dim, hidden)
-        A_bar = sum_all(torch.einsum("bj,bk->jk", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
+        A_bar = sum_all(h_m.transpose(0, 1) @ rows_5_m for h_m, rows_5_m in zip(h, rows_5))
         a_bar = partial_4.sum(0)  # (hidden,)
         C_bar = torch.einsum("mbk,mbl->kl", rows_6, rows_7)  # (hidden, hidden)
         c_bar = partial_3.sum(0)  # (hidden,)
-        D_bar = torch.einsum("bl,br->lr", rows_8, rows_9)  # (hidden, hidden)
+        D_bar = rows_8.transpose(0, 1) @ rows_9  # (hidden, hidden)
         d_bar = partial_2.sum(0)  # (hidden,)
-        E_bar = torch.einsum("br,bi->ir", rows_10, rows_11)  # (dim, hidden)
+        E_bar = rows_11.transpose(0, 1) @ rows_10  # (dim, hidden)
         e_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,

@@ -930,7 +930,7 @@ def backward(
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: M × (dim, dim)
-        W_bar = [torch.einsum("bi,bj->ij", rows_2_m, h_m) for rows_2_m, h_m in zip(rows_2, h)]
+        W_bar = [rows_2_m.transpose(0, 1) @ h_m for rows_2_m, h_m in zip(rows_2, h)]
         c_bar = partial_1.sum(1)  # (M, dim)
     return [
         *h_bar,

@@ -908,7 +908,7 @@ def backward(
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: M × (dim[m], units)
-        W_bar = [torch.einsum("bo,bi->io", rows_1_m, h_m) for rows_1_m, h_m in zip(rows_1, h)]
+        W_bar = [h_m.transpose(0, 1) @ rows_1_m for rows_1_m, h_m in zip(rows_1, h)]
         # Z_bar: M × (M, dim[t], units)
         Z_bar = [torch.einsum("mbo,bu->muo", rows_2, h_t) for h_t in h]
     return [

@@ -1041,11 +1041,11 @@ def backward(
             )
 
     with multiplied_in(product_dtype, h[0]):
-        U_bar = torch.einsum("br,bi->ir", rows_5, h[0])  # (dim[0], rank)
+        U_bar = h[0].transpose(0, 1) @ rows_5  # (dim[0], rank)
         u_bar = partial_4.sum(0)  # (rank,)
-        V_bar = torch.einsum("br,bj->jr", rows_3, h[1])  # (dim[1], rank)
+        V_bar = h[1].transpose(0, 1) @ rows_3  # (dim[1], rank)
         v_bar = partial_2.sum(0)  # (rank,)
-        P_bar = torch.einsum("br,bo->ro", rows_6, rows_7)  # (rank, dim[0])
+        P_bar = rows_6.transpose(0, 1) @ rows_7  # (rank, dim[0])
         c_bar = partial_1.sum(0)  # (dim[0],)
     return [
         *h_bar,

@@ -754,8 +754,7 @@ def backward(
                 torch.einsum("eij,bei->bj", W_m.unflatten(0, (experts, dims[0])), operand_3)
                 for W_m in W.split(dims, 1)
             ]
-            # product_4: M × (B, dim[m])
-            product_4 = [torch.einsum("ej,be->bj", R_m, rows_5) for R_m in R.split(dims, 1)]
+            product_4 = [rows_5 @ R_m for R_m in R.split(dims, 1)]  # M × (B, dim[m])
         for tile in row_tiles(
             mixture_of_experts_backward_epilogue, h[0], constants, numbers, least=1, most=32
         ):
@@ -763,21 +762,16 @@ def backward(
                 mixture_of_experts_backward_epilogue,
                 batch,
                 tile,
-                (
-                    tuple(h_bar),
-                    tuple(x.contiguous() for x in product_3),
-                    tuple(x.contiguous() for x in product_4),
-                    batch,
-                ),
+                (tuple(h_bar), tuple(x.contiguous() for x in product_3), tuple(product_4), batch),
                 constants,
             )
 
     with multiplied_in(product_dtype, h[0]):
-        R_bar = [torch.einsum("be,bj->ej", rows_5, h_m) for h_m in h]  # M × (experts, dim[m])
+        R_bar = [rows_5.transpose(0, 1) @ h_m for h_m in h]  # M × (experts, dim[m])
         r_bar = partial_4.sum(0)  # (experts,)
         # W_bar: M × (experts, dim[0], dim[m])
         W_bar = [torch.einsum("bej,bi->eij", rows_3_m, rows_2) for rows_3_m in rows_3]
-        c_bar = torch.einsum("be,bi->ei", rows_1, rows_2)  # (experts, dim[0])
+        c_bar = rows_1.transpose(0, 1) @ rows_2  # (experts, dim[0])
     return [
         *h_bar,
         *shaped([torch.cat(R_bar, -1)], [R]),

@@ -562,8 +562,8 @@ def backward(
     with multiplied_in(product_dtype, h[0]):
         W_bar = torch.einsum("bij,bo->ijo", rows_3, rows_2)  # (dim[0], dim[1], dim[0])
         c_bar = partial_1.sum(0)  # (dim[0],)
-        U_bar = torch.einsum("bi,bo->io", h[0], rows_2)  # (dim[0], dim[0])
-        V_bar = torch.einsum("bj,bo->jo", h[1], rows_2)  # (dim[1], dim[0])
+        U_bar = h[0].transpose(0, 1) @ rows_2  # (dim[0], dim[0])
+        V_bar = h[1].transpose(0, 1) @ rows_2  # (dim[1], dim[0])
     return [
         *h_bar,
         *shaped([W_bar.permute(2, 0, 1)], [W]),

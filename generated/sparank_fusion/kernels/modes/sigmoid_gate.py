@@ -771,7 +771,7 @@ def backward(
             )
 
     with multiplied_in(product_dtype, h[0]):
-        W_bar = [torch.einsum("bi,bj->ij", rows_2, h_m) for h_m in h]  # M × (dim, dim)
+        W_bar = [rows_2.transpose(0, 1) @ h_m for h_m in h]  # M × (dim, dim)
         c_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
