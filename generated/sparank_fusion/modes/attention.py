@@ -94,16 +94,14 @@ class AttentionFusion(FusionModule):
         # projected: (M, B, 3, attn_heads, dim // attn_heads)
         projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
         # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
-        query = projected[:, :, 0]  # (M, B, attn_heads, dim // attn_heads)
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
-        key = projected[:, :, 1]  # (M, B, attn_heads, dim // attn_heads)
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        query, key, value = projected.unbind(2)  # each (M, B, attn_heads, dim // attn_heads)
         # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
         # logit: (M, M, B, attn_heads)
         logit = dot(query.unsqueeze(1), key, -1) / math.sqrt(self.dim // self.attn_heads)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
         prob = logit.softmax(1)  # (M, M, B, attn_heads)
-        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
-        value = projected[:, :, 2]  # (M, B, attn_heads, dim // attn_heads)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = dot(prob.unsqueeze(-1), value, 1)  # (M, B, attn_heads, dim // attn_heads)
         # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
@@ -130,12 +128,10 @@ class AttentionFusion(FusionModule):
         tokens = torch.stack(h)  # (M, B, dim)
         # projected: (M, B, 3, attn_heads, dim // attn_heads)
         projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
-        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
-        value = projected[:, :, 2]  # (M, B, attn_heads, dim // attn_heads)
         # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
-        query = projected[:, :, 0]  # (M, B, attn_heads, dim // attn_heads)
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
-        key = projected[:, :, 1]  # (M, B, attn_heads, dim // attn_heads)
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        query, key, value = projected.unbind(2)  # each (M, B, attn_heads, dim // attn_heads)
         # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
         # logit: (M, M, B, attn_heads)
         logit = dot(query.unsqueeze(1), key, -1) / math.sqrt(self.dim // self.attn_heads)
@@ -175,17 +171,15 @@ class AttentionFusion(FusionModule):
         # projected: (M, B, 3, attn_heads, dim // attn_heads)
         projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
         # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
-        query = projected[:, :, 0]  # (M, B, attn_heads, dim // attn_heads)
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
-        key = projected[:, :, 1]  # (M, B, attn_heads, dim // attn_heads)
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        query, key, value = projected.unbind(2)  # each (M, B, attn_heads, dim // attn_heads)
         # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
         # logit: (M, M, B, attn_heads)
         logit = dot(query.unsqueeze(1), key, -1) / math.sqrt(self.dim // self.attn_heads)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
         # prob: (M, M, B, attn_heads)
         prob = torch.where(among.unsqueeze(-1), logit, -math.inf).softmax(1)
-        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
-        value = projected[:, :, 2]  # (M, B, attn_heads, dim // attn_heads)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = dot(prob.unsqueeze(-1), value, 1)  # (M, B, attn_heads, dim // attn_heads)
         # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]

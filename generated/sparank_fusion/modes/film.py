@@ -68,10 +68,10 @@ class FilmFusion(FusionModule):
         W = self.film.weight
         c = self.film.bias
         projected = F.linear(h[1], W, c).unflatten(-1, (2, self.dims[0]))  # (B, 2, dim[0])
-        # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-        gamma = 1 + projected[:, 0]  # (B, dim[0])
         # beta[i] = sum[j](W[1,i,j] * h[1,j]) + c[1,i]
-        beta = projected[:, 1]  # (B, dim[0])
+        projected_0, beta = projected.unbind(1)  # each (B, dim[0])
+        # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+        gamma = 1 + projected_0  # (B, dim[0])
         # out[i] = gamma[i] * h[0,i] + beta[i]
         out = gamma * h[0] + beta  # (B, dim[0])
         if not return_extras:

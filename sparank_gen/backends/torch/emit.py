@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sparank_gen.backends.torch.values import Listed, Scalar, Value, listed
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed
 from sparank_gen.ir.node import BATCH
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
@@ -97,6 +97,17 @@ class Emitter:
         if isinstance(value, Listed):
             return listed(name, value.axis, value.element.axes)
         return value.named(name)
+
+    def unpack(self, part: Dense, code: str, names: Sequence[str], sources: Sequence[str]) -> list[Dense]:
+        """A statement that gives names to parts of one shape; a part with a source has the name that the math gives."""
+        names = [self.unique(name, is_own=bool(source)) for name, source in zip(names, sources, strict=True)]
+        self.lines.extend(f"# {line}" for source in sources for line in source.split("\n") if line)
+        statement, shape = f"{', '.join(names)} = {code}", f"each {self.shape(part)}"
+        if len(statement) + len(shape) > LONGEST_LINE:
+            self.lines.extend([f"# {shape}", statement])
+        else:
+            self.lines.append(f"{statement}  # {shape}")
+        return [part.named(name) for name in names]
 
     def name_for(self, value: Value, op: str) -> Value:
         """``value``, as a variable if it is not one yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, index_dense, listed, parenthesised
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import Definition, Node, Program
 from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
@@ -27,6 +28,7 @@ from sparank_gen.lang.widths import owners
 from sparank_gen.plan.schedule import LISTED
 
 LONGEST_OPERAND = 60
+MOST_PARTS = 8
 
 
 class Lowering:
@@ -77,6 +79,7 @@ class Lowering:
         self.kept_stacks = kept_stacks
         self.stacks: Counter[str] = Counter()
         self.stacked_lists: dict[str, str] = {}
+        self.taken_apart: dict[tuple[Node, str], list[Dense]] = {}
         self.feature_tensor: Dense | None = None
         if stacked:
             value = emitter.assign(leaves.taken_apart(self, "torch.stack(h)", stacked=True), "tokens")
@@ -181,6 +184,12 @@ class Lowering:
             assert isinstance(sequence, Listed)
             return Dense(f"{sequence.sequence}[{self.position(node.data)}]", value.element.axes)
 
+        if isinstance(value, Dense):
+            parts = self.parts(node.args[0], value, axis)
+            if parts:
+                position: int = node.data
+                return parts[position]
+
         def pick(x: Dense) -> Dense:
             if isinstance(node.data, Extent):
                 rest = tuple(other for other in x.axes if other != axis)
@@ -188,6 +197,35 @@ class Lowering:
             return index_dense(x, [node.data if a == axis else a for a in x.axes])
 
         return self.lift(pick, value)
+
+    def parts(self, whole: Node, value: Dense, axis: str) -> list[Dense]:
+        """A tensor at all positions of an axis, by one ``unbind``; none unless each is read, and has a name then.
+
+        One operation has one gradient, which is written once. Those of views by an index are as large as the tensor, each.
+        """
+        if (whole, axis) not in self.taken_apart:
+            reads = {
+                reader.data: reader for reader in self.readers.get(whole, []) if reader.op == "select" and reader.over == (axis,)
+            }
+            count = self.program.extents[axis].constant or 0
+            is_whole = 2 <= count <= MOST_PARTS and set(reads) == set(range(count))
+            self.taken_apart[whole, axis] = self._unbound(whole, value, axis, [reads[k] for k in range(count)]) if is_whole else []
+        return self.taken_apart[whole, axis]
+
+    def _unbound(self, whole: Node, value: Dense, axis: str, reads: Sequence[Node]) -> list[Dense]:
+        name = re.sub(r"\[(\d+)\]", r"_\1", value.code)
+        if not name.isidentifier():
+            named = self.emitter.name_for(value, whole.op)
+            assert isinstance(named, Dense)
+            value, name = named, named.code
+        found: list[Definition | None] = []
+        for read in reads:
+            shown = [read, *(reader for reader in self.readers.get(read, []) if reader.op == "rename")]
+            found.append(next((self.definitions[node] for node in shown if node in self.definitions), None))
+        names = [definition.name if definition else f"{name}_{k}" for k, definition in enumerate(found)]
+        part = Dense("", tuple(other for other in value.axes if other != axis))
+        code = f"{value.code}.unbind({value.dim(axis)})"
+        return self.emitter.unpack(part, code, names, [definition.source if definition else "" for definition in found])
 
     def stack(self, node: Node) -> Value:
         values = [self.tensor(self.lower(piece)) for piece in node.args]
