@@ -45,7 +45,7 @@ WINDOWS = {
     ("1", "2"): ("1",),
     ("1", "hidden"): ("hidden - 1",),
 }
-SMOOTH = ("tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "erf", "abs")
+SMOOTH = ("tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "erf", "sin", "cos", "abs")
 GUARDED = ("exp(tanh({0}))", "log(abs({0}) + 0.5)", "sqrt({0} ** 2 + 0.1)", "rsqrt({0} ** 2 + 0.3)", "{0} ** 2", "1.5 ** tanh({0})", "-{0}")
 PAIRS = (
     "{0} + {1}",

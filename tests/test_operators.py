@@ -34,7 +34,7 @@ NUMBER_SECOND = ("clamp_min", "clamp_max")
 OVER_AXES = [(o, over) for o in OPERATORS.values() if o.kind in ("reduction", "normalisation") for over in (("j",), AXES)]
 POINTWISE = [(o, ()) for o in OPERATORS.values() if o.kind in ("pointwise", "comparison")]
 ALL = POINTWISE + OVER_AXES
-STEADY = ("sigmoid", "tanh", "relu", "gelu", "silu", "softplus", "erf", "abs")
+STEADY = ("sigmoid", "tanh", "relu", "gelu", "silu", "softplus", "erf", "sin", "cos", "abs")
 
 
 def label(case: object) -> str:

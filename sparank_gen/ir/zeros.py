@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sparank_gen.ir.node import Node, reachable
 
 # Operators that are zero where their operand is, and those that are zero where all their operands are.
-KEEP = frozenset("neg abs tanh relu gelu silu erf sum mean max min prod layernorm rename select place slice pad".split())
+KEEP = frozenset("neg abs tanh relu gelu silu erf sin sum mean max min prod layernorm rename select place slice pad".split())
 JOIN = frozenset("add sub maximum minimum lerp stack concat".split())
 
 

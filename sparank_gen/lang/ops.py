@@ -126,6 +126,8 @@ _TABLE = (
     Operator("silu", _P, lambda x: x * _sigmoid(x), ("g * sigmoid(a) * (1 + a * (1 - sigmoid(a)))",), "F.silu({0})", "({0}) / (1 + math.exp(-({0})))", r"\mathrm{{silu}}\left({0}\right)", "x · sigmoid(x)", triton="silu({0})"),
     Operator("softplus", _P, lambda x: np.logaddexp(0.0, x), ("g * sigmoid(a)",), "F.softplus({0}, threshold=40)", "math.log1p(math.exp({0}))", r"\mathrm{{softplus}}\left({0}\right)", "log(1 + exp(x))", triton="softplus({0})"),
     Operator("erf", _P, _erf, ("g * 1.1283791670955126 * exp(-a ** 2)",), "torch.erf({0})", "math.erf({0})", r"\mathrm{{erf}}\left({0}\right)", "error function", triton="tl.erf({0})"),
+    Operator("sin", _P, np.sin, ("g * cos(a)",), "torch.sin({0})", "math.sin({0})", r"\sin\left({0}\right)", "sine", triton="tl.sin({0})"),
+    Operator("cos", _P, np.cos, ("-g * sin(a)",), "torch.cos({0})", "math.cos({0})", r"\cos\left({0}\right)", "cosine", triton="tl.cos({0})"),
     Operator("maximum", _P, np.maximum, ("where(a > b, g, where(a == b, g / 2, 0))", "where(b > a, g, where(a == b, g / 2, 0))"), "torch.maximum({0}, {1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "larger of two; at equality each gets half of the gradient", triton="maximum({0}, {1})"),
     Operator("minimum", _P, np.minimum, ("where(a < b, g, where(a == b, g / 2, 0))", "where(b < a, g, where(a == b, g / 2, 0))"), "torch.minimum({0}, {1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "smaller of two; at equality each gets half of the gradient", triton="minimum({0}, {1})"),
     Operator("clamp_min", _P, np.maximum, ("where(a >= b, g, 0)", None), "torch.clamp({0}, min={1})", "max({0}, {1})", r"\max\left({0}, {1}\right)", "max(x, number); at equality x gets the gradient", internal=True, triton="maximum({0}, {1})"),

@@ -1,6 +1,6 @@
-"""From the graph to torch statements: pointwise work, reductions, views and layouts.
+"""From the graph to torch statements: what has a variable, lists and tensors, pointwise work and reductions.
 
-Contractions have a module of their own. Values are dense tensors whose dimensions are named, or Python lists along
+Contractions, joins and views have modules of their own. Values are dense tensors whose dimensions are named, or Python lists along
 one modality axis: features and per-modality parameters stay lists as long as nothing needs them stacked.
 """
 
@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
-from sparank_gen.backends.torch import contract, gemm, join, leaves
+from sparank_gen.backends.torch import contract, gemm, join, leaves, views
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, index_dense, listed, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Definition, Node, Program
+from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.parameters import Holder
-from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owners
 from sparank_gen.plan.schedule import LISTED
 
 LONGEST_OPERAND = 60
-MOST_PARTS = 8
 
 
 class Lowering:
@@ -123,7 +118,7 @@ class Lowering:
         if self.uses[node] > 1 and not value.is_name and node in self.piece_names:
             return self.emitter.assign(value, *self.piece_names[node])
         if self.uses[node] > 1 and not value.is_name and node.op == "select":
-            return self.emitter.assign(value, shown_view(value)) if isinstance(value, Dense) and value.picked else value
+            return self.emitter.assign(value, views.shown_view(value)) if isinstance(value, Dense) and value.picked else value
         if self.uses[node] > 1 and not value.is_name:
             is_projection = "F.linear" in value.code if isinstance(value, Dense) else False
             return self.emitter.assign(value, "projected" if is_projection else NOUNS.get(node.op, node.op))
@@ -140,13 +135,13 @@ class Lowering:
                 return number_of_each(self, next(iter(node.axes)), code)
             return Scalar(code, 10 if code.replace(".", "").isidentifier() or code.isdigit() else 6)
         if node.op == "rename":
-            return self.rename(node)
+            return views.rename(self, node)
         if node.op == "select":
-            return self.select(node)
+            return views.select(self, node)
         if node.op == "stack":
-            return self.stack(node)
+            return views.stack(self, node)
         if node.op == "place":
-            return self.place(node)
+            return views.place(self, node)
         if node.op in ("slice", "pad", "concat"):
             return join.cut_or_joined(self, node)
         kind = OPERATORS[node.op].kind
@@ -168,99 +163,6 @@ class Lowering:
     def sizes(self, axes: Sequence[str]) -> str:
         """The extents of axes as a tuple in code."""
         return f"({', '.join(self.emitter.extent_code(axis) for axis in axes)}{',' if len(axes) == 1 else ''})"
-
-    def rename(self, node: Node) -> Value:
-        value, names = self.lower(node.args[0]), dict(node.data)
-        if isinstance(value, Listed):
-            element = replace(value.element, axes=tuple(names.get(axis, axis) for axis in value.element.axes))
-            return Listed(names.get(value.axis, value.axis), element, value.sources)
-        assert isinstance(value, Dense)
-        return replace(value, axes=tuple(names.get(axis, axis) for axis in value.axes))
-
-    def select(self, node: Node) -> Value:
-        value, (axis,) = self.lower(node.args[0]), node.over
-        if isinstance(value, Listed) and value.axis == axis:
-            sequence = self.emitter.name_for(value, node.args[0].op)
-            assert isinstance(sequence, Listed)
-            return Dense(f"{sequence.sequence}[{self.position(node.data)}]", value.element.axes)
-
-        if isinstance(value, Dense):
-            parts = self.parts(node.args[0], value, axis)
-            if parts:
-                position: int = node.data
-                return parts[position]
-
-        def pick(x: Dense) -> Dense:
-            if isinstance(node.data, Extent):
-                rest = tuple(other for other in x.axes if other != axis)
-                return Dense(f"{x.atom}.select({x.dim(axis)}, {self.position(node.data)})", rest)
-            return index_dense(x, [node.data if a == axis else a for a in x.axes])
-
-        return self.lift(pick, value)
-
-    def parts(self, whole: Node, value: Dense, axis: str) -> list[Dense]:
-        """A tensor at all positions of an axis, by one ``unbind``; none unless each is read, and has a name then.
-
-        One operation has one gradient, which is written once. Those of views by an index are as large as the tensor, each.
-        """
-        if (whole, axis) not in self.taken_apart:
-            reads = {
-                reader.data: reader for reader in self.readers.get(whole, []) if reader.op == "select" and reader.over == (axis,)
-            }
-            count = self.program.extents[axis].constant or 0
-            is_whole = 2 <= count <= MOST_PARTS and set(reads) == set(range(count))
-            self.taken_apart[whole, axis] = self._unbound(whole, value, axis, [reads[k] for k in range(count)]) if is_whole else []
-        return self.taken_apart[whole, axis]
-
-    def _unbound(self, whole: Node, value: Dense, axis: str, reads: Sequence[Node]) -> list[Dense]:
-        name = re.sub(r"\[(\d+)\]", r"_\1", value.code)
-        if not name.isidentifier():
-            named = self.emitter.name_for(value, whole.op)
-            assert isinstance(named, Dense)
-            value, name = named, named.code
-        found: list[Definition | None] = []
-        for read in reads:
-            shown = [read, *(reader for reader in self.readers.get(read, []) if reader.op == "rename")]
-            found.append(next((self.definitions[node] for node in shown if node in self.definitions), None))
-        names = [definition.name if definition else f"{name}_{k}" for k, definition in enumerate(found)]
-        part = Dense("", tuple(other for other in value.axes if other != axis))
-        code = f"{value.code}.unbind({value.dim(axis)})"
-        return self.emitter.unpack(part, code, names, [definition.source if definition else "" for definition in found])
-
-    def stack(self, node: Node) -> Value:
-        values = [self.tensor(self.lower(piece)) for piece in node.args]
-        apart = next((value.axis for value in values if isinstance(value, Listed) and self.emitter.differs(value)), None)
-        if apart is not None:
-            return self.each(apart, lambda *pieces: self.stacked(node, pieces), *values)
-        return self.stacked(node, [self.dense(value) for value in values])
-
-    def stacked(self, node: Node, pieces: Sequence[Dense]) -> Dense:
-        """The pieces of a stack along its new axis."""
-        axes = self.sorted(set().union(*(piece.axes for piece in pieces)))
-        if len(pieces) == 1:
-            return Dense(f"{pieces[0].ordered(axes).atom}.unsqueeze(0)", (*node.over, *axes))
-        if all(set(piece.axes) == set(axes) for piece in pieces):
-            codes = ", ".join(piece.ordered(axes).code for piece in pieces)
-            return Dense(f"torch.stack(({codes}))", (*node.over, *axes))
-        codes = ", ".join(piece.aligned(axes).code for piece in pieces)
-        return Dense(f"torch.stack(torch.broadcast_tensors({codes}))", (*node.over, *axes))
-
-    def place(self, node: Node) -> Value:
-        """A value at one position of a new first dimension, zero elsewhere; only derivatives have it."""
-        (axis,) = node.over
-        value = self.dense(self.tensor(self.lower(node.args[0])))
-        position = self.position(node.data)
-        if axis in owners(node.axes, self.program.extents).values():
-            named = self.emitter.name_for(value, "placed")
-            assert isinstance(named, Dense)
-            sizes = ", ".join(self.emitter.extent_code(other) for other in named.axes)
-            code = f"{named.code} if {axis} == {position} else {named.code}.new_zeros({sizes})"
-            element = Dense(code, named.axes, 0)
-            return self.emitter.with_widths(Listed(axis, element, ((axis, f"range({self.emitter.extent_code(axis)})"),)))
-        return Dense(f"place({value.code}, 0, {position}, {self.emitter.extent_code(axis)})", (axis, *value.axes))
-
-    def position(self, position: int | Extent) -> str:
-        return str(position) if isinstance(position, int) else position.code(self.emitter.symbols)
 
     # Lists and dense tensors
 
@@ -436,13 +338,6 @@ class Lowering:
         shape = self.sizes(over) + (f", {scale}, {shift}" if scale else "")
         options = {name: number_code(number) for name, number in node.data}
         return Dense(OPERATORS["layernorm"].torch.format(ordered.code, shape=shape, **options), (*rest, *over))
-
-
-def shown_view(view: Dense) -> str:
-    """A name for a view: that of the tensor, with the positions at which it is read."""
-    assert view.picked is not None
-    tensor, indices = view.picked
-    return "_".join([tensor if tensor.isidentifier() else "part", *(str(index) for index in indices if isinstance(index, int))])
 
 
 def number_code(value: float) -> str:
