@@ -28,6 +28,23 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
         count: the number of modalities.
         parameters: the names of the parameter tensors.
     """
+    rules = _rules(program, count)
+    probes = [
+        Definition(definition.name, (axis, str(position)), ir.select(definition.node, axis, position))
+        for definition in program.definitions
+        for axis in definition.axes
+        if axis in program.modality_axes & definition.node.axes
+        for position in range(count)
+    ]
+    probed = replace(program, definitions=(*program.definitions, *probes))
+    found = simplify(rewrite(probed, (*rules, _push_select(program, parameters))))
+    own = len(program.definitions)
+    fixed = replace(found, definitions=found.definitions[:own])
+    return simplify(rewrite(_computed_once(fixed, found.definitions[own:]), rules))
+
+
+def _rules(program: Program, count: int) -> tuple[Rule, ...]:
+    """What a known number of modalities makes possible."""
 
     def extent_of(axis: str) -> int | None:
         return program.extents[axis].substitute("modalities", Extent.number(count)).constant
@@ -57,19 +74,7 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
             return None
         return ir.extent(node.data.substitute("modalities", Extent.number(count)))
 
-    rules: tuple[Rule, ...] = (pair_softmax, unroll, known_extent)
-    probes = [
-        Definition(definition.name, (axis, str(position)), ir.select(definition.node, axis, position))
-        for definition in program.definitions
-        for axis in definition.axes
-        if axis in program.modality_axes
-        for position in range(count)
-    ]
-    probed = replace(program, definitions=(*program.definitions, *probes))
-    found = simplify(rewrite(probed, (*rules, _push_select(program, parameters))))
-    own = len(program.definitions)
-    fixed = replace(found, definitions=found.definitions[:own])
-    return simplify(rewrite(_computed_once(fixed, found.definitions[own:]), rules))
+    return pair_softmax, unroll, known_extent
 
 
 def _computed_once(program: Program, probes: Sequence[Definition]) -> Program:
@@ -84,7 +89,8 @@ def _computed_once(program: Program, probes: Sequence[Definition]) -> Program:
     first: list[Node] = []
     for (name, axis), group in itertools.groupby(probes, key=lambda probe: (probe.name, probe.axes[0])):
         whole, pieces = program[name].node, [probe.node for probe in group]
-        if whole.op == "stack" or whole in instead or any(not piece.args or piece.op == "select" for piece in pieces):
+        is_stored = any(not piece.args or piece.op == "select" for piece in pieces)
+        if whole.op == "stack" or whole in instead or axis not in whole.axes or is_stored:
             continue
         read = [piece for piece in pieces if piece in needed]
         if len(read) == len(pieces) and all(piece.axes == whole.axes - {axis} for piece in pieces):
