@@ -120,7 +120,9 @@ class ExpressionPrinter(KernelScope):
             return f"({code})" if is_operand and not code.isidentifier() else code
         scalar = OPERATORS[node.op].scalar
         is_call = scalar.startswith("math.") and scalar.endswith("({0})")
-        code = scalar.format(*(self.host_number(arg, not is_call) for arg in node.args))
+        slots = [f"{{{position}}}" for position in range(len(node.args))]
+        is_bare = [scalar.count(slot) > scalar.count(f"({slot})") for slot in slots]
+        code = scalar.format(*map(self.host_number, node.args, is_bare))
         return code if is_call or not is_operand else f"({code})"
 
     def renamed(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
