@@ -29,18 +29,16 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
         parameters: the names of the parameter tensors.
     """
     rules = _rules(program, count)
+    places = [(d.name, axis) for d in program.definitions for axis in d.axes if axis in program.modality_axes & d.node.axes]
     probes = [
-        Definition(definition.name, (axis, str(position)), ir.select(definition.node, axis, position))
-        for definition in program.definitions
-        for axis in definition.axes
-        if axis in program.modality_axes & definition.node.axes
-        for position in range(count)
+        Definition("", (), ir.select(program[name].node, axis, position)) for name, axis in places for position in range(count)
     ]
     probed = replace(program, definitions=(*program.definitions, *probes))
     found = simplify(rewrite(probed, (*rules, _push_select(program, parameters))))
     own = len(program.definitions)
-    fixed = replace(found, definitions=found.definitions[:own])
-    return simplify(rewrite(_computed_once(fixed, found.definitions[own:]), rules))
+    pieces = iter(definition.node for definition in found.definitions[own:])
+    positions = {place: list(itertools.islice(pieces, count)) for place in places}
+    return simplify(rewrite(_computed_once(replace(found, definitions=found.definitions[:own]), positions), rules))
 
 
 def _rules(program: Program, count: int) -> tuple[Rule, ...]:
@@ -77,18 +75,18 @@ def _rules(program: Program, count: int) -> tuple[Rule, ...]:
     return pair_softmax, unroll, known_extent
 
 
-def _computed_once(program: Program, probes: Sequence[Definition]) -> Program:
+def _computed_once(program: Program, positions: Mapping[tuple[str, str], Sequence[Node]]) -> Program:
     """``program`` with no definition computed both as a whole and at positions of a modality axis.
 
     Args:
         program: any program.
-        probes: each definition at each position of such an axis; the axis and the position in the place of axes.
+        positions: definitions at each position of such an axis, by their names and the axis.
     """
     needed = set(ir.reachable(program[name].node for name in program.outputs))
     instead: dict[Node, Node] = {}
     first: list[Node] = []
-    for (name, axis), group in itertools.groupby(probes, key=lambda probe: (probe.name, probe.axes[0])):
-        whole, pieces = program[name].node, [probe.node for probe in group]
+    for (name, axis), pieces in positions.items():
+        whole = program[name].node
         is_stored = any(not piece.args or piece.op == "select" for piece in pieces)
         if whole.op == "stack" or whole in instead or axis not in whole.axes or is_stored:
             continue
@@ -102,6 +100,7 @@ def _computed_once(program: Program, probes: Sequence[Definition]) -> Program:
     done: dict[Node, Node] = {}
     for node in ir.reachable([*first, *(definition.node for definition in program.definitions)]):
         better = instead.get(node, node)
+        # What an earlier definition shares with a piece comes before the whole that it would be read from.
         better = better if all(arg in done for arg in better.args) else node
         done[node] = ir.rebuild(better, [done[arg] for arg in better.args])
     return program.mapped(done)

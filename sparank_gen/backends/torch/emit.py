@@ -89,11 +89,7 @@ class Emitter:
         if source:
             self.lines.extend(f"# {line}" for line in source.split("\n"))
         code = value.sequence if isinstance(value, Listed) else value.code
-        statement, shape = f"{name} = {code}", self.shape(value)
-        if len(statement) + len(shape) > LONGEST_LINE:
-            self.lines.extend([f"# {name}: {shape}", statement])
-        else:
-            self.lines.append(f"{statement}  # {shape}")
+        self._state(f"{name} = {code}", self.shape(value), f"{name}: ")
         if isinstance(value, Listed):
             return listed(name, value.axis, value.element.axes)
         return value.named(name)
@@ -102,12 +98,15 @@ class Emitter:
         """A statement that gives names to parts of one shape; a part with a source has the name that the math gives."""
         names = [self.unique(name, is_own=bool(source)) for name, source in zip(names, sources, strict=True)]
         self.lines.extend(f"# {line}" for source in sources for line in source.split("\n") if line)
-        statement, shape = f"{', '.join(names)} = {code}", f"each {self.shape(part)}"
+        self._state(f"{', '.join(names)} = {code}", f"each {self.shape(part)}")
+        return [part.named(name) for name in names]
+
+    def _state(self, statement: str, shape: str, subject: str = "") -> None:
+        """A statement with a shape in a comment: behind it, or above it after its ``subject`` where the line gets long."""
         if len(statement) + len(shape) > LONGEST_LINE:
-            self.lines.extend([f"# {shape}", statement])
+            self.lines.extend([f"# {subject}{shape}", statement])
         else:
             self.lines.append(f"{statement}  # {shape}")
-        return [part.named(name) for name in names]
 
     def name_for(self, value: Value, op: str) -> Value:
         """``value``, as a variable if it is not one yet."""

@@ -1,7 +1,7 @@
 """From the graph to torch statements: what has a variable, lists and tensors, pointwise work and reductions.
 
-Contractions, joins and views have modules of their own. Values are dense tensors whose dimensions are named, or Python lists along
-one modality axis: features and per-modality parameters stay lists as long as nothing needs them stacked.
+Contractions, joins and views have modules of their own. Values are dense tensors whose dimensions are named, or Python
+lists along one modality axis: features and per-modality parameters stay lists as long as nothing needs them stacked.
 """
 
 from __future__ import annotations
