@@ -341,7 +341,7 @@ def test_slices_between_the_rows_of_a_weight_are_products_of_their_own() -> None
 
 def test_products_of_computed_matrices_take_no_equations() -> None:
     _, source = compiled(check_spec(parse_spec(HEAD + REGIONS, "plan.yaml")))
-    assert source.count(" @ ") == 2 and "einsum" not in source
+    assert source.count(" @ ") == 3 and "einsum" not in source
     check_program(HEAD + REGIONS, 4, 2, 3, 3)
 
 

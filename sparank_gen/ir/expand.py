@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import IDENTITIES, fold_constants, merge_views
 from sparank_gen.ir.template import instantiate
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+
+# A layer norm over fewer numbers is faster in operations on all rows at once than in one that takes row after row.
+LEAST_NORMALISED = 16
 
 
 def expand(program: Program) -> Program:
     """``program`` with every operator that has an expansion replaced by it."""
+    return _expanded(program, lambda node: True)
 
+
+def expand_short_norms(program: Program) -> Program:
+    """``program`` with layer norms over modalities, or over few numbers, replaced by their expansion."""
+
+    def is_short(node: Node) -> bool:
+        lengths = [program.extents[axis].substitute("modalities", Extent.number(1)).constant for axis in node.over]
+        return node.op == "layernorm" and math.prod(length or LEAST_NORMALISED for length in lengths) < LEAST_NORMALISED
+
+    return _expanded(program, is_short)
+
+
+def _expanded(program: Program, is_wanted: Callable[[Node], bool]) -> Program:
     def expansion(node: Node) -> Node | None:
         source = OPERATORS[node.op].expansion if node.op in OPERATORS else ""
-        if not source:
+        if not source or not is_wanted(node):
             return None
         names = {"a": node.args[0]} | {name: ir.constant(value) for name, value in node.data or ()}
         return instantiate(source, names, program.extents, node.over)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program, Window
+from sparank_gen.ir.node import BATCH, Node, Program, Window
 from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owner_of
+from sparank_gen.lang.widths import owner_of, size_of
 
 IDENTITIES = tuple(
     pattern_rule(pattern, replacement)
@@ -73,6 +73,33 @@ def pull_factors(node: Node) -> Node | None:
         return None
     inner = product_of(inside)
     return ir.apply("mul", product_of(outside), ir.reduce(node.op, inner, node.over, node.data))
+
+
+def sum_factors_apart(node: Node) -> Node | None:
+    """``sum[m,i](a[m] * x[m,i])`` is ``sum[m](a[m] * sum[i](x[m,i]))``: what one factor of a row has alone is summed first."""
+    if node.op not in ("sum", "mean") or node.args[0].op != "mul":
+        return None
+    factors = factors_of(node.args[0])
+    for position, factor in enumerate(factors):
+        others = frozenset().union(*(other.axes for k, other in enumerate(factors) if k != position))
+        alone = [axis for axis in node.over if axis in factor.axes - others]
+        if alone and BATCH in factor.axes:
+            factors[position] = ir.reduce(node.op, factor, alone, node.data)
+            rest = [axis for axis in node.over if axis not in alone]
+            return ir.reduce(node.op, product_of(factors), rest, node.data) if rest else product_of(factors)
+    return None
+
+
+def mean_of_outer_product(extents: Mapping[str, Extent]) -> Rule:
+    """A rule: a mean of a product that is larger than each of its factors is a contraction, divided by a number."""
+
+    def rule(node: Node) -> Node | None:
+        product = node.args[0] if node.op == "mean" else node
+        if node.op != "mean" or any(factor.axes == product.axes for factor in factors_of(product)):
+            return None
+        return ir.apply("div", ir.reduce("sum", product, node.over), ir.extent(size_of(node.over, extents)))
+
+    return rule
 
 
 def merge_views(extents: Mapping[str, Extent]) -> Rule:
@@ -187,6 +214,7 @@ def tidy(program: Program) -> Program:
 
 
 def simplify(program: Program) -> Program:
-    """``program`` tidied, with factors pulled out of sums and mixtures of two recognised."""
-    joined = join_pads(program.extents)
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views(program.extents), joined, pull_factors, *MIXTURES, expand_number_lerp))
+    """``program`` tidied, with sums of products taken apart and mixtures of two recognised."""
+    extents = program.extents
+    of_extents = (merge_views(extents), join_pads(extents), mean_of_outer_product(extents))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *of_extents, pull_factors, sum_factors_apart, *MIXTURES, expand_number_lerp))

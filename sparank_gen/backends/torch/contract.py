@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparank_gen.backends.torch.gemm import factors, linear, listed_axis, match_gemm
+from sparank_gen.backends.torch.gemm import factors, is_outer, linear, listed_axis, match_gemm
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
@@ -27,7 +27,7 @@ def contraction(lowering: Lowering, node: Node) -> Value:
     own = _gemm_of_each(lowering, node)
     if own is not None:
         return own
-    operands = factors(lowering, node.args[0]) if node.args[0] not in lowering.definitions else [node.args[0]]
+    operands = [node.args[0]] if _is_kept(lowering, node.args[0]) else factors(lowering, node.args[0])
     if len(operands) == 1:
         return _sum(lowering, lowering.lower(node.args[0]), node.over)
     values = [lowering.shortened(operand, lowering.lower(operand)) for operand in operands]
@@ -47,6 +47,15 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
         return _sum(lowering, inner, (axis,))
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
+
+
+def _is_kept(lowering: Lowering, product: Node) -> bool:
+    """Whether a product that the math names is computed; one that is larger than its factors is not for sums alone."""
+    if product not in lowering.definitions:
+        return False
+    readers = lowering.readers[product]
+    is_result = lowering.uses[product] > len(readers)
+    return is_result or not is_outer(product) or any(reader.op != "sum" for reader in readers)
 
 
 def _gemm_of_each(lowering: Lowering, node: Node) -> Value | None:

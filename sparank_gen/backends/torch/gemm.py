@@ -68,13 +68,17 @@ def factors(lowering: Lowering, product: Node) -> list[Node]:
     """The factors of a product; a product among them that has a variable is one, unless it is an outer product."""
 
     def is_whole(node: Node) -> bool:
-        is_outer = all(arg.axes < node.axes for arg in node.args)
-        return not is_outer and (node in lowering.definitions or lowering.uses[node] > 1)
+        return not is_outer(node) and (node in lowering.definitions or lowering.uses[node] > 1)
 
     def apart(node: Node) -> list[Node]:
         return [node] if node.op != "mul" or is_whole(node) else [factor for arg in node.args for factor in apart(arg)]
 
     return [factor for arg in product.args for factor in apart(arg)] if product.op == "mul" else [product]
+
+
+def is_outer(product: Node) -> bool:
+    """Whether a product is larger than each of its operands."""
+    return all(arg.axes < product.axes for arg in product.args)
 
 
 def joined_slot(lowering: Lowering, leaf: Node) -> int | None:

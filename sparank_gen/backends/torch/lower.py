@@ -6,6 +6,7 @@ lists along one modality axis: features and per-modality parameters stay lists a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ from sparank_gen.backends.torch import contract, gemm, join, leaves, views
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, listed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.parameters import Holder
@@ -24,6 +25,8 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.schedule import LISTED
 
 LONGEST_OPERAND = 60
+# Of tensors with fewer dimensions torch reduces any as fast.
+LEAST_APART = 4
 
 
 class Lowering:
@@ -299,8 +302,8 @@ class Lowering:
         operand = node.args[0]
         is_selection = operand.op == "where" and self.uses[operand] == 1 and operand not in self.definitions
         value = self.pointwise(operand, node.over) if is_selection else self.lower(operand)
-        if node.op == "mean" and isinstance(value, Listed) and node.over == (value.axis,):
-            return Dense(f"sum_all({value.generator}) / {self.emitter.extent_code(value.axis)}", value.element.axes, 7)
+        if node.op == "mean" and isinstance(value, Listed) and value.axis in node.over and not self.emitter.differs(value):
+            return self.mean_of_list(value, [axis for axis in node.over if axis != value.axis])
         if node.op == "prod" and isinstance(value, Listed) and node.over == (value.axis,):
             return Dense(f"multiply_all({value.generator})", value.element.axes)
         if isinstance(value, Listed) and value.axis in node.over:
@@ -310,6 +313,12 @@ class Lowering:
         if node.op == "layernorm":
             return self.lift(lambda x: self.layer_norm(node, x), value)
         return self.lift(lambda x: self.dense_over_axes(node.op, x, node.over), value)
+
+    def mean_of_list(self, value: Listed, rest: Sequence[str]) -> Dense:
+        """A mean over the axis of a list, and ``rest``."""
+        element = self.dense_over_axes("mean", value.element, rest) if rest else value.element
+        total = Listed(value.axis, element, value.sources).generator
+        return Dense(f"sum_all({total}) / {self.emitter.extent_code(value.axis)}", element.axes, 7)
 
     def dense_over_axes(self, op: str, value: Dense, over: Sequence[str]) -> Dense:
         """A reduction or normalisation of one tensor by a method of torch."""
@@ -327,8 +336,31 @@ class Lowering:
             if operator.kind == "normalisation":
                 return Dense(f"{code}.unflatten(-1, {self.sizes(over)})", (*rest, *over))
             return Dense(code, rest)
-        dims = tuple(sorted(value.axes.index(axis) for axis in over))
-        return Dense(operator.torch.format(value.atom, dim=dims), rest)
+        return self.reduced_apart(op, value, over) or self.reduced(op, value, over)
+
+    def reduced(self, op: str, value: Dense, over: Collection[str]) -> Dense:
+        """A reduction by one call of a method."""
+        dims = tuple(position for position, axis in enumerate(value.axes) if axis in over)
+        rest = tuple(axis for axis in value.axes if axis not in over)
+        dim = dims if len(dims) > 1 else Dense("", value.axes).dim(value.axes[dims[0]])
+        return Dense(OPERATORS[op].torch.format(value.atom, dim=dim), rest)
+
+    def reduced_apart(self, op: str, value: Dense, over: Sequence[str]) -> Dense | None:
+        """A reduction over dimensions with others between them, which torch does entry by entry: one run after the other.
+
+        Equal largest numbers share the gradient, wherever they are: for those the dimensions are put side by side.
+        """
+        runs = [list(run) for is_over, run in itertools.groupby(value.axes, lambda axis: axis in over) if is_over]
+        if len(runs) == 1 or len(value.axes) < LEAST_APART:
+            return None
+        if op not in ("max", "min"):
+            return functools.reduce(lambda part, run: self.reduced(op, part, run), reversed(runs), value)
+        place = value.axes.index(runs[-1][0])
+        before = [axis for axis in value.axes[:place] if axis not in over]
+        together = [axis for run in runs for axis in run]
+        after = value.axes[place + len(runs[-1]) :]
+        code = f"{value.ordered((*before, *together, *after)).atom}.flatten({len(before)}, {len(before) + len(together) - 1})"
+        return self.reduced(op, Dense(code, (*before, composed(together), *after)), [composed(together)])
 
     def layer_norm(self, node: Node, value: Dense, scale: str = "", shift: str = "") -> Dense:
         """``F.layer_norm`` over trailing dimensions, with an elementwise scale and shift if given."""

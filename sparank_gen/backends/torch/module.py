@@ -11,6 +11,7 @@ from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.backends.torch.results import realise
+from sparank_gen.ir.expand import expand_short_norms
 from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
@@ -197,7 +198,7 @@ def prepared(mode: Mode) -> Program:
 
 def _prepared(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(pool_first(simplify(merge_contractions(program, layouts))))
+    return simplify(pool_first(simplify(merge_contractions(expand_short_norms(program), layouts))))
 
 
 def functions(mode: Mode) -> tuple[Function, ...]:

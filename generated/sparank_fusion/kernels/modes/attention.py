@@ -671,8 +671,12 @@ def attention_backward_kernel(
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
     total_8 = 0.0
     for t in tl.static_range(M):
-        total_8 = total_8 + token_bar * product_2[t]
-    tl.store(partial_2_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_8, 0.0), 0), mask=in_i)
+        total_8 = total_8 + product_2[t]
+    tl.store(
+        partial_2_ptr + program * dim + i,
+        tl.sum(tl.where(in_b[:, None], token_bar * total_8, 0.0), 0),
+        mask=in_i,
+    )
     total_9 = 0.0
     for t in tl.static_range(M):
         total_9 = total_9 + mixed_bar[t]
@@ -914,8 +918,12 @@ def attention_backward_operands_1(
         product = product + (difference[t] * rsqrt[t][:, None],)
     total_2 = 0.0
     for t in tl.static_range(M):
-        total_2 = total_2 + token_bar * product[t]
-    tl.store(partial_2_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_2, 0.0), 0), mask=in_i)
+        total_2 = total_2 + product[t]
+    tl.store(
+        partial_2_ptr + program * dim + i,
+        tl.sum(tl.where(in_b[:, None], token_bar * total_2, 0.0), 0),
+        mask=in_i,
+    )
     product_3 = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     difference_2 = ()
     for t in tl.static_range(M):

@@ -685,23 +685,20 @@ def cross_attention_backward_kernel(
     )
     tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0), mask=in_i)
     context_bar = rsqrt[:, None, None] * total_3
-    value_bar = ()
-    for u in tl.static_range(M):
-        value_bar = value_bar + (context_bar * prob[u][:, :, None],)
     total_5 = 0.0
     for u in tl.static_range(M):
-        total_5 = total_5 + value_bar[u]
+        total_5 = total_5 + prob[u]
     tl.store(
         partial_4_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], total_5, 0.0), 0),
+        tl.sum(tl.where(in_b[:, None, None], context_bar * total_5[:, :, None], 0.0), 0),
         mask=in_a_k,
     )
     total_6 = 0.0
     for u in tl.static_range(M):
-        total_6 = total_6 + key_bar[u]
+        total_6 = total_6 + quotient_2[u]
     tl.store(
         partial_5_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], total_6, 0.0), 0),
+        tl.sum(tl.where(in_b[:, None, None], total_6[:, :, None] * query, 0.0), 0),
         mask=in_a_k,
     )
     tl.store(
@@ -709,6 +706,9 @@ def cross_attention_backward_kernel(
         tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0),
         mask=in_a_k,
     )
+    value_bar = ()
+    for u in tl.static_range(M):
+        value_bar = value_bar + (context_bar * prob[u][:, :, None],)
     for u in tl.static_range(M):
         tl.store(
             rows_7_ptr
@@ -1154,15 +1154,12 @@ def cross_attention_backward_operands_2(
         + 1e-05
     )
     context_bar = rsqrt[:, None, None] * product_5
-    value_bar = ()
-    for u in tl.static_range(M):
-        value_bar = value_bar + (context_bar * prob[u][:, :, None],)
     total_3 = 0.0
     for u in tl.static_range(M):
-        total_3 = total_3 + value_bar[u]
+        total_3 = total_3 + prob[u]
     tl.store(
         partial_4_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], total_3, 0.0), 0),
+        tl.sum(tl.where(in_b[:, None, None], context_bar * total_3[:, :, None], 0.0), 0),
         mask=in_a_k,
     )
     w_bar = ()
@@ -1206,15 +1203,12 @@ def cross_attention_backward_operands_2(
     quotient_2 = ()
     for u in tl.static_range(M):
         quotient_2 = quotient_2 + (prob[u] * (prob_bar[u] - total_4) / NUMBER,)
-    key_bar = ()
-    for u in tl.static_range(M):
-        key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
     total_5 = 0.0
     for u in tl.static_range(M):
-        total_5 = total_5 + key_bar[u]
+        total_5 = total_5 + quotient_2[u]
     tl.store(
         partial_5_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], total_5, 0.0), 0),
+        tl.sum(tl.where(in_b[:, None, None], total_5[:, :, None] * query, 0.0), 0),
         mask=in_a_k,
     )
     query_bar = 0.0
@@ -1225,6 +1219,9 @@ def cross_attention_backward_operands_2(
         tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0),
         mask=in_a_k,
     )
+    value_bar = ()
+    for u in tl.static_range(M):
+        value_bar = value_bar + (context_bar * prob[u][:, :, None],)
     for u in tl.static_range(M):
         tl.store(
             rows_7_ptr
@@ -1235,6 +1232,9 @@ def cross_attention_backward_operands_2(
             value_bar[u],
             mask=in_b_a_k,
         )
+    key_bar = ()
+    for u in tl.static_range(M):
+        key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
     for u in tl.static_range(M):
         tl.store(
             rows_8_ptr

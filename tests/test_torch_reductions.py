@@ -1,0 +1,67 @@
+"""How sums, means, maxima and norms run on torch: over short axes, over axes apart, and of products with many axes."""
+
+from __future__ import annotations
+
+import pytest
+from test_torch_plans import HEAD, operations
+
+from sparank_gen.ir.check import check_spec
+from sparank_gen.spec.load import parse_spec
+from test_random_programs import check_program, compiled
+
+NORMS = """\
+  x[m,i] = layernorm[{axes}](h[m,i])
+  y[m,p] = layernorm[p](sum[k,j](W[k,p,j] * x[m,j]))
+  out[i] = mean[m,p](x[m,i] * y[m,p])
+"""
+# Where a difference is small, many numbers are equal, in some places all.
+APART = """\
+  x[m,t,p] = sum[k,j](W[k,p,j] * (h[m,j] - h[t,j]))
+  z[m,t,p,i] = max(x[m,t,p] * h[m,i], -0.5)
+  y[t,i] = {operator}[m,p](z[m,t,p,i])
+  out[i] = sum[t](y[t,i])
+"""
+AVERAGE = """\
+  y[p] = mean[m,i](tanh(h[m,i])) + sum[k,j](W[k,p,j])
+  out[i] = mean[m,p](h[m,i] * y[p])
+"""
+NAMED_PRODUCT = """\
+  x[m,p] = sum[k,j](W[k,p,j] * h[m,j])
+  o[m,i,p] = h[m,i] * x[m,p]
+  out[i] = sum[m,p](o[m,i,p])
+"""
+
+
+def text(math: str) -> str:
+    """A spec with parameters ``W[k,p,j]``."""
+    axes = f"axes: {{i: dim, j: dim, k: 4, p: 2{', t: modalities' if 't]' in math else ''}}}"
+    return f"modalities: '>=3'\n{axes}\nparams:\n  map: {{tensor: 'W[k,p,j]', init: normal, std: 1}}\nmath: |\n{math}"
+
+
+@pytest.mark.parametrize(("axes", "norms"), [("m", 0), ("i", 3), ("m,i", 1)])
+def test_norms_over_few_numbers_are_written_out(axes: str, norms: int) -> None:
+    spec = text(NORMS.format(axes=axes))
+    assert operations(spec, 3)["native_layer_norm"] == norms
+    check_program(HEAD + spec, 4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("operator", "count"),
+    [("sum", {"sum": 4}), ("mean", {"mean": 2}), ("logsumexp", {"logsumexp": 2}), ("max", {"amax": 1, "clone": 1}), ("min", {"amin": 1, "clone": 1})],
+)
+def test_axes_apart_are_reduced_one_after_the_other(operator: str, count: dict[str, int]) -> None:
+    """Equal largest numbers share the gradient wherever they are, so that theirs are put side by side instead."""
+    spec = text(APART.format(operator=operator))
+    assert operations(spec, 3).items() >= count.items()
+    check_program(HEAD + spec, 4, 3, 3, 3)
+
+
+def test_a_mean_over_modalities_and_more_stacks_nothing() -> None:
+    assert operations(text(AVERAGE), 3)["stack"] == 0
+    check_program(HEAD + text(AVERAGE), 4, 3, 3, 3)
+
+
+def test_a_named_product_that_only_sums_read_is_not_computed() -> None:
+    _, source = compiled(check_spec(parse_spec(HEAD + text(NAMED_PRODUCT), "plan.yaml")))
+    assert " o = " not in source and " x = " in source
+    check_program(HEAD + text(NAMED_PRODUCT), 4, 3, 3, 3)
