@@ -58,8 +58,13 @@ def test_warps_come_before_rows() -> None:
 
 def test_where_nothing_fits_the_tile_that_spills_least_comes_last_and_stays() -> None:
     tiles = row_tiles(kernel(), X, {"M": 2}, MANY, least=8)
-    assert tried(tiles, 600, 100, 200, 100) == [(32, 8), (16, 8), (8, 8), (16, 8)]
+    assert tried(tiles, 600, 100, 200, 150, 100) == [(32, 8), (16, 8), (8, 8), (8, 4), (16, 8)]
     assert tried(row_tiles(kernel(), X, {"M": 2}, MANY, least=8), 100) == [(16, 8)]
+
+
+def test_fewer_warps_come_last() -> None:
+    """Where there is no work for all of a few rows, each holds a copy."""
+    assert tried(row_tiles(kernel(), X, {"M": 2}, 2 * MANY), 3000, 50) == [(16, 8), (16, 4)]
 
 
 def test_what_is_known_holds_for_what_was_compiled() -> None:
@@ -124,7 +129,7 @@ def test_a_launch_says_what_it_spills(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_tile_without_room_is_one_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     some = Launched({32: NO_ROOM, 16: 40, 8: 30})
-    assert run(some, monkeypatch) == [32, 16, 8, 8]
+    assert run(some, monkeypatch) == [32, 16, 8, 8, 8]
     assert run(some, monkeypatch) == [8]
 
 

@@ -168,14 +168,19 @@ def _until_one_fits(tiles: Iterable[Tile], key: tuple[Any, ...]) -> Iterator[Til
 
 
 def _ever_smaller(tile: Tile, least: int) -> Iterator[Tile]:
-    """``tile``, then tiles that leave each thread more registers for fewer numbers."""
+    """``tile``, then tiles that leave each thread more registers for fewer numbers.
+
+    The last has the fewest rows and warps: where a matrix product of few rows has no work for more, each of them holds a copy.
+    """
     while True:
         yield tile
         if tile.warps < warps_for(False):
             yield replace(tile, warps=warps_for(False), spilled=math.nan)
         if tile.rows <= least:
-            return
+            break
         tile = replace(tile, rows=tile.rows // 2, spilled=math.nan)
+    if tile.warps > warps_for(True):
+        yield replace(tile, warps=warps_for(True), spilled=math.nan)
 
 
 _forced: tuple[str, tuple[int, int, int] | None] | None = None
