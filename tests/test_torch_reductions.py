@@ -1,4 +1,4 @@
-"""How sums, means, maxima and norms run on torch: over short axes, over axes apart, and of products with many axes."""
+"""How sums, means, maxima and norms run on torch: over short axes, over axes apart, and of products with matrices in each row."""
 
 from __future__ import annotations
 
@@ -30,12 +30,32 @@ NAMED_PRODUCT = """\
   o[m,i,p] = h[m,i] * x[m,p]
   out[i] = sum[m,p](o[m,i,p])
 """
+LINEAR_ATTENTION = """\
+modalities: ">=2"
+axes: {a: heads, e: dim // heads, f: dim // heads, j: dim, i: dim}
+hyperparameters: {heads: {default: 4}}
+params:
+  query: {module: Linear, weight: "Q[(a e),j]"}
+  output: {module: Linear, weight: "U[i,(a f)]"}
+math: |
+  q[m,a,e]  = tanh(sum[j](Q[a,e,j] * h[m,j]))
+  k[m,a,e]  = exp(q[m,a,e])
+  kv[a,e,f] = sum[m](k[m,a,e] * q[m,a,f])
+  y[m,a,f]  = sum[e](q[m,a,e] * kv[a,e,f])
+  out[m,i]  = sum[a,f](U[i,a,f] * y[m,a,f])
+out: "out[b,(m i)]"
+"""
 
 
 def text(math: str) -> str:
     """A spec with parameters ``W[k,p,j]``."""
     axes = f"axes: {{i: dim, j: dim, k: 4, p: 2{', t: modalities' if 't]' in math else ''}}}"
     return f"modalities: '>=3'\n{axes}\nparams:\n  map: {{tensor: 'W[k,p,j]', init: normal, std: 1}}\nmath: |\n{math}"
+
+
+def check_heads(spec: str) -> None:
+    for n_modalities in (2, 3):
+        check_program(HEAD + spec.replace("{default: 4}", "{default: 2}").replace("heads", "hidden"), 4, n_modalities, 2, 3)
 
 
 @pytest.mark.parametrize(("axes", "norms"), [("m", 0), ("i", 3), ("m,i", 1)])
@@ -65,3 +85,18 @@ def test_a_named_product_that_only_sums_read_is_not_computed() -> None:
     _, source = compiled(check_spec(parse_spec(HEAD + text(NAMED_PRODUCT), "plan.yaml")))
     assert " o = " not in source and " x = " in source
     check_program(HEAD + text(NAMED_PRODUCT), 4, 3, 3, 3)
+
+
+def test_vectors_that_meet_one_matrix_are_the_rows_of_another() -> None:
+    _, source = compiled(check_spec(parse_spec(HEAD + LINEAR_ATTENTION, "plan.yaml")))
+    assert "kv = torch.stack(k, -2).transpose(2, 3) @ torch.stack(q, -2)" in source
+    assert "y = torch.stack(q, -2) @ kv" in source
+    assert operations(LINEAR_ATTENTION, 3)["bmm"] == 2
+    check_heads(LINEAR_ATTENTION)
+
+
+def test_a_vector_comes_before_its_matrix() -> None:
+    spec = LINEAR_ATTENTION.replace("out[m,i]  = ", "out[i] = sum[m](").replace("y[m,a,f])\nout", "y[m,a,f]))\nout").replace("(m i)", "i")
+    _, source = compiled(check_spec(parse_spec(HEAD + spec, "plan.yaml")))
+    assert 'torch.einsum("bae,baef->baf", ' in source
+    check_heads(spec)
