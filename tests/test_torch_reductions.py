@@ -46,6 +46,20 @@ math: |
 out: "out[b,(m i)]"
 """
 
+TOKENS = """\
+modalities: ">=2"
+axes: {p: 4, q: 4, r: 4, y: dim // 4, x: dim // 4, t: modalities}
+features: "h[m,b,(p y)]"
+params:
+  mix: {module: Linear, weight: "T[r,p]", bias: "c[r]"}
+math: |
+  u[m,r,y]   = tanh(sum[p](T[r,p] * h[m,p,y]) + c[r])
+  s[m,r,t,q] = softmax[t,q](sum[y](u[m,r,y] * h[t,q,y]))
+  z[m,r,x]   = sum[t,q](s[m,r,t,q] * h[t,q,x])
+  out[r,x]   = max[m](z[m,r,x])
+out: "out[b,(r x)]"
+"""
+
 
 def text(math: str) -> str:
     """A spec with parameters ``W[k,p,j]``."""
@@ -100,3 +114,12 @@ def test_a_vector_comes_before_its_matrix() -> None:
     _, source = compiled(check_spec(parse_spec(HEAD + spec, "plan.yaml")))
     assert 'torch.einsum("bae,baef->baf", ' in source
     check_heads(spec)
+
+
+def test_tokens_of_all_modalities_attend_to_each_other_as_matrices_of_rows() -> None:
+    _, source = compiled(check_spec(parse_spec(HEAD + TOKENS, "plan.yaml")))
+    # A map along a dimension leaves it where it is, and a softmax over two finds them side by side.
+    assert 'torch.einsum("rp,mbpy->mbry", T, tokens) + c.unsqueeze(-1)' in source
+    assert 'torch.einsum("mbry,tbqy->bmrtq", u, tokens).flatten(-2).softmax(-1)' in source
+    for n_modalities in (2, 3):
+        check_program(HEAD + TOKENS, 4, n_modalities, 3, 3)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.gemm import factors, is_outer, linear, listed_axis, match_gemm
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, einsum, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.plan.schedule import elements
@@ -40,7 +40,7 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         tensors = [value for value in values if not isinstance(value, Scalar)]
         is_pair = len(tensors) == len(values) == 2
         if is_pair and not apart and _has_matrices(lowering, tensors[0], tensors[1], node.over):
-            return product_sum(lowering, [_with_rows_of(lowering, value, axis) for value in tensors], node.over)
+            return product_sum(lowering, [_as_rows(lowering, value, axis, node.over) for value in tensors], node.over)
         if not rest and is_pair and _element(tensors[0], axis) == _element(tensors[1], axis):
             pair = [_sequence(lowering, value, axis) for value in tensors]
             return Dense(f"sum_of_products({', '.join(value.sequence for value in pair)})", pair[0].element.axes)
@@ -48,7 +48,7 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         return _sum(lowering, inner, (axis,))
     if len(lists) == 1 and not apart and _meet_one_matrix(lowering, values, node.over):
         (axis,) = lists
-        return product_sum(lowering, [_with_rows_of(lowering, value, axis) for value in values], node.over)
+        return product_sum(lowering, [_as_rows(lowering, value, axis, node.over) for value in values], node.over)
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
 
 
@@ -62,13 +62,15 @@ def _meet_one_matrix(lowering: Lowering, values: Sequence[Value], over: Sequence
     return set(vectors.element.axes) <= set(matrix.axes) and _has_matrices(lowering, vectors, matrix, over)
 
 
-def _with_rows_of(lowering: Lowering, value: Dense | Listed | Scalar, axis: str) -> Dense:
-    """One tensor for a factor; a list becomes the rows of matrices."""
+def _as_rows(lowering: Lowering, value: Value, axis: str, over: Sequence[str]) -> Dense:
+    """One tensor for a factor; a list becomes the rows of matrices, beside what is contracted."""
     assert not isinstance(value, Scalar)
     if isinstance(value, Dense) or value.axis != axis or len(value.element.axes) < 2:
         return lowering.dense(value)
-    *before, last = value.element.axes
-    return Dense(f"torch.stack({value.sequence}, -2)", (*before, axis, last))
+    axes = value.element.axes
+    place = next((position for position, other in enumerate(axes) if other in over), len(axes) - 1)
+    dim = -2 if place == len(axes) - 1 else place
+    return Dense(f"torch.stack({value.sequence}, {dim})", (*axes[:place], axis, *axes[place:]))
 
 
 def _is_kept(lowering: Lowering, product: Node) -> bool:
@@ -139,7 +141,8 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
     rest = tuple(axis for axis in lowering.result_axes(tensors) if axis not in over)
     is_small = any(union - own <= modality for own in [*axes, set(rest)])
     if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
-        return _matrix_product(tensors, over, rest) or _einsum(_vector_first(tensors), rest)
+        rest = _as_multiplied(tensors, rest)
+        return _matrix_product(tensors, over, rest) or einsum(_vector_first(tensors), rest)
     if len(tensors) == 2:
         return _dot(lowering, tensors, over)
     return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
@@ -206,21 +209,16 @@ def _matrix_product(values: Sequence[Dense], over: Sequence[str], result: tuple[
     return None
 
 
+def _as_multiplied(values: Sequence[Dense], result: tuple[str, ...]) -> tuple[str, ...]:
+    """The dimensions of a result, if it is a product of matrices in each row, in an order in which the library writes it."""
+    shared = tuple(axis for axis in result if all(axis in value.axes for value in values))
+    if len(values) != 2 or BATCH not in shared:
+        return result
+    own = [tuple(axis for axis in result if axis in value.axes and axis not in shared) for value in values]
+    rows, columns = sorted(own, key=lambda axes: [result.index(axis) for axis in axes])
+    return *shared, *rows, *columns
+
+
 def _vector_first(values: Sequence[Dense]) -> Sequence[Dense]:
     """A vector before its matrix: the library multiplies a row by a matrix up to five times faster than that by a column."""
     return values[::-1] if len(values) == 2 and set(values[1].axes) < set(values[0].axes) else values
-
-
-def _einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
-    """A contraction by its equation; axes with names of one letter keep them."""
-    axes = list(dict.fromkeys(axis for value in values for axis in value.axes))
-    letters = {axis: axis for axis in axes if len(axis) == 1}
-    spare = (letter for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in letters)
-    for axis in axes:
-        letters.setdefault(axis, next(spare))
-
-    def subscripts(names: Sequence[str]) -> str:
-        return "".join(letters[name] for name in names)
-
-    equation = f"{','.join(subscripts(value.axes) for value in values)}->{subscripts(result)}"
-    return Dense(f'torch.einsum("{equation}", {", ".join(value.code for value in values)})', result)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch import leaves
-from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, einsum, parenthesised
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import product_of
 from sparank_gen.lang.widths import owner_among
@@ -134,6 +134,8 @@ def linear(
         offset = _named(lowering, bias, offset, (gemm.outer,)) if bias is not None and offset is not None else None
 
     def call(x: Dense, weight: Dense, constant: Dense | None = None) -> Dense:
+        if _lies_inside(x, gemm):
+            return _along_inside(x, weight, constant, gemm)
         rest = tuple(axis for axis in x.axes if axis not in gemm.inner and axis != composed(gemm.inner))
         if set(gemm.inner) <= set(x.axes):
             x = with_rows(lowering, x, rest, gemm.inner)
@@ -154,6 +156,18 @@ def linear(
     if stacked and is_of_rows and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1:
         return Dense(f"stacked_linear({', '.join(sequences)})", (matrix.axis, BATCH, *gemm.outer))
     return listed
+
+
+def _lies_inside(operand: Dense, gemm: Gemm) -> bool:
+    """Whether an operand would have to be transposed, and its result once more, for rows along what is contracted."""
+    return len(gemm.inner) == len(gemm.outer) == 1 and gemm.inner[0] in operand.axes[:-1]
+
+
+def _along_inside(operand: Dense, weight: Dense, constant: Dense | None, gemm: Gemm) -> Dense:
+    """The linear map along a dimension that is not the last, which stays in its place."""
+    axes = tuple(gemm.outer[0] if axis in gemm.inner else axis for axis in operand.axes)
+    mapped = einsum((weight, operand), axes)
+    return Dense(f"{mapped.code} + {constant.aligned(axes).code}", axes, 6) if constant else mapped
 
 
 def with_rows(lowering: Lowering, value: Dense, rest: Sequence[str], inner: Sequence[str]) -> Dense:

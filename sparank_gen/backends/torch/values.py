@@ -154,6 +154,21 @@ def listed(name: str, axis: str, axes: Sequence[str]) -> Listed:
     return Listed(axis, Dense(element, tuple(axes)), ((element, name),))
 
 
+def einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
+    """A contraction by its equation; axes with names of one letter keep them."""
+    axes = list(dict.fromkeys(axis for value in values for axis in value.axes))
+    letters = {axis: axis for axis in axes if len(axis) == 1}
+    spare = (letter for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in letters)
+    for axis in axes:
+        letters.setdefault(axis, next(spare))
+
+    def subscripts(names: Sequence[str]) -> str:
+        return "".join(letters[name] for name in names)
+
+    equation = f"{','.join(subscripts(value.axes) for value in values)}->{subscripts(result)}"
+    return Dense(f'torch.einsum("{equation}", {", ".join(value.code for value in values)})', result)
+
+
 def parenthesised(value: Dense | Scalar, needed: int) -> str:
     """The code of ``value``, in parentheses where it binds less tightly than ``needed``."""
     return value.code if value.precedence >= needed else f"({value.code})"
