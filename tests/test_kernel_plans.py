@@ -14,6 +14,10 @@ from torch.nn import functional as F
 
 from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.layer import mode_class
+from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.expand import expand
+from sparank_gen.plan.schedule import working_set
+from sparank_gen.spec.load import parse_spec
 
 pytest.importorskip("triton", reason="triton is not installed")
 GENERATED = Path(__file__).parents[1] / "generated"
@@ -179,6 +183,22 @@ def test_rows_that_no_program_holds_are_left_to_torch(dim: int, serves: bool, mo
     assert FusionLayer(dim, 2, "tensor_fusion")._may_use_kernels == serves
     assert FusionLayer(dim, 2, "tensor_fusion", backend="triton")._may_use_kernels
     assert FusionLayer(100_000, 2, "product")._may_use_kernels
+
+
+@pytest.mark.parametrize(
+    ("math", "is_square"),
+    [
+        ("y[n,o] = sum[i](W[n,o,i] * h[0,i])", False),
+        ("x[n,i] = tanh(h[0,i] + v[n])\n  y[n,o] = sum[i](W[n,o,i] * x[n,i])", True),
+    ],
+)
+def test_products_with_a_matrix_of_each_part_count_in_full(math: str, is_square: bool) -> None:
+    """Matrix units multiply all rows with one matrix; where parts of a row have their own, entries are multiplied and summed."""
+    params = "  map: {tensor: 'W[n,o,i]', init: normal, std: 1}\n  shift: {tensor: 'v[n]', init: normal, std: 1}\n"
+    head = f"version: 1\nmode: parts\nsummary: s\nmodalities: 2\naxes: {{i: dim, o: dim, n: 6}}\nparams:\n{params}math: |\n  {math}\n"
+    mode = check_spec(parse_spec(f"{head}  out[o] = sum[n](v[n] * y[n,o]) + h[1,o]\n", "parts.yaml"))
+    found = working_set(expand(mode.program), in_kernel=True)
+    assert found is not None and is_square == (found.number_for({"dim": 1000, "modalities": 2}) > 1e6)
 
 
 def test_float32_uses_one_kernel_where_its_precision_allows() -> None:

@@ -85,7 +85,7 @@ def working_set(program: Program, in_kernel: bool) -> Extent | None:
             continue
         if not in_kernel and node.op in LISTED and node.args[0].op == "leaf":
             continue
-        if not _is_gemm(node):
+        if not _is_gemm(node) or (in_kernel and not _is_one_matrix(node, program)):
             total = total + elements(node.args[0].axes, program)
             continue
         rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
@@ -108,6 +108,17 @@ def touches_less(one: Program, other: Program, sizes: Mapping[str, int | float])
 
 def _is_gemm(node: Node) -> bool:
     return any(factor.op == "leaf" and BATCH not in factor.axes for factor in factors_of(node.args[0]))
+
+
+def _is_one_matrix(node: Node, program: Program) -> bool:
+    """Whether the parameter of a contraction is the same matrix at every position of what it is contracted with.
+
+    Others are no products that a kernel's matrix units do: it multiplies entry by entry, and sums.
+    """
+    factors = factors_of(node.args[0])
+    rows = frozenset().union(*(factor.axes for factor in factors if BATCH in factor.axes))
+    weights = [factor for factor in factors if factor.op == "leaf" and BATCH not in factor.axes]
+    return any(not (weight.axes - set(node.over)) & rows - program.modality_axes for weight in weights)
 
 
 def elements(axes: frozenset[str], program: Program) -> Extent:
