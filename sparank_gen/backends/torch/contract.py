@@ -33,23 +33,27 @@ def contraction(lowering: Lowering, node: Node) -> Value:
     values = [lowering.shortened(operand, lowering.lower(operand)) for operand in operands]
     lists = {value.axis for value in values if isinstance(value, Listed)}
     apart = {value.axis for value in values if isinstance(value, Listed) and lowering.emitter.differs(value)}
-    lists = apart or lists
-    if len(lists) == 1 and lists <= set(node.over) and (apart or not _spans_modalities(lowering, values, lists)):
-        (axis,) = lists
-        rest = [other for other in node.over if other != axis]
-        tensors = [value for value in values if not isinstance(value, Scalar)]
-        is_pair = len(tensors) == len(values) == 2
-        if is_pair and not apart and _has_matrices(lowering, tensors[0], tensors[1], node.over):
-            return product_sum(lowering, [_as_rows(lowering, value, axis, node.over) for value in tensors], node.over)
-        if not rest and is_pair and _element(tensors[0], axis) == _element(tensors[1], axis):
-            pair = [_sequence(lowering, value, axis) for value in tensors]
-            return Dense(f"sum_of_products({', '.join(value.sequence for value in pair)})", pair[0].element.axes)
-        inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
-        return _sum(lowering, inner, (axis,))
-    if len(lists) == 1 and not apart and _meet_one_matrix(lowering, values, node.over):
-        (axis,) = lists
-        return product_sum(lowering, [_as_rows(lowering, value, axis, node.over) for value in values], node.over)
+    if len(apart or lists) == 1:
+        (axis,) = apart or lists
+        if axis in node.over and (apart or not _spans_modalities(lowering, values, lists)):
+            return _over_list(lowering, values, axis, node.over, bool(apart))
+        if not apart and _meet_one_matrix(lowering, values, node.over):
+            return product_sum(lowering, [_as_rows(lowering, value, axis, node.over) for value in values], node.over)
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
+
+
+def _over_list(lowering: Lowering, values: Sequence[Value], axis: str, over: Sequence[str], differs: bool) -> Value:
+    """A sum of products over the axis of lists, and further axes; ``differs`` is whether their elements do in size."""
+    rest = [other for other in over if other != axis]
+    tensors = [value for value in values if not isinstance(value, Scalar)]
+    is_pair = len(tensors) == len(values) == 2
+    if is_pair and not differs and _has_matrices(lowering, tensors[0], tensors[1], over):
+        return product_sum(lowering, [_as_rows(lowering, value, axis, over) for value in tensors], over)
+    if not rest and is_pair and _element(tensors[0], axis) == _element(tensors[1], axis):
+        pair = [_sequence(lowering, value, axis) for value in tensors]
+        return Dense(f"sum_of_products({', '.join(value.sequence for value in pair)})", pair[0].element.axes)
+    inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
+    return _sum(lowering, inner, (axis,))
 
 
 def _meet_one_matrix(lowering: Lowering, values: Sequence[Value], over: Sequence[str]) -> bool:
