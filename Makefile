@@ -6,7 +6,7 @@ N ?= 10000
 # One process for each core; a process that is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: demo test bench bench-scale fuzz build check clean gpu-test gpu-bench
+.PHONY: demo test bench bench-scale bench-plans fuzz build check clean gpu-test gpu-bench
 
 demo: .venv/installed
 	$(BIN)/sparank-gen build
@@ -26,6 +26,9 @@ bench: .venv/installed
 
 bench-scale: .venv/installed
 	$(BIN)/python tests/bench/scale.py $(ARGS)
+
+bench-plans: .venv/installed
+	$(BIN)/python tests/bench/plans.py $(ARGS)
 
 # A machine with a GPU brings its own torch, triton, pytest and numpy: these two install nothing.
 # Fixtures of other tests need what such a machine lacks, so pytest looks for none above tests/gpu.

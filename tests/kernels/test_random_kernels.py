@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import pytest
 import torch
 from fuzzing import fuzzed
@@ -14,22 +12,8 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
 
-from kernel_helper import compiled_kernels
+from kernel_helper import check_kernels
 from random_specs import random_specs
-from sparank_fusion.kernels import forced
-from test_random_programs import check_program
-
-NUMBER = count()
-# Rows, columns, and the step along what is contracted, that leave several of each.
-SMALL_TILE = (2, 2, 2)
-
-
-def check_kernels(text: str, dim: int, n_modalities: int, hidden: int, batch: int, schedule: str) -> None:
-    """Compile a spec and compare what its kernels give with the evaluator."""
-    # An operator is registered once under its name.
-    text = text.replace("mode: random", f"mode: random_{next(NUMBER)}", 1)
-    with forced(schedule, SMALL_TILE):
-        check_program(text, dim, n_modalities, hidden, batch, compiled_kernels, "triton")
 
 
 @fuzzed(100)
