@@ -2,7 +2,8 @@
 
 The modes are those of tests/unusual_specs.py. The plain layer (tests/plain_torch.py) stacks the features once, and runs
 one operation for each of the math's and one einsum for each sum of products; both have the same parameters, and their
-outputs and gradients are compared before any timing. Cases run and are timed as in layer.py.
+outputs are compared before any timing (tests/test_plain_torch.py compares gradients too, in float64). Cases run and are
+timed as in layer.py.
 
 Ratios are times of the plain layer over times of the generated one (above 1: the generated layer is faster).
 """
@@ -17,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import torch
-from layer import FULL, INFERENCE, OURS, QUICK, THREADS, TRAINING, Effort, check_agreement, duration, step_call, time_rounds
+from layer import FULL, INFERENCE, OURS, QUICK, THREADS, TRAINING, Effort, duration, step_call, time_rounds
 from plain_torch import PlainLayer, parameters_of
 from unusual_specs import UNUSUAL, unusual_spec
 
@@ -53,13 +54,11 @@ def measure(case: Case, effort: Effort) -> tuple[float, float]:
     with torch.set_grad_enabled(training):
         expected = plain(features)
         grad = torch.randn_like(expected) if training else None
-        check_agreement((expected,), (layer(features),), str(case))
+        torch.testing.assert_close(layer(features), expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max()))
         group = {
             PLAIN: step_call(plain, features, list(parameters.values()), grad),
             OURS: step_call(layer, features, list(layer.parameters()), grad),
         }
-        inputs = slice(1, 1 + MODALITIES)
-        check_agreement(group[PLAIN]()[inputs], group[OURS]()[inputs], f"{case}, features")
         samples = time_rounds(group, effort)
     ratios = [theirs / ours for theirs, ours in zip(samples[PLAIN], samples[OURS], strict=True)]
     return statistics.median(ratios), statistics.median(samples[OURS])
