@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -234,10 +234,10 @@ def measure(case: Case, effort: Effort, compiled: bool) -> Measurement | None:
         return summarise(case, samples, switches / (time.perf_counter() - start))
 
 
-def measure_in_fresh_process(case: Case, effort: Effort, compiled: bool) -> Measurement | None:
-    """`measure` in a process of its own."""
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a process of its own."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, case, effort, compiled).result()
+        return pool.submit(function, *arguments).result()
 
 
 def summarise(case: Case, samples: dict[str, list[float]], preemptions: float) -> Measurement:
@@ -337,7 +337,7 @@ def run(modes: Sequence[str], effort: Effort, compiled: bool) -> list[Measuremen
     print(plain_row(HEADINGS))
     measurements = []
     for key in itertools.product(modes, *GRID):
-        found = measure_in_fresh_process(Case(*key), effort, compiled)
+        found = in_fresh_process(measure, Case(*key), effort, compiled)
         if found is not None:
             measurements.append(found)
             print(plain_measurement(found), flush=True)

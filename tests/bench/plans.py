@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import statistics
-from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import torch
-from layer import FULL, INFERENCE, OURS, QUICK, THREADS, TRAINING, Effort, duration, step_call, time_rounds
+from layer import FULL, INFERENCE, OURS, QUICK, THREADS, TRAINING, Effort, duration, in_fresh_process, step_call, time_rounds
 from plain_torch import PlainLayer, parameters_of
 from unusual_specs import UNUSUAL, unusual_spec
 
@@ -64,12 +62,6 @@ def measure(case: Case, effort: Effort) -> tuple[float, float]:
     return statistics.median(ratios), statistics.median(samples[OURS])
 
 
-def measure_in_fresh_process(case: Case, effort: Effort) -> tuple[float, float]:
-    """`measure` in a process of its own."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, case, effort).result()
-
-
 def main() -> None:
     """Time all cases, and print a Markdown table of them."""
     parser = argparse.ArgumentParser(description="Time generated code for modes that nobody tuned against plain torch.")
@@ -80,7 +72,7 @@ def main() -> None:
     print("|---|" + "---|" * len(COLUMNS))
     every: list[float] = []
     for mode in [options.only] if options.only else UNUSUAL:
-        found = [measure_in_fresh_process(Case(mode, *column), QUICK if options.quick else FULL) for column in COLUMNS]
+        found = [in_fresh_process(measure, Case(mode, *column), QUICK if options.quick else FULL) for column in COLUMNS]
         every += [ratio for ratio, _ in found]
         print(f"| {mode} | " + " | ".join(f"{ratio:.2f} ({duration(seconds)})" for ratio, seconds in found) + " |", flush=True)
     print(f"\nmedian {statistics.median(every):.2f}, least {min(every):.2f}")

@@ -81,9 +81,8 @@ def _is_kept(lowering: Lowering, product: Node) -> bool:
     """Whether a product that the math names is computed; one that is larger than its factors is not for sums alone."""
     if product not in lowering.definitions:
         return False
-    readers = lowering.readers[product]
-    is_result = lowering.uses[product] > len(readers)
-    return is_result or not is_outer(product) or any(reader.op != "sum" for reader in readers)
+    is_summed = not lowering.is_result(product) and all(reader.op == "sum" for reader in lowering.readers.get(product, []))
+    return not (is_outer(product) and is_summed)
 
 
 def _gemm_of_each(lowering: Lowering, node: Node) -> Value | None:

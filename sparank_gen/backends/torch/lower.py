@@ -96,11 +96,13 @@ class Lowering:
 
     def is_stacked(self, node: Node, axis: str) -> bool:
         """Whether all that reads ``node`` takes it as one tensor, and nothing as a list along ``axis``."""
-        readers = self.readers.get(node, [])
-        is_result = self.uses[node] > len(readers)
-        return not is_result and all(
-            reader.op in OPERATORS and reader.op not in LISTED and axis in reader.over for reader in readers
+        return not self.is_result(node) and all(
+            reader.op in OPERATORS and reader.op not in LISTED and axis in reader.over for reader in self.readers.get(node, [])
         )
+
+    def is_result(self, node: Node) -> bool:
+        """Whether ``node`` is a result, whatever else reads it."""
+        return self.uses[node] > len(self.readers.get(node, []))
 
     def lower(self, node: Node) -> Value:
         """The value of ``node``; statements that compute it are emitted as needed."""
