@@ -80,6 +80,6 @@ def test_kernels_multiply_each_half_once() -> None:
 )
 def test_what_is_seen_to_be_no_negative_number(text: str, least: dict[str, int], expected: bool) -> None:
     names = {name: Extent.symbol(name) for name in ("dim", "rank")}
-    place = Text(f"1 + {text}", "a.yaml", ((1, 1),), ("",))
+    place = Text(f"1 + {text}", "a.yaml", ((0, 1, 1),), ("",))
     extent = parse_extent(place, names)[0] - Extent.number(1)
     assert extent.is_at_least_zero(least) is expected

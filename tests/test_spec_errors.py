@@ -412,6 +412,11 @@ PLACES = (
     Bad("plain math", HEAD + "axes: {i: dim}\nmath: out[i] = foo[i]\n", "unknown-name", "foo[i]", "'foo'"),
     Bad("quoted math", HEAD + 'axes: {i: dim}\nmath: "out[i] = foo[i]"\n', "unknown-name", "foo[i]", "'foo'"),
     Bad("second line of an expression", spec(f"out[i] = ({SUM}\n  + foo[i])"), "unknown-name", "foo[i]", "'foo'"),
+    Bad("math without a bar", HEAD + "axes: {i: dim}\nmath:\n  x[i] = h[0,i]\n  out[i] = x[i]\n", "bad-syntax", "", "'math: |'"),
+    Bad("quoted math on two lines", HEAD + "axes: {i: dim}\nmath: 'out[i] = h[0,i]\n\n  + foo[i]'\n", "bad-syntax", "+ foo[i]", "not a definition"),
+    Bad("folded expression", HEAD + "axes: {i: dim}\nmath: out[i] =\n  h[0,i]\n  + foo[i]\n", "unknown-name", "foo[i]", "'foo'"),
+    Bad("folded property", spec("out[i] = h[0,i]", extra="properties:\n  - out[i]\n    == foo[i]\n"), "unknown-name", "foo[i]", "'foo'"),
+    Bad("folded layout", spec("out[i] = h[0,i]", extra="out: \"out[b,\n  q]\"\n"), "unknown-index", "q", "declare it"),
     Bad("crlf", spec("x[i] = h[0,i]\nout[i] = foo[i]").replace("\n", "\r\n"), "unknown-name", "foo[i]", "'foo'"),
 )
 HYPER_EXTENT = "hyperparameters: {heads: {default: 2, minimum: 2}}\n" + NORM

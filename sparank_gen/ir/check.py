@@ -298,7 +298,7 @@ class _Checker:
                     "the spec defines no output", place, "define 'out[i] = …' in the math, or add an 'out' layout"
                 )
             target, axes = self.statements["out"][0].target, self.definitions["out"].axes
-            name = Text("out", self.spec.path, ((target.span.line, target.span.column),), (target.span.text,) * target.span.line)
+            name = Text("out", self.spec.path, ((0, target.span.line, target.span.column),), (target.span.text,) * target.span.line)
             layout = Layout("out", ((BATCH,), *((axis,) for axis in axes)), name, ())
             require_joined(layout, self.extents)
             return layout

@@ -50,7 +50,7 @@ def feature_layout(spec: FusionSpec, extents: Mapping[str, Extent], taken: Colle
         # Windows and positions read features along an axis that has no name in the spec.
         axis = next(name for name in "fxyzdn" if name not in taken)
         hidden = {axis: width}
-    return Layout(FEATURES, (("m",), (BATCH,), (axis,)), Text("", spec.path, ((1, 1),), ()), ()), hidden
+    return Layout(FEATURES, (("m",), (BATCH,), (axis,)), Text("", spec.path, ((0, 1, 1),), ()), ()), hidden
 
 
 def _check_apart(layout: Layout, width: Extent, extents: Mapping[str, Extent]) -> None:

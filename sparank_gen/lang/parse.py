@@ -13,6 +13,8 @@ from sparank_gen.spec.source import Span, Text
 
 BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
+STATEMENTS = "each line is 'name[i,j] = expression'; a long one continues inside parentheses"
+FOLDED = "YAML makes one line of these lines; write '|' after the key, as in 'math: |', to keep them apart"
 SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
 # What Python has and this language does not: what to say of it, and what to write instead.
@@ -52,7 +54,7 @@ class _Parser:
         sign, offset = found.lstrip()[:1], found.lstrip()[1:].lstrip()
         if sign != "+" or "\n" in offset:
             return None
-        return Text(offset, self.text.path, ((end.line, end.column + end.length - len(offset)),), self.text.source)
+        return Text(offset, self.text.path, ((0, end.line, end.column + end.length - len(offset)),), self.text.source)
 
     def fail(self, node: ast.AST, message: str, remedy: str) -> errors.BadSyntax:
         return errors.BadSyntax(message, self.span(node), remedy)
@@ -66,8 +68,8 @@ class _Parser:
         except SyntaxError as error:
             row = min(max((error.lineno or 1) - 1, 0), len(self.lines) - 1)
             column = min(max((error.offset or 1) - 1, 0), max(len(self.lines[row]) - 1, 0))
-            remedy = "each line is 'name[i,j] = expression'; a long one continues inside parentheses"
-            raise errors.BadSyntax(f"this is not an expression: {error.msg}", self.text.span(row, column, 1), remedy) from None
+            found, remedy = (": " + error.msg, STATEMENTS) if not self.text.is_folded else ("", FOLDED)
+            raise errors.BadSyntax(f"this is not an expression{found}", self.text.span(row, column, 1), remedy) from None
         except (ValueError, RecursionError, MemoryError):
             raise errors.BadSyntax("this is not an expression", self.text.span(), "split it into statements") from None
 
@@ -193,4 +195,4 @@ def parse_expression(text: Text) -> Expression:
 
 def expression_of(source: str) -> Expression:
     """The expression in a string of the compiler's own tables."""
-    return parse_expression(Text(source, "<table>", tuple((1, 1) for _ in source.split("\n")), (source,)))
+    return parse_expression(Text(source, "<table>", ((0, 1, 1),), (source,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,18 +33,33 @@ class Reader:
     def text(self, node: yaml.Node, what: str) -> Text:
         if not isinstance(node, yaml.ScalarNode) or node.tag.endswith(":null"):
             raise errors.BadValue(f"{what} must be text, found {kind_of(node)}", self.span(node), f"write {what} as a string")
-        count = node.value.count("\n") + 1
-        row, column = node.start_mark.line + 1, node.start_mark.column + 1
-        if node.style in ("|", ">"):
-            body = self.lines[row : row + count]
-            indent = next((len(line) - len(line.lstrip()) for line in body if line.strip()), 0)
-            starts = tuple((row + 1 + k, indent + 1) for k in range(count))
-        else:
-            if node.style is None and node.end_mark.line == node.start_mark.line:
-                # An anchor belongs to the node, and is not part of its text.
-                column = node.end_mark.column - len(node.value) + 1
-            starts = tuple((row, column + (1 if node.style else 0)) for _ in range(count))
-        return Text(node.value, self.path, starts, self.lines)
+        return Text(node.value, self.path, tuple(self._stretches(node)), self.lines)
+
+    def _stretches(self, node: yaml.ScalarNode) -> Iterator[tuple[int, int, int]]:
+        """Where each line of the file that a scalar stands on begins in its value, and its place in the file."""
+        first, last = node.start_mark.line, node.end_mark.line
+        is_block, is_quoted = node.style in ("|", ">"), node.style in ("'", '"')
+        column, offset = node.start_mark.column, 0
+        if not is_block:
+            # An anchor or a tag belongs to the node, and is not part of its text.
+            anchor = re.compile(r"([&!]\S*\s*)*").match(self.lines[first], column) if first < len(self.lines) else None
+            column = (anchor.end() if anchor else column) + is_quoted
+        if not node.value.strip():
+            yield 0, first + 1, column + 1
+        for number in range(first + is_block, min(last + 1, len(self.lines))):
+            begin = column if number == first else 0
+            end = node.end_mark.column - is_quoted if number == last and not is_block else len(self.lines[number])
+            part = self.lines[number][begin:end]
+            shown = part.strip()
+            if not node.value[offset:].strip():
+                break
+            if shown:
+                # What is written with escapes is not found, and is about as long.
+                place = max(node.value.find(shown, offset), offset)
+                before = node.value[offset:place]
+                indent = len(before) - len(before.rstrip(" "))
+                yield place - indent, number + 1, begin + part.index(shown) + 1 - indent
+                offset = min(place + len(shown), len(node.value))
 
     def number(self, node: yaml.Node, what: str) -> int | float:
         text = self.text(node, what).value
