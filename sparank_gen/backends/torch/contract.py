@@ -37,7 +37,7 @@ def contraction(lowering: Lowering, node: Node) -> Value:
         (axis,) = apart or lists
         if axis in node.over and (apart or not _spans_modalities(lowering, values, lists)):
             return _over_list(lowering, values, axis, node.over, bool(apart))
-        if not apart and _meet_one_matrix(lowering, values, node.over):
+        if not apart and _meets_matrices(lowering, values, node.over):
             return product_sum(lowering, [_as_rows(lowering, value, axis, node.over) for value in values], node.over)
     return lowering.lift(lambda *xs: product_sum(lowering, list(xs), node.over), *values)
 
@@ -56,14 +56,16 @@ def _over_list(lowering: Lowering, values: Sequence[Value], axis: str, over: Seq
     return _sum(lowering, inner, (axis,))
 
 
-def _meet_one_matrix(lowering: Lowering, values: Sequence[Value], over: Sequence[str]) -> bool:
-    """Whether the vectors of a list are all multiplied with one matrix for each row: then they are the rows of another."""
+def _meets_matrices(lowering: Lowering, values: Sequence[Value], over: Sequence[str]) -> bool:
+    """Whether a list is multiplied with matrices of each row as the rows of one matrix: as its tensors are summed with the rest
+    of what is contracted, or as they are vectors that all meet the same matrix."""
     if len(values) != 2 or not any(isinstance(value, Listed) for value in values):
         return False
-    vectors, matrix = sorted(values, key=lambda value: isinstance(value, Dense))
-    if not isinstance(vectors, Listed) or not isinstance(matrix, Dense) or vectors.axis in matrix.axes:
+    rows, matrix = sorted(values, key=lambda value: isinstance(value, Dense))
+    if not isinstance(rows, Listed) or not isinstance(matrix, Dense):
         return False
-    return set(vectors.element.axes) <= set(matrix.axes) and _has_matrices(lowering, vectors, matrix, over)
+    are_vectors = rows.axis not in matrix.axes and set(rows.element.axes) <= set(matrix.axes)
+    return (rows.axis in over or are_vectors) and _has_matrices(lowering, rows, matrix, over)
 
 
 def _as_rows(lowering: Lowering, value: Value, axis: str, over: Sequence[str]) -> Dense:
