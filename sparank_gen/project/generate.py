@@ -142,9 +142,18 @@ def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
     """
     modes = load_modes(config)
     renderer = Renderer(config, environment(config.templates))
-    by_mode, package = share(
-        lambda position: renderer.mode_files(modes[position]), len(modes), lambda: renderer.package_files(modes), jobs
-    )
+
+    def files_of(position: int) -> dict[str, str] | errors.SpecError:
+        try:
+            return renderer.mode_files(modes[position])
+        except errors.SpecError as error:
+            return error
+
+    made, package = share(files_of, len(modes), lambda: renderer.package_files(modes), jobs)
+    found = [files for files in made if isinstance(files, errors.SpecError)]
+    if found:
+        raise SpecErrors(found)
+    by_mode = [files for files in made if isinstance(files, dict)]
     return {path: text for files in (*by_mode, package) for path, text in files.items()}
 
 
@@ -173,8 +182,13 @@ class Renderer:
             raise UsageError(f"template {template} did not render to Python: {error}") from None
 
     def mode_files(self, mode: Mode) -> dict[str, str]:
-        """The files of one mode."""
+        """The files of one mode.
+
+        Raises:
+            SpecError: when its results are not finite at the inputs of its tests.
+        """
         source, name = mode.spec.path, mode.name
+        golden = golden_text(mode)
         file, kernels = module_file(mode), kernel_file(mode)
         return {
             f"{self.config.package}/modes/{name}.py": self.render("torch/mode.py.j2", source, file=file),
@@ -187,7 +201,7 @@ class Renderer:
                 schedules=kernels.schedules,
                 keeps=bool(kernels.kept),
             ),
-            f"{GOLDEN_FOLDER}/{name}.json": golden_text(mode),
+            f"{GOLDEN_FOLDER}/{name}.json": golden,
             f"docs/{name}.md": self.render(
                 "docs/mode.md.j2",
                 source,

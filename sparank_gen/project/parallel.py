@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Other = TypeVar("Other")
 
 # New objects after which garbage is looked for. A compiler makes many that live long enough to be looked at again and
 # again: with Python's own numbers that took two fifths of a build.
@@ -32,7 +33,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T], jobs: int | None) -> tuple[list[T], T]:
+def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], Other], jobs: int | None) -> tuple[list[T], Other]:
     """``function`` of 0, 1, … ``count - 1``, in other processes where that pays, and ``meanwhile`` in this one.
 
     An error of either is raised here. Results are the same, in the same order, for any ``jobs``: the most processes
@@ -43,7 +44,7 @@ def share(function: Callable[[int], T], count: int, meanwhile: Callable[[], T], 
         with _rare_collections():
             return [function(position) for position in range(count)], meanwhile()
     found: list[T] = []
-    here: list[T] = []
+    here: list[Other] = []
     with _work_of_workers(function):
         for start in range(0, count, workers * ITEMS_OF_A_WORKER):
             # Workers do not live long enough to collect garbage.

@@ -148,5 +148,9 @@ class UnknownModule(SpecError):
     code = "unknown-module"
 
 
+class NotFinite(SpecError):
+    code = "not-finite"
+
+
 class DuplicateMode(SpecError):
     code = "duplicate-mode"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
+from sparank_gen.backends.tests.finite import require_finite
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_in
 from sparank_gen.ir.mode import Mode
@@ -22,7 +23,7 @@ TOLERANCE = 1e-10
 
 
 def golden_text(mode: Mode) -> str:
-    """The golden file of a mode."""
+    """The golden file of a mode. Raises a SpecError where a result is infinite or not a number."""
     lists = {"cases": [golden_case(mode, case) for case in cases(mode)]}
     if numbered(mode.program) is None:
         last = cases(mode)[-1]
@@ -48,12 +49,17 @@ def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None
 def laid_out(
     mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | float], among_present: bool = False
 ) -> NDArray[np.float64]:
-    """A result of a mode as its layout says, from the evaluator; ``among_present``, of the restricted program."""
+    """A result of a mode as its layout says, from the evaluator; ``among_present``, of the restricted program.
+
+    Raises:
+        SpecError: where it is infinite or not a number.
+    """
     program = restrict(mode.program) if among_present else mode.program
     node = result_node(program, layout)
     if among_present and layout.name == FEATURES:
         node = select_features(node)
     values = evaluate([node], found, program.extents, sizes)
+    require_finite(mode, program, node, values, among_present)
     return evaluate_in(node, layout.dimensions, values, program.extents, sizes)
 
 
@@ -83,8 +89,6 @@ def _array_text(array: NDArray[np.float64], indent: int) -> str:
 
 
 def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return repr(float(f"{value:.{DIGITS}g}"))
 
 

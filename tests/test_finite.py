@@ -1,0 +1,57 @@
+"""Math that has no finite value at the inputs of generated tests: told at once, with the place and the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from project_helper import Project
+
+from sparank_gen.backends.tests.golden import golden_text
+from sparank_gen.ir.check import check_spec
+from sparank_gen.spec import errors
+from sparank_gen.spec.load import parse_spec
+
+HEAD = "version: 1\nmode: bad\nsummary: s\nmodalities: '>=2'\naxes: {i: dim}\n"
+
+
+def spec(math: str, extra: str = "") -> str:
+    return f"{HEAD}{extra}math: |\n" + "".join(f"  {line}\n" for line in math.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("math", "line", "said"),
+    [
+        ("x[m,i] = log(h[m,i])\nout[i] = sum[m](x[m,i])", 7, "log(-"),
+        ("out[i] = mean[m](h[m,i] / relu(h[m,i]))", 7, ") / 0 is not finite"),
+        ("x[i] = sum[m](h[m,i])\nout[i] = x[i] ** 0.5", 8, ") ** 0.5 is not finite"),
+        ("out[i] = prod[m](1e300 * h[m,i])", 7, "'prod' is not finite"),
+        ("x[m,i] = h[m,i] - mean[m](h[m,i])\nout[i] = sum[m](x[m,i] / sqrt(mean[m](x[m,i] ** 2)))", 8, "where modalities are missing"),
+    ],
+    ids=["logarithm", "quotient", "power", "product", "one modality alone"],
+)
+def test_result_that_is_not_finite(math: str, line: int, said: str) -> None:
+    with pytest.raises(errors.NotFinite) as caught:
+        golden_text(check_spec(parse_spec(spec(math), "bad.yaml")))
+    assert caught.value.span.line == line and said in caught.value.message and caught.value.remedy
+
+
+def test_of_pieces_of_different_widths() -> None:
+    source = spec("out[i] = h[0,i] + sum[m,x](log(h[m,x]))").replace("{i: dim}", "{i: 'dim[0]', x: 'dim[m]'}")
+    with pytest.raises(errors.NotFinite, match="'log' is not finite"):
+        golden_text(check_spec(parse_spec(source, "bad.yaml")))
+
+
+@pytest.mark.parametrize("math", ["out[i] = sum[m](where(h[m,i] > 0, log(h[m,i]), 0))", "out[i] = sum[m](log(max(h[m,i], 1e-6)))"])
+def test_what_is_not_taken_may_be_anything(math: str) -> None:
+    golden_text(check_spec(parse_spec(spec(math), "good.yaml")))
+
+
+def test_every_such_spec_is_told_and_nothing_written(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.specs.mkdir()
+    for name, math in {"one": "out[i] = sum[m](log(h[m,i]))", "two": "out[i] = sum[m](sqrt(h[m,i]))", "good": "out[i] = sum[m](h[m,i])"}.items():
+        (project.specs / f"{name}.yaml").write_text(spec(math).replace("mode: bad", f"mode: {name}"), encoding="utf-8")
+    shown = project.run("build", code=2).stderr
+    assert "specs/one.yaml:7:3: error[not-finite]: log(-" in shown and "specs/two.yaml:7:3: error[not-finite]: sqrt(-" in shown
+    assert not project.output.exists()
