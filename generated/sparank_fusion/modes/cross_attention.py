@@ -88,24 +88,20 @@ class CrossAttentionFusion(FusionModule):
         scale = self.norm.weight
         shift = self.norm.bias
         tokens = torch.stack(h)  # (M, B, dim)
+        W_0, W_1, W_2 = W.unflatten(0, (3, self.dim)).unbind(0)  # each (dim, dim)
+        c_0, c_1, c_2 = c.unflatten(0, (3, self.dim)).unbind(0)  # each (dim,)
         # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
         # query: (B, attn_heads, dim // attn_heads)
-        query = F.linear(h[0], W.unflatten(0, (3, self.dim))[0], c.unflatten(0, (3, self.dim))[0]).unflatten(
-            -1, (self.attn_heads, self.dim // self.attn_heads)
-        )
+        query = F.linear(h[0], W_0, c_0).unflatten(-1, (self.attn_heads, self.dim // self.attn_heads))
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
         # key: (M, B, attn_heads, dim // attn_heads)
-        key = F.linear(tokens, W.unflatten(0, (3, self.dim))[1], c.unflatten(0, (3, self.dim))[1]).unflatten(
-            -1, (self.attn_heads, self.dim // self.attn_heads)
-        )
+        key = F.linear(tokens, W_1, c_1).unflatten(-1, (self.attn_heads, self.dim // self.attn_heads))
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
         # prob: (M, B, attn_heads)
         prob = (dot(query, key, -1) / math.sqrt(self.dim // self.attn_heads)).softmax(0)
         # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
         # value: (M, B, attn_heads, dim // attn_heads)
-        value = F.linear(
-            tokens, W.unflatten(0, (3, self.dim))[2], c.unflatten(0, (3, self.dim))[2]
-        ).unflatten(-1, (self.attn_heads, self.dim // self.attn_heads))
+        value = F.linear(tokens, W_2, c_2).unflatten(-1, (self.attn_heads, self.dim // self.attn_heads))
         # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
         context = dot(prob.unsqueeze(-1), value, 0)  # (B, attn_heads, dim // attn_heads)
         # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
@@ -126,8 +122,8 @@ class CrossAttentionFusion(FusionModule):
         d = self.attn.out_proj.bias
         scale = self.norm.weight
         shift = self.norm.bias
-        W_2 = W.unflatten(0, (3, self.dim))[2]  # (dim, dim)
-        c_2 = c.unflatten(0, (3, self.dim))[2]  # (dim,)
+        W_0, W_1, W_2 = W.unflatten(0, (3, self.dim)).unbind(0)  # each (dim, dim)
+        c_0, c_1, c_2 = c.unflatten(0, (3, self.dim)).unbind(0)  # each (dim,)
         # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
         # value: M × (B, attn_heads, dim // attn_heads)
         value = [
@@ -135,11 +131,7 @@ class CrossAttentionFusion(FusionModule):
         ]
         # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
         # query: (B, attn_heads, dim // attn_heads)
-        query = F.linear(h[0], W.unflatten(0, (3, self.dim))[0], c.unflatten(0, (3, self.dim))[0]).unflatten(
-            -1, (self.attn_heads, self.dim // self.attn_heads)
-        )
-        W_1 = W.unflatten(0, (3, self.dim))[1]  # (dim, dim)
-        c_1 = c.unflatten(0, (3, self.dim))[1]  # (dim,)
+        query = F.linear(h[0], W_0, c_0).unflatten(-1, (self.attn_heads, self.dim // self.attn_heads))
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
         # key: M × (B, attn_heads, dim // attn_heads)
         key = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch import leaves
 from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, einsum, parenthesised
+from sparank_gen.backends.torch.views import MOST_PARTS
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.simplify import product_of
 from sparank_gen.lang.widths import owner_among
@@ -236,7 +237,7 @@ def as_matrix(
         read.append(tuple(plain[position : position + len(dimension)]))
         position += len(dimension)
     element = name if per is None else f"{name}_{axis}" if axis else f"{name}[{indices[layout.axes.index(per)]}]"
-    code, kept = _sliced(lowering, element, stored, read)
+    code, kept = _sliced(lowering, element, stored, read, leaf)
     if kept == groups:
         value = Dense(code, tuple(outer + inner))
     elif kept == groups[::-1]:
@@ -252,22 +253,54 @@ def as_matrix(
 
 
 def _sliced(
-    lowering: Lowering, element: str, stored: Sequence[tuple[str, ...]], read: Sequence[tuple[str | int, ...]]
+    lowering: Lowering,
+    element: str,
+    stored: Sequence[tuple[str, ...]],
+    read: Sequence[tuple[str | int, ...]],
+    leaf: Node,
 ) -> tuple[str, tuple[tuple[str, ...], ...]]:
     """A stored tensor at the positions that ``read`` fixes: its code, and the axes that each remaining dimension holds."""
     code = element
-    shown: list[str] = []
+    shown: list[str | int] = []
     kept: list[tuple[str, ...]] = []
     for position in reversed(range(len(stored))):
         runs = _runs(stored[position], read[position])
         if len(runs) > 1:
             sizes = ", ".join(lowering.emitter.extents_code(axes) for axes, _ in runs)
             code = f"{code}.unflatten({position}, ({sizes}))"
-        shown[:0] = [":" if isinstance(at, tuple) else str(at) for _, at in runs]
+        shown[:0] = [":" if isinstance(at, tuple) else at for _, at in runs]
         kept[:0] = [at for _, at in runs if isinstance(at, tuple)]
+    count = _all_positions(lowering, leaf)
+    if count and code != element:
+        return _unbound(lowering, element, code, shown, kept, count), tuple(kept)
     while shown and shown[-1] == ":":
         shown.pop()
-    return f"{code}[{', '.join(shown)}]" if shown else code, tuple(kept)
+    return f"{code}[{', '.join(map(str, shown))}]" if shown else code, tuple(kept)
+
+
+def _all_positions(lowering: Lowering, leaf: Node) -> int:
+    """The length of an axis at each of whose positions a parameter is read, one after the other and not otherwise; else 0."""
+    name = leaf.data[0]
+    layout, per = lowering.parameters[name]
+    reads = lowering.positions[name]
+    slots = {tuple(slot for slot, _ in read) for read in reads}
+    if per is not None or len(slots) != 1 or len(fixed := next(iter(slots))) != 1:
+        return 0
+    count = lowering.program.extents[layout.axes[fixed[0]]].constant or 0
+    return count if 2 <= count == len(reads) <= MOST_PARTS else 0
+
+
+def _unbound(
+    lowering: Lowering, element: str, code: str, shown: Sequence[str | int], kept: Sequence[tuple[str, ...]], count: int
+) -> str:
+    """The variable of one of the parts into which a parameter is taken apart, all at once."""
+    place = next(dim for dim, index in enumerate(shown) if isinstance(index, int))
+    if code not in lowering.unbound:
+        part = Dense("", tuple(composed(group) for group in kept))
+        names = [f"{element}_{position}" for position in range(count)]
+        parts = lowering.emitter.unpack(part, f"{code}.unbind({place})", names, [""] * count)
+        lowering.unbound[code] = [part.code for part in parts]
+    return lowering.unbound[code][int(shown[place])]
 
 
 def _runs(axes: tuple[str, ...], read: tuple[str | int, ...]) -> list[tuple[tuple[str, ...], int | tuple[str, ...]]]:

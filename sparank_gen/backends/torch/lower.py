@@ -77,6 +77,8 @@ class Lowering:
         self.kept_stacks = kept_stacks
         self.stacks: Counter[str] = Counter()
         self.stacked_lists: dict[str, str] = {}
+        self.positions: dict[str, set[tuple[tuple[int, int], ...]]] = {}
+        self.unbound: dict[str, list[str]] = {}
         self.taken_apart: dict[tuple[Node, str], list[Dense]] = {}
         self.feature_tensor: Dense | None = None
         if stacked:
@@ -91,6 +93,10 @@ class Lowering:
                 self.readers.setdefault(arg, []).append(node)
         self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
         self.uses.update(roots)
+        for node in ir.reachable(roots):
+            if node.op == "leaf":
+                fixed = tuple((slot, index) for slot, index in enumerate(node.data[1]) if isinstance(index, int))
+                self.positions.setdefault(node.data[0], set()).add(fixed)
         maps = [gemm.match_gemm(self, node) for node in ir.reachable(roots)]
         self.multiplied = Counter(found.operand for found in maps if found is not None)
 

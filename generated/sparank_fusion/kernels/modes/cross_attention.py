@@ -1426,14 +1426,11 @@ def forward(
 
     else:
         with multiplied_in(product_dtype, h[0]):
+            W_0, W_1, W_2 = W.unflatten(0, (3, dim)).unbind(0)  # each (dim, dim)
             # product_1: (B, attn_heads, dim // attn_heads)
-            product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(
-                -1, (attn_heads, dim // attn_heads)
-            )
-            W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
+            product_1 = F.linear(h[0], W_0).unflatten(-1, (attn_heads, dim // attn_heads))
             # product_2: M × (B, attn_heads, dim // attn_heads)
             product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-            W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
             # product_3: M × (B, attn_heads, dim // attn_heads)
             product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
         for tile in row_tiles(cross_attention_forward_operands_2, h[0], constants, numbers, least=1, most=64):
@@ -1587,14 +1584,11 @@ def backward(
     else:
         if not kept:
             with multiplied_in(product_dtype, h[0]):
+                W_0, W_1, W_2 = W.unflatten(0, (3, dim)).unbind(0)  # each (dim, dim)
                 # product_1: (B, attn_heads, dim // attn_heads)
-                product_1 = F.linear(h[0], W.unflatten(0, (3, dim))[0]).unflatten(
-                    -1, (attn_heads, dim // attn_heads)
-                )
-                W_1 = W.unflatten(0, (3, dim))[1]  # (dim, dim)
+                product_1 = F.linear(h[0], W_0).unflatten(-1, (attn_heads, dim // attn_heads))
                 # product_2: M × (B, attn_heads, dim // attn_heads)
                 product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-                W_2 = W.unflatten(0, (3, dim))[2]  # (dim, dim)
                 # product_3: M × (B, attn_heads, dim // attn_heads)
                 product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
             for tile in row_tiles(
@@ -1709,10 +1703,10 @@ def backward(
             )
 
         with multiplied_in(product_dtype, h[0]):
-            # product_6: (M, B, dim)
-            product_6 = F.linear(operand_5.flatten(-2), W.unflatten(0, (3, dim))[2].t())
-            product_7 = F.linear(rows_8.flatten(-2), W.unflatten(0, (3, dim))[1].t())  # (M, B, dim)
-            product_8 = F.linear(rows_9.flatten(-2), W.unflatten(0, (3, dim))[0].t())  # (B, dim)
+            W_0, W_1, W_2 = W.unflatten(0, (3, dim)).unbind(0)  # each (dim, dim)
+            product_6 = F.linear(operand_5.flatten(-2), W_2.t())  # (M, B, dim)
+            product_7 = F.linear(rows_8.flatten(-2), W_1.t())  # (M, B, dim)
+            product_8 = F.linear(rows_9.flatten(-2), W_0.t())  # (B, dim)
         for tile in row_tiles(cross_attention_backward_epilogue, h[0], constants, numbers, least=1, most=32):
             launch(
                 cross_attention_backward_epilogue,
