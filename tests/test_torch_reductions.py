@@ -119,7 +119,7 @@ def test_a_vector_comes_before_its_matrix() -> None:
 def test_tokens_of_all_modalities_attend_to_each_other_as_matrices_of_rows() -> None:
     _, source = compiled(check_spec(parse_spec(HEAD + TOKENS, "plan.yaml")))
     # A map along a dimension leaves it where it is, and a softmax over two finds them side by side.
-    assert 'torch.einsum("rp,mbpy->mbry", T, tokens) + c.unsqueeze(-1)' in source
-    assert 'torch.einsum("mbry,tbqy->bmrtq", u, tokens).flatten(-2).softmax(-1)' in source
+    assert 'torch.einsum("rp,bmpy->bmry", T, tokens) + c.unsqueeze(-1)' in source
+    assert 'torch.einsum("bmry,btqy->bmrtq", u, tokens).flatten(-2).softmax(-1)' in source
     for n_modalities in (2, 3):
         check_program(HEAD + TOKENS, 4, n_modalities, 3, 3)

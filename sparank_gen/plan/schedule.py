@@ -1,4 +1,4 @@
-"""Decisions about how a program runs on torch: lists or one stacked tensor, and how many rows stay in cache."""
+"""Sizes of what a program computes, by which it is decided how it runs: how many rows stay in cache or fit a kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.simplify import factors_of
-from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import sizes_of, widest
@@ -16,46 +15,6 @@ from sparank_gen.spec.model import Hyperparameter
 LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
 USUAL_WIDTH = 128
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
-
-
-def stacks_features(program: Program, per_modality: Mapping[str, bool]) -> bool:
-    """Whether the features are better stacked into one tensor at the start.
-
-    They are where several modality axes meet (tokens attending to tokens), or where an operator over a modality axis
-    reads them through work that is the same for every modality. Otherwise they stay a list, and are never copied.
-
-    Args:
-        program: a simplified program.
-        per_modality: for each parameter tensor, whether there is one for each modality.
-    """
-    modality = program.modality_axes
-
-    def reads_features(node: Node) -> bool:
-        """Whether stacking ``node`` is best done by stacking the features below it."""
-        if not node.axes & modality:
-            return False
-        if node.op == "leaf":
-            return bool(node.data[0] == FEATURES)
-        if node.op == "sum":
-            factors = factors_of(node.args[0])
-            if any(f.op == "leaf" and per_modality.get(f.data[0], False) for f in factors):
-                return False
-        return any(reads_features(arg) for arg in node.args)
-
-    nodes = list(ir.reachable(program[name].node for name in program.outputs))
-    # One matrix product for each modality, whatever else it sums over.
-    own_products = {
-        node.args[0]
-        for node in nodes
-        if node.op == "sum" and any(f.op == "leaf" and per_modality.get(f.data[0], False) for f in factors_of(node.args[0]))
-    }
-    for node in nodes:
-        operator = OPERATORS.get(node.op)
-        over_modalities = set(node.over) & modality and operator is not None and node.op not in LISTED
-        meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename") and node not in own_products
-        if (over_modalities or meets) and any(reads_features(arg) for arg in node.args):
-            return True
-    return False
 
 
 def working_set(program: Program, in_kernel: bool) -> Extent | None:

@@ -88,7 +88,7 @@ def _binding(mode: Mode, result: Result) -> str:
     symbols = _symbols(mode)
     owner = owner_among(layout.axes, mode.program.extents)
     if owner is not None:
-        lowering = Lowering(mode.program, (), Emitter(mode.program.extents, symbols), stacked=False)
+        lowering = Lowering(mode.program, (), Emitter(mode.program.extents, symbols), stacked=None)
         found = split_apart(lowering, code, "x", layout, owner, layout.axes)
         assert isinstance(found, Listed)
         order = (BATCH, *(axis for axis in mode.program[layout.name].axes if axis != owner))
@@ -110,7 +110,7 @@ def _symbols(mode: Mode) -> dict[str, str]:
 
 def _property(mode: Mode, each: Property) -> PropertyTest:
     emitter = Emitter(mode.program.extents, _symbols(mode))
-    lowering = Lowering(mode.program, (), emitter, stacked=False)
+    lowering = Lowering(mode.program, (), emitter, stacked=None)
     lowering.definitions = {}
     lowering.count_uses([each.left, each.right])
     sides: list[Value] = [lowering.lower(each.left), lowering.lower(each.right)]

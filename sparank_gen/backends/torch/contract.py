@@ -10,13 +10,10 @@ from sparank_gen.backends.torch.gemm import factors, is_outer, linear, listed_ax
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, einsum, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.plan.schedule import elements
+from sparank_gen.plan.stacking import has_matrices
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
-
-# So many products make a matrix for each row that is better multiplied by the library than entry by entry.
-LEAST_PRODUCTS = 1024
 
 
 def contraction(lowering: Lowering, node: Node) -> Value:
@@ -154,16 +151,7 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
 
 
 def _has_matrices(lowering: Lowering, one: Dense | Listed, other: Dense | Listed, over: Sequence[str]) -> bool:
-    """Whether each row of two tensors has matrices, or a matrix and a vector, large enough for the library to multiply."""
-    left, right = frozenset(one.axes), frozenset(other.axes)
-    if BATCH not in left & right or BATCH in over or not set(over) <= left & right:
-        return False
-    modality = lowering.program.modality_axes
-    is_outer = not left - right <= modality and not right - left <= modality
-    is_of_vectors = left < right or right < left or (not left ^ right <= modality and not set(over) <= modality)
-    if lowering.usual is None or not (is_outer or is_of_vectors):
-        return is_outer
-    return elements((left ^ right) | set(over), lowering.program).number_for(lowering.usual) >= LEAST_PRODUCTS
+    return has_matrices(lowering.program, frozenset(one.axes), frozenset(other.axes), over, lowering.usual)
 
 
 def _multiplied(lowering: Lowering, tensors: Sequence[Dense]) -> list[Dense]:

@@ -53,17 +53,24 @@ def feature(lowering: Lowering, indices: Sequence[str | int]) -> Value:
     if isinstance(modality, int):
         return index_dense(taken_apart(lowering, f"h[{modality}]"), (batch, *rest))
     if lowering.feature_tensor is not None:
-        return index_dense(lowering.feature_tensor, (modality, batch, *rest))
+        places = {"m": modality, BATCH: batch}
+        leading = [places[axis] for axis in lowering.feature_tensor.axes[:2]]
+        return index_dense(lowering.feature_tensor, (*leading, *rest))
     assert isinstance(modality, str)
     element = f"h_{modality}"
     return Listed(modality, index_dense(taken_apart(lowering, element), (batch, *rest)), ((element, "h"),))
 
 
-def taken_apart(lowering: Lowering, code: str, stacked: bool = False) -> Dense:
-    """One modality's features, or all of them stacked, with a dimension for each index."""
+def stacked_features(lowering: Lowering, dim: int) -> Dense:
+    """All modalities' features as one tensor, with a dimension for each index, that of modalities at ``dim``."""
+    value = taken_apart(lowering, f"torch.stack(h{', 1' if dim else ''})")
+    return Dense(value.code, (*value.axes[:dim], "m", *value.axes[dim:]))
+
+
+def taken_apart(lowering: Lowering, code: str) -> Dense:
+    """One modality's features with a dimension for each index."""
     apart = lowering.program.tensors["h"].slots[1:]
     if len(apart) > 1:
         sizes = ", ".join(slot.code(lowering.emitter.symbols) for slot in apart)
         code = f"{code}.unflatten(-1, ({sizes}))"
-    axes = (BATCH, *(slot.code(SHOWN) for slot in apart))
-    return Dense(code, ("m", *axes) if stacked else axes)
+    return Dense(code, (BATCH, *(slot.code(SHOWN) for slot in apart)))

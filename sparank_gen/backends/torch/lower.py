@@ -36,7 +36,7 @@ class Lowering:
         program: a simplified program.
         modules: where the parameters live.
         emitter: receives the statements.
-        stacked: whether the features are stacked into one tensor first.
+        stacked: the dimension along which the features are stacked into one tensor first; None where they stay a list.
         usual: the sizes of a usual layer, which decide between ways to compute the same; None where it is computed once.
         kept_stacks: the lists that are stacked more than once, which are stacked into a variable.
 
@@ -49,7 +49,7 @@ class Lowering:
         program: Program,
         modules: Sequence[Holder],
         emitter: Emitter,
-        stacked: bool,
+        stacked: int | None,
         usual: Mapping[str, int | float] | None = None,
         kept_stacks: Collection[str] = (),
     ) -> None:
@@ -81,8 +81,8 @@ class Lowering:
         self.unbound: dict[str, list[str]] = {}
         self.taken_apart: dict[tuple[Node, str], list[Dense]] = {}
         self.feature_tensor: Dense | None = None
-        if stacked:
-            value = emitter.assign(leaves.taken_apart(self, "torch.stack(h)", stacked=True), "tokens")
+        if stacked is not None:
+            value = emitter.assign(leaves.stacked_features(self, stacked), "tokens")
             assert isinstance(value, Dense)
             self.feature_tensor = value
 

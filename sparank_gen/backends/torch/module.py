@@ -21,7 +21,8 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import largest
-from sparank_gen.plan.schedule import stacks_features, touches_less, usual_sizes, working_set
+from sparank_gen.plan.schedule import touches_less, usual_sizes, working_set
+from sparank_gen.plan.stacking import stacked_dim
 from sparank_gen.plan.stages import whole_tiles
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
@@ -256,8 +257,8 @@ def _lowered(mode: Mode, program: Program, kept_stacks: Collection[str] = ()) ->
         for m in mode.modules
         for p in m.parameters
     }
-    stacked = mode.one_width is not None and stacks_features(program, per_modality)
     usual = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
+    stacked = stacked_dim(program, per_modality, usual) if mode.one_width is not None else None
     lowering = Lowering(program, mode.modules, emitter, stacked, usual, kept_stacks)
     results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])

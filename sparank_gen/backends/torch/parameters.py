@@ -81,7 +81,7 @@ def _fan(size: Extent, names: Mapping[str, str]) -> str:
 def _number(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:
     if tensor.number is None:
         return ""
-    value = Lowering(mode.program, (), Emitter(mode.program.extents, names), False).lower(tensor.number)
+    value = Lowering(mode.program, (), Emitter(mode.program.extents, names), None).lower(tensor.number)
     assert isinstance(value, Scalar)
     return value.code
 

@@ -316,7 +316,7 @@ def _axis_of_extent(nodes: Sequence[Node], axis: str, extent: Extent, program: P
 def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
     """The statements that compute the gradients of the parameters."""
     emitter = host_emitter(mode, symbols)
-    lowering = Lowering(program, mode.modules, emitter, False)
+    lowering = Lowering(program, mode.modules, emitter, None)
     lowering.count_uses([definition.node for definition in program.definitions])
     gradients: dict[str, str] = {}
     for module in mode.modules:

@@ -223,7 +223,7 @@ def _steps(
     """A step for each stage; a stage's products are computed by the library, or by the kernel that follows."""
     products = [definition for stage in split.stages for definition in stage.products]
     emitter = host_emitter(made.mode, made.symbols)
-    lowering = Lowering(replace(made.program, definitions=tuple(products)), made.mode.modules, emitter, False)
+    lowering = Lowering(replace(made.program, definitions=tuple(products)), made.mode.modules, emitter, None)
     lowering.count_uses([definition.node for definition in products])
     for number, (stage, columns) in enumerate(zip(split.stages, tiled, strict=True)):
         own = [buffer_store(buffer) for buffer in stage.operands] + [stores[position] for position in stage.results]
