@@ -40,9 +40,11 @@ gpu-test:
 gpu-bench:
 	$(PYTHON) tests/bench/gpu.py $(ARGS)
 
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: export FUZZ_EXAMPLES := $(N)
 fuzz: .venv/installed
-	FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/test_random_programs.py tests/test_random_pools.py tests/test_random_present.py tests/test_random_widths.py
-	TRITON_INTERPRET=1 FUZZ_EXAMPLES=$(N) $(BIN)/python -m pytest tests/kernels/test_random_kernels.py
+	$(PYTEST) tests/test_random_programs.py tests/test_random_pools.py tests/test_random_present.py tests/test_random_widths.py
+	TRITON_INTERPRET=1 $(PYTEST) tests/kernels/test_random_kernels.py
 
 build check: .venv/installed
 	$(BIN)/sparank-gen $@

@@ -63,7 +63,7 @@ def pools(draw: st.DrawFn) -> str:
     return SPEC.format(out=" - ".join(parts))
 
 
-@fuzzed(60)
+@fuzzed(60, share=4)
 @given(
     text=pools(),
     dim=st.integers(1, 3),

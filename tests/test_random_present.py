@@ -16,7 +16,7 @@ from sparank_gen.ir.restrict import numbered
 from sparank_gen.spec.load import parse_spec
 
 
-@fuzzed(150)
+@fuzzed(150, share=4)
 @given(
     text=random_specs(may_number=False),
     dim=st.integers(1, 4),

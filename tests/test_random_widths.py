@@ -21,7 +21,7 @@ from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program, close, compiled, definition_order, feature, fill, inputs, stored_gradients
 
 
-@fuzzed(100)
+@fuzzed(100, share=4)
 @given(
     text=random_widths(),
     dim=st.integers(1, 4),
@@ -35,7 +35,7 @@ def test_random_widths(text: str, dim: int, n_modalities: int, hidden: int, batc
     check_program(text, dim, n_modalities, hidden, batch)
 
 
-@fuzzed(25)
+@fuzzed(25, share=4)
 @given(text=random_widths(may_number=False), dim=st.integers(1, 3), n_modalities=st.integers(2, 3), seed=st.integers(0, 9))
 def test_random_widths_with_missing_modalities(text: str, dim: int, n_modalities: int, seed: int) -> None:
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from kernel_helper import check_kernels
 from random_specs import random_specs
 
 
-@fuzzed(100)
+@fuzzed(100, share=20)
 @given(
     text=random_specs(),
     dim=st.integers(1, 4),
@@ -31,7 +31,7 @@ def test_random_kernels(text: str, dim: int, n_modalities: int, hidden: int, bat
     check_kernels(text, dim, n_modalities, hidden, batch, schedule)
 
 
-@fuzzed(33, share=3)
+@fuzzed(33, share=60)
 @given(
     text=random_widths(),
     dim=st.integers(1, 4),
