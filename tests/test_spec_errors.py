@@ -97,6 +97,12 @@ YAML = (
     Bad("tab", HEAD + "axes:\n\ti: dim\n", "not-yaml", "\t", "cannot start any token"),
     Bad("cut off", HEAD + "axes: {i: dim\n", "not-yaml", "", "stream end"),
     Bad("undefined alias", HEAD + "axes: *other\n", "not-yaml", "*", "undefined alias"),
+    Bad("count without quotes", HEAD.replace('">=2"', ">=2"), "not-yaml", "=", "modalities: '>=2'"),
+    Bad("brackets without quotes", HEAD + "params: {f: {module: Linear, weight: W[i,j]}}\n", "not-yaml", "[", "stands in quotes"),
+    Bad("colon without quotes", HEAD.replace("summary: s", "summary: a: b"), "not-yaml", ":", "text with a colon"),
+    Bad("key without a colon", HEAD + "axes\nout: h\n", "not-yaml", "a", "followed by a colon"),
+    Bad("open quote", HEAD + "out: 'h[b,(m i)]\n", "not-yaml", "'", "close the quote"),
+    Bad("quote within quotes", HEAD.replace("summary: s", "summary: 'it's'"), "not-yaml", "s", "written twice"),
     Bad("two documents", HEAD + "---\n" + HEAD, "not-yaml", "-", "document"),
     Bad("empty", "", "not-a-mapping", "", "empty"),
     Bad("only a comment", "# nothing\n", "not-a-mapping", "#", "version: 1"),
@@ -116,7 +122,7 @@ YAML = (
 )
 VALUES = (
     Bad("version", HEAD.replace("version: 1", "version: 2"), "bad-value", "2", "write 'version: 1'"),
-    Bad("null text", HEAD.replace("summary: s", "summary: null"), "bad-value", "null", "must be text"),
+    Bad("null text", HEAD.replace("summary: s", "summary: null"), "bad-value", "null", "has no value"),
     Bad("mode name", HEAD.replace("mode: bad", "mode: a b"), "bad-value", "a b", "letters, digits"),
     Bad("keyword mode", HEAD.replace("mode: bad", "mode: class"), "bad-value", "class", "no Python keyword"),
     Bad("modalities", HEAD.replace(">=2", "<=2"), "bad-value", "<=2", "or '2..4'"),

@@ -135,7 +135,9 @@ def check_slots(
     slots = quantity.slots
     if len(slots) != len(indices):
         expected = f"{len(slots)} {'index' if len(slots) == 1 else 'indices'}"
-        raise errors.WrongIndexCount(f"{name!r} takes {expected}, found {len(indices)}", span, "write one index for each axis")
+        whole = f"{name}[{','.join(quantity.axes)}]"
+        remedy = f"write one index for each axis, as in {whole!r}" if slots else f"write {name!r} alone"
+        raise errors.WrongIndexCount(f"{name!r} takes {expected}, found {len(indices)}", span, remedy)
     axes = [index.value for index in indices if isinstance(index.value, str)]
     moves = {axis: index.value for axis, index in zip(quantity.axes, indices, strict=True)}
     found: list[Position] = []

@@ -103,9 +103,9 @@ class _Reader:
         return self.tokens.pop(0)
 
     def unexpected(self, token: str, column: int) -> errors.BadSyntax:
-        found = token or "end"
         remedy = "write a name and its indices, as in 'W[(p a k), j]'"
-        return errors.BadSyntax(f"unexpected {found} in a layout", self.text.span(0, column, len(found)), remedy)
+        found = repr(token) if token else "end"
+        return errors.BadSyntax(f"unexpected {found} in a layout", self.text.span(0, column, len(token or "end")), remedy)
 
     def expect(self, symbol: str) -> None:
         token, column = self.take()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 
 from sparank_gen.lang.ops import OPERATORS
@@ -68,7 +69,9 @@ class _Parser:
         except SyntaxError as error:
             row = min(max((error.lineno or 1) - 1, 0), len(self.lines) - 1)
             column = min(max((error.offset or 1) - 1, 0), max(len(self.lines[row]) - 1, 0))
-            found, remedy = (": " + error.msg, STATEMENTS) if not self.text.is_folded else ("", FOLDED)
+            # Lines that Python names are those of the text, and not of the file.
+            said = re.sub(r" \(detected at line \d+\)| on line \d+", "", error.msg)
+            found, remedy = (": " + said, STATEMENTS) if not self.text.is_folded else ("", FOLDED)
             raise errors.BadSyntax(f"this is not an expression{found}", self.text.span(row, column, 1), remedy) from None
         except (ValueError, RecursionError, MemoryError):
             raise errors.BadSyntax("this is not an expression", self.text.span(), "split it into statements") from None

@@ -15,6 +15,18 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
 T = TypeVar("T")
+# What YAML's parser says of common mistakes, whether the place is where it began to read rather than where it gave up, and
+# what to do.
+MISTAKES = (
+    ("chomping or indentation", False, "text that begins with '>' or '|' stands in quotes, as in modalities: '>=2'"),
+    ("expected ',' or", False, "inside {…} and […], text with brackets or commas stands in quotes; close each bracket"),
+    ("mapping values are not allowed", False, "text with a colon stands in quotes; keys of one mapping are indented alike"),
+    ("could not find expected ':'", True, "a key is followed by a colon and a space"),
+    ("unexpected end of stream", True, "close the quote"),
+    ("cannot start any token", False, "indent with spaces; text that begins with such a character stands in quotes"),
+    ("undefined alias", False, "text that begins with '*' stands in quotes"),
+    ("expected <block end>", False, "keys of one mapping are indented alike; a quote within quotes is written twice"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,9 @@ class Reader:
 
     def text(self, node: yaml.Node, what: str) -> Text:
         if not isinstance(node, yaml.ScalarNode) or node.tag.endswith(":null"):
-            raise errors.BadValue(f"{what} must be text, found {kind_of(node)}", self.span(node), f"write {what} as a string")
+            is_empty = isinstance(node, yaml.ScalarNode)
+            found = f"{what} has no value" if is_empty else f"{what} must be text, found {kind_of(node)}"
+            raise errors.BadValue(found, self.span(node), "write one, or remove it" if is_empty else "write it as a string")
         return Text(node.value, self.path, tuple(self._stretches(node)), self.lines)
 
     def _stretches(self, node: yaml.ScalarNode) -> Iterator[tuple[int, int, int]]:
@@ -99,11 +113,14 @@ def compose(source: str, path: str, lines: tuple[str, ...]) -> yaml.Node:
     try:
         root = yaml.compose(source, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        problem = error.problem or ""
+        told = ((is_first, remedy) for said, is_first, remedy in MISTAKES if said in problem)
+        is_first, remedy = next(told, (False, "see the line above the caret too"))
+        mark = (error.context_mark if is_first else None) or error.problem_mark or error.context_mark
         row, column = (mark.line, mark.column) if mark else (0, 0)
         text = lines[row] if row < len(lines) else ""
         place = Span(path, row + 1, column + 1, 1, text)
-        raise errors.NotYaml(f"this is not YAML: {error.problem}", place, "see the line above the caret too") from None
+        raise errors.NotYaml(f"this is not YAML: {problem}", place, remedy) from None
     except RecursionError:
         raise errors.NotYaml("the file is nested too deeply", Span(path, 1, 1, 1, ""), "write fewer levels") from None
     except yaml.YAMLError as error:
