@@ -36,13 +36,39 @@ def test_result_that_is_not_finite(math: str, line: int, said: str) -> None:
     assert caught.value.span.line == line and said in caught.value.message and caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("math", "line", "said"),
+    [
+        ("x[m,i] = h[m,i]\nd[m,t] = sqrt(sum[i]((x[m,i] - x[t,i]) ** 2))\nout[i] = sum[m,t](d[m,t] * x[t,i])", 8, "of 'h' is not finite at the inputs of generated tests: it takes"),
+        ("s[i] = mean[m](h[m,i])\nout[i] = s[i] + sqrt(mean[m]((h[m,i] - s[i]) ** 2))", 8, "of 'h' is not finite at the inputs of generated tests where modalities are missing: it takes"),
+        ("out[i] = sum[m](h[m,i]) * sum[t]((v[t] - v[t]) ** 0.5)", 9, "of 'v' is not finite at the inputs of generated tests: it takes 0 ** (-0.5)"),
+    ],
+    ids=["distance to itself", "deviation of one modality", "parameter"],
+)
+def test_gradient_that_is_not_finite(math: str, line: int, said: str) -> None:
+    axes = "t: modalities, " if "t]" in math else ""
+    extra = "params:\n  f: {tensor: 'v[m]', init: ones}\n" if "v[" in math else ""
+    source = spec(math, extra).replace("{i: dim}", f"{{{axes}i: dim}}")
+    with pytest.raises(errors.NotFinite) as caught:
+        golden_text(check_spec(parse_spec(source, "bad.yaml")))
+    assert caught.value.span.line == line and f"the gradient {said}" in caught.value.message
+
+
 def test_of_pieces_of_different_widths() -> None:
     source = spec("out[i] = h[0,i] + sum[m,x](log(h[m,x]))").replace("{i: dim}", "{i: 'dim[0]', x: 'dim[m]'}")
     with pytest.raises(errors.NotFinite, match="'log' is not finite"):
         golden_text(check_spec(parse_spec(source, "bad.yaml")))
 
 
-@pytest.mark.parametrize("math", ["out[i] = sum[m](where(h[m,i] > 0, log(h[m,i]), 0))", "out[i] = sum[m](log(max(h[m,i], 1e-6)))"])
+@pytest.mark.parametrize(
+    "math",
+    [
+        "out[i] = sum[m](where(h[m,i] > 0, log(h[m,i]), 0))",
+        "out[i] = sum[m](where(h[m,i] > 0, sqrt(h[m,i]), 0))",
+        "out[i] = sum[m](log(max(h[m,i], 1e-6)))",
+        "out[i] = sum[m](abs(relu(h[m,i]))) + max[m](h[m,i])",
+    ],
+)
 def test_what_is_not_taken_may_be_anything(math: str) -> None:
     golden_text(check_spec(parse_spec(spec(math), "good.yaml")))
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from guards import GUARDED, check_guarded, guarded_mode
-from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.derive import derive
@@ -23,12 +22,12 @@ CASES = pytest.mark.parametrize("name", GUARDED)
 def test_derived_gradients_select(name: str) -> None:
     case = GUARDED[name]
     mode = guarded_mode(case)
-    derived = derive(mode.program, slots_of(mode), ["out"])
+    derived = derive(mode.program, mode.slots, ["out"])
     tensors = {"h": np.stack([[case.points], np.ones((1, len(case.points)))], 1), "out_bar": np.ones((1, len(case.points)))}
     sizes = {"dim": len(case.points), "modalities": 2, "batch": 1}
     root = derived["h_bar"].node
     values = evaluate([root], tensors, derived.extents, sizes)
-    found = evaluate_at(root, slots_of(mode)["h"], values, derived.extents, sizes)
+    found = evaluate_at(root, mode.slots["h"], values, derived.extents, sizes)
     np.testing.assert_allclose(found[0, 0], case.slopes, rtol=1e-9, atol=1e-12)
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from random_specs import random_specs
-from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.tests.cases import Case, indexed, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
@@ -83,7 +82,7 @@ def gradient_arrays(
         cotangents: those of the program's outputs, ``(batch, *axes)``.
         found: what the program reads.
     """
-    slots = slots_of(mode)
+    slots = mode.slots
     derived = derive(program, slots, program.outputs)
     read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
     values = evaluate([definition.node for definition in derived.definitions], read, program.extents, sizes)
@@ -107,7 +106,7 @@ def stored_gradients(
 
     Their names are keys of the state dict, and ``features.m``.
     """
-    sizes, slots = case.sizes(batch), slots_of(mode)
+    sizes, slots = case.sizes(batch), mode.slots
     derived = derive(program, slots, program.outputs)
     read = dict(found) | {name + ADJOINT: value for name, value in cotangents.items()}
     nodes = {d.name.removesuffix(ADJOINT): d.node for d in derived.definitions if d.name in derived.outputs}

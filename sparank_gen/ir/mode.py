@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parameters import Holder
+from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import ONE_WIDTH, size_of
@@ -73,6 +74,12 @@ class Mode:
     def results(self) -> tuple[Result, ...]:
         """Everything it returns, the output first."""
         return (Result("out", self.out), *self.extras)
+
+    @property
+    def slots(self) -> dict[str, tuple[str, ...]]:
+        """The axes that name the dimensions of each tensor: the features, and every parameter."""
+        slots = {FEATURES: (BATCH, *(axis for axis in self.features.axes if axis != BATCH))}
+        return slots | {p.layout.name: p.layout.axes for module in self.modules for p in module.parameters}
 
     @property
     def out_extent(self) -> Extent:

@@ -45,17 +45,11 @@ def mode_page(mode: Mode) -> Page:
     )
 
 
-def slots_of(mode: Mode) -> dict[str, tuple[str, ...]]:
-    """The axes that name the dimensions of each tensor: the features, and every parameter."""
-    slots = {FEATURES: (BATCH, *(axis for axis in mode.features.axes if axis != BATCH))}
-    return slots | {p.layout.name: p.layout.axes for module in mode.modules for p in module.parameters}
-
-
 def adjoints(mode: Mode, forward: dict[Node, Definition]) -> tuple[str, ...]:
     """The equations of the derived adjoints of the output."""
     if not mode.program.outputs or mode.out.name == FEATURES:
         return ()
-    derived = tidy(derive(mode.program, slots_of(mode), mode.program.outputs[:1]))
+    derived = tidy(derive(mode.program, mode.slots, mode.program.outputs[:1]))
     definitions = with_shared(derived, forward)
     names = dict(forward) | {definition.node: definition for definition in definitions}
     return tuple(equation(derived, definition, names) for definition in definitions)

@@ -23,7 +23,7 @@ TOLERANCE = 1e-10
 
 
 def golden_text(mode: Mode) -> str:
-    """The golden file of a mode. Raises a SpecError where a result is infinite or not a number."""
+    """The golden file of a mode. Raises a SpecError where a result, or a gradient, is infinite or not a number."""
     lists = {"cases": [golden_case(mode, case) for case in cases(mode)]}
     if numbered(mode.program) is None:
         last = cases(mode)[-1]
@@ -41,6 +41,7 @@ def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None
         entry["present"] = present.tolist()
         found[PRESENT] = present.T
     sizes = case.sizes(BATCH)
+    require_finite(mode, mode.program if present is None else restrict(mode.program), found, sizes, present is not None)
     values = {result.key: laid_out(mode, result.layout, found, sizes, present is not None) for result in mode.results}
     diagnostics = {result.key: values.pop(result.key) for result in mode.diagnostics}
     return entry | values | ({"diagnostics": diagnostics} if diagnostics else {})
@@ -49,17 +50,12 @@ def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None
 def laid_out(
     mode: Mode, layout: Layout, found: Any, sizes: dict[str, int | float], among_present: bool = False
 ) -> NDArray[np.float64]:
-    """A result of a mode as its layout says, from the evaluator; ``among_present``, of the restricted program.
-
-    Raises:
-        SpecError: where it is infinite or not a number.
-    """
+    """A result of a mode as its layout says, from the evaluator; ``among_present``, of the restricted program."""
     program = restrict(mode.program) if among_present else mode.program
     node = result_node(program, layout)
     if among_present and layout.name == FEATURES:
         node = select_features(node)
     values = evaluate([node], found, program.extents, sizes)
-    require_finite(mode, program, node, values, among_present)
     return evaluate_in(node, layout.dimensions, values, program.extents, sizes)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sparank_gen.backends.docs.latex import formulas
-from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, called, width_symbols, without_comments
@@ -270,7 +269,7 @@ def _backward(
     numbers: dict[str, str],
     before: Before,
 ) -> tuple[Schedules, Rest]:
-    slots = slots_of(mode)
+    slots = mode.slots
     derived = simplify(derive(program, slots, program.outputs))
     cotangents = {result.definition.name + ADJOINT: result for result in results}
     optional = {name: result.condition for name, result in cotangents.items() if result.condition}

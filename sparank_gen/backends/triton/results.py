@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sparank_gen.backends.docs.page import slots_of
 from sparank_gen.backends.torch.module import prepared
 from sparank_gen.backends.triton.names import result_variables
 from sparank_gen.backends.triton.scope import Storage
@@ -70,7 +69,7 @@ def _laid_out(program: Program, layout: Layout) -> Definition:
 
 def storages_of(mode: Mode, results: Sequence[Result]) -> dict[str, Storage]:
     """How the features, the parameters, and the results and their cotangents lie in memory."""
-    feature = slots_of(mode)[FEATURES]
+    feature = mode.slots[FEATURES]
     found = {FEATURES: Storage(FEATURES, feature, but_listed(feature), listed=1, strided=True)}
     for module in mode.modules:
         for parameter in module.parameters:
