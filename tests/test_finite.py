@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from project_helper import Project
+from project_helper import REPOSITORY, Project
 
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.ir.check import check_spec
@@ -52,6 +52,13 @@ def test_gradient_that_is_not_finite(math: str, line: int, said: str) -> None:
     with pytest.raises(errors.NotFinite) as caught:
         golden_text(check_spec(parse_spec(source, "bad.yaml")))
     assert caught.value.span.line == line and f"the gradient {said}" in caught.value.message
+
+
+def test_the_readme_shows_such_an_error() -> None:
+    math = "d[m,t] = sqrt(sum[i]((h[m,i] - h[t,i]) ** 2))\nout[i] = mean[m](h[m,i] * mean[t](d[m,t]))"
+    with pytest.raises(errors.NotFinite) as caught:
+        golden_text(check_spec(parse_spec(spec(math).replace("{i: dim}", "{t: modalities, i: dim}"), "specs/spread.yaml")))
+    assert f"\n```\n{caught.value}\n```\n" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_of_pieces_of_different_widths() -> None:
