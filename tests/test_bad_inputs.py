@@ -40,6 +40,7 @@ def test_modes_that_share_a_hyperparameter_share_its_default(unbuilt: Project) -
         "__main__",
         "GATE",
         "gate_",
+        "gate_fusion",
         "__init__",
         "Gate",
     ],

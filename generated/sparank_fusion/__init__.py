@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.gate import GateFusion
     from sparank_fusion.modes.gated_multimodal_unit import GatedMultimodalUnitFusion
     from sparank_fusion.modes.low_rank_bilinear import LowRankBilinearFusion
-    from sparank_fusion.modes.low_rank_fusion import LowRankFusionFusion
+    from sparank_fusion.modes.low_rank_fusion import LowRankFusion
     from sparank_fusion.modes.maximum import MaximumFusion
     from sparank_fusion.modes.mean import MeanFusion
     from sparank_fusion.modes.mixture_of_experts import MixtureOfExpertsFusion
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sparank_fusion.modes.scalar_mix import ScalarMixFusion
     from sparank_fusion.modes.sigmoid_gate import SigmoidGateFusion
     from sparank_fusion.modes.sum import SumFusion
-    from sparank_fusion.modes.tensor_fusion import TensorFusionFusion
+    from sparank_fusion.modes.tensor_fusion import TensorFusion
 
 __all__ = [
     "AttentionFusion",
@@ -44,7 +44,7 @@ __all__ = [
     "GateFusion",
     "GatedMultimodalUnitFusion",
     "LowRankBilinearFusion",
-    "LowRankFusionFusion",
+    "LowRankFusion",
     "MaximumFusion",
     "MeanFusion",
     "MixtureOfExpertsFusion",
@@ -54,7 +54,7 @@ __all__ = [
     "ScalarMixFusion",
     "SigmoidGateFusion",
     "SumFusion",
-    "TensorFusionFusion",
+    "TensorFusion",
     "list_modes",
     "mode_name",
 ]

@@ -44,7 +44,7 @@ MODES: dict[FusionMode, str] = {
     "gate": "GateFusion",
     "gated_multimodal_unit": "GatedMultimodalUnitFusion",
     "low_rank_bilinear": "LowRankBilinearFusion",
-    "low_rank_fusion": "LowRankFusionFusion",
+    "low_rank_fusion": "LowRankFusion",
     "maximum": "MaximumFusion",
     "mean": "MeanFusion",
     "mixture_of_experts": "MixtureOfExpertsFusion",
@@ -54,7 +54,7 @@ MODES: dict[FusionMode, str] = {
     "scalar_mix": "ScalarMixFusion",
     "sigmoid_gate": "SigmoidGateFusion",
     "sum": "SumFusion",
-    "tensor_fusion": "TensorFusionFusion",
+    "tensor_fusion": "TensorFusion",
 }
 
 

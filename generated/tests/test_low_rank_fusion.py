@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparank_fusion import FusionLayer, LowRankFusionFusion
+from sparank_fusion import FusionLayer, LowRankFusion
 from support import (
     TORCH,
     assert_agree,
@@ -43,15 +43,15 @@ IDS = case_ids(CASES)
 
 def make(
     case: dict[str, Any], dtype: torch.dtype = torch.float64, device: str = "cpu", backend: str = "torch"
-) -> LowRankFusionFusion:
-    layer = LowRankFusionFusion(**case, backend=backend).double()
+) -> LowRankFusion:
+    layer = LowRankFusion(**case, backend=backend).double()
     fill(layer)
     return layer.to(device, dtype)
 
 
 def results(returned: Any) -> tuple[Tensor, ...]:
     """The tensors of what a call with ``return_gates`` returns."""
-    return returned[0], *(returned[1][key] for key in LowRankFusionFusion.extras)
+    return returned[0], *(returned[1][key] for key in LowRankFusion.extras)
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
@@ -197,7 +197,7 @@ def test_chosen_by_name(case: dict[str, Any]) -> None:
 
 def test_one_modality_is_the_identity() -> None:
     (feature,) = features(1, 3, CASES[0]["dim"])
-    layer = LowRankFusionFusion(**{**CASES[0], "n_modalities": 1})
+    layer = LowRankFusion(**{**CASES[0], "n_modalities": 1})
     assert layer([feature]) is feature
     present = torch.tensor([[True], [False], [True]])
     torch.testing.assert_close(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparank_fusion import FusionLayer, TensorFusionFusion
+from sparank_fusion import FusionLayer, TensorFusion
 from support import (
     TORCH,
     assert_agree,
@@ -42,15 +42,15 @@ IDS = case_ids(CASES)
 
 def make(
     case: dict[str, Any], dtype: torch.dtype = torch.float64, device: str = "cpu", backend: str = "torch"
-) -> TensorFusionFusion:
-    layer = TensorFusionFusion(**case, backend=backend).double()
+) -> TensorFusion:
+    layer = TensorFusion(**case, backend=backend).double()
     fill(layer)
     return layer.to(device, dtype)
 
 
 def results(returned: Any) -> tuple[Tensor, ...]:
     """The tensors of what a call with ``return_gates`` returns."""
-    return returned[0], *(returned[1][key] for key in TensorFusionFusion.extras)
+    return returned[0], *(returned[1][key] for key in TensorFusion.extras)
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)
@@ -174,7 +174,7 @@ def test_chosen_by_name(case: dict[str, Any]) -> None:
 
 def test_one_modality_is_the_identity() -> None:
     (feature,) = features(1, 3, CASES[0]["dim"])
-    layer = TensorFusionFusion(**{**CASES[0], "n_modalities": 1})
+    layer = TensorFusion(**{**CASES[0], "n_modalities": 1})
     assert layer([feature]) is feature
     present = torch.tensor([[True], [False], [True]])
     torch.testing.assert_close(
@@ -202,4 +202,4 @@ def test_wrong_calls(case: dict[str, Any]) -> None:
 
 def test_wrong_number_of_modalities() -> None:
     with pytest.raises(ValueError, match="modalities"):
-        TensorFusionFusion(**{**CASES[0], "n_modalities": 3})
+        TensorFusion(**{**CASES[0], "n_modalities": 3})

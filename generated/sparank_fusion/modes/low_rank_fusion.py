@@ -14,7 +14,7 @@ from sparank_fusion.functions import multiply_all
 from sparank_fusion.runtime import FusionModule, Tensors, require_number
 
 
-class LowRankFusionFusion(FusionModule):
+class LowRankFusion(FusionModule):
     r"""The tensor product of all modalities, contracted with a weight of low rank.
 
     Low-rank multimodal fusion. A constant 1 is appended to the features of each modality, which makes it the

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparank_fusion.runtime import FusionModule, Tensors
 
 
-class TensorFusionFusion(FusionModule):
+class TensorFusion(FusionModule):
     r"""The outer product of two modalities, each with a constant 1 appended.
 
     The output holds every product of a feature of one modality and a feature of the other, the features of

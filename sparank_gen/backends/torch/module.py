@@ -170,8 +170,9 @@ def module_file(mode: Mode) -> ModuleFile:
 
 
 def class_name(mode: str) -> str:
-    """The class of a mode: its name in camel case, and ``Fusion``."""
-    return "".join(part.capitalize() for part in mode.split("_") if part) + "Fusion"
+    """The class of a mode: its name in camel case, and ``Fusion``, unless it ends so."""
+    name = "".join(part.capitalize() for part in mode.split("_") if part)
+    return f"{name.removesuffix('Fusion')}Fusion"
 
 
 def arguments(mode: Mode) -> tuple[Argument, ...]:
