@@ -74,6 +74,7 @@ def test_of_pieces_of_different_widths() -> None:
         "out[i] = sum[m](where(h[m,i] > 0, sqrt(h[m,i]), 0))",
         "out[i] = sum[m](log(max(h[m,i], 1e-6)))",
         "out[i] = sum[m](abs(relu(h[m,i]))) + max[m](h[m,i])",
+        "total[m,i] = sqrt(h[m,i] ** 2 + 1)\nout[i] = sum[m](total[m,i])",
     ],
 )
 def test_what_is_not_taken_may_be_anything(math: str) -> None:

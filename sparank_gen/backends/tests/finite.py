@@ -20,7 +20,8 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span
 
 Values = Mapping[Node, Value | Apart]
-TOTAL = "total"
+# No definition has a name with blanks.
+TOTAL = "total of all results"
 NO_VALUE = "they have both signs; keep operands where the math has a value, as in log(max(x, 1e-6)) or x / (y + 1e-6)"
 NO_DERIVATIVE = "keep operands where the math has a derivative, as in sqrt(x + 1e-12)"
 

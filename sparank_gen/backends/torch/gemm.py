@@ -282,7 +282,7 @@ def _all_positions(lowering: Lowering, leaf: Node) -> int:
     """The length of an axis at each of whose positions a parameter is read, one after the other and not otherwise; else 0."""
     name = leaf.data[0]
     layout, per = lowering.parameters[name]
-    reads = lowering.positions[name]
+    reads = lowering.positions.get(name, set())
     slots = {tuple(slot for slot, _ in read) for read in reads}
     if per is not None or len(slots) != 1 or len(fixed := next(iter(slots))) != 1:
         return 0
