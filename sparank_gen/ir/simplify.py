@@ -11,7 +11,7 @@ from sparank_gen.ir.node import BATCH, Node, Program, Window
 from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owner_of, size_of
+from sparank_gen.lang.widths import owner_of, owners, size_of
 
 IDENTITIES = tuple(
     pattern_rule(pattern, replacement)
@@ -75,19 +75,27 @@ def pull_factors(node: Node) -> Node | None:
     return ir.apply("mul", product_of(outside), ir.reduce(node.op, inner, node.over, node.data))
 
 
-def sum_factors_apart(node: Node) -> Node | None:
-    """``sum[m,i](a[m] * x[m,i])`` is ``sum[m](a[m] * sum[i](x[m,i]))``: what one factor of a row has alone is summed first."""
-    if node.op not in ("sum", "mean") or node.args[0].op != "mul":
-        return None
-    factors = factors_of(node.args[0])
-    for position, factor in enumerate(factors):
-        others = frozenset().union(*(other.axes for k, other in enumerate(factors) if k != position))
-        alone = [axis for axis in node.over if axis in factor.axes - others]
-        if alone and BATCH in factor.axes:
-            factors[position] = ir.reduce(node.op, factor, alone, node.data)
+def sum_factors_apart(extents: Mapping[str, Extent]) -> Rule:
+    """A rule: ``sum[m,i](a[m] * x[m,i])`` is ``sum[m](a[m] * sum[i](x[m,i]))``: what one factor has alone is summed first.
+
+    A mean over as many numbers as each modality has is no mean of the modalities' means.
+    """
+
+    def rule(node: Node) -> Node | None:
+        if node.op not in ("sum", "mean") or node.args[0].op != "mul":
+            return None
+        factors = factors_of(node.args[0])
+        for position, factor in enumerate(factors):
+            others = frozenset().union(*(other.axes for k, other in enumerate(factors) if k != position))
+            alone = [axis for axis in node.over if axis in factor.axes - others]
             rest = [axis for axis in node.over if axis not in alone]
-            return ir.reduce(node.op, product_of(factors), rest, node.data) if rest else product_of(factors)
-    return None
+            differs = node.op == "mean" and bool(set(owners(alone, extents).values()) & set(rest))
+            if alone and BATCH in factor.axes and not differs:
+                factors[position] = ir.reduce(node.op, factor, alone, node.data)
+                return ir.reduce(node.op, product_of(factors), rest, node.data) if rest else product_of(factors)
+        return None
+
+    return rule
 
 
 def mean_of_outer_product(extents: Mapping[str, Extent]) -> Rule:
@@ -217,4 +225,5 @@ def simplify(program: Program) -> Program:
     """``program`` tidied, with sums of products taken apart and mixtures of two recognised."""
     extents = program.extents
     of_extents = (merge_views(extents), join_pads(extents), mean_of_outer_product(extents))
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *of_extents, pull_factors, sum_factors_apart, *MIXTURES, expand_number_lerp))
+    of_sums = (pull_factors, sum_factors_apart(extents))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *of_extents, *of_sums, *MIXTURES, expand_number_lerp))

@@ -14,6 +14,7 @@ from random_widths import random_widths
 
 from kernel_helper import check_kernels
 from random_specs import random_specs
+from test_random_programs import check_program
 
 
 @fuzzed(100, share=20)
@@ -46,6 +47,25 @@ def test_random_kernels_of_different_widths(
     torch.set_num_threads(1)
     note(text)
     check_kernels(text, dim, n_modalities, hidden, batch, schedule)
+
+
+# A mean over all features of all modalities, of what one factor has alone: that of the modalities' means is another number.
+MEANS = """
+version: 1
+mode: random
+summary: A mean over as many numbers as each modality has, and one in a derivative.
+modalities: '>=2'
+axes: {i: 'dim[m]', j: 'dim[m]', a: 'dim[0]'}
+math: |
+  v[m,i,j] = h[m,j] * layernorm[i,m](h[m,i] ** 2)
+  out[a]   = h[0,a] + sum[m](sum[i,j](v[m,i,j])) + mean[m,i](h[m,i] * tanh(sum[j](h[m,j]))) + mean[m,i](h[m,i] ** 2 * h[m,0])
+"""
+
+
+@pytest.mark.parametrize("schedule", ["resident", "split"])
+def test_means_over_modalities_of_different_widths(schedule: str) -> None:
+    check_program(MEANS, 2, 3, 1, 2)
+    check_kernels(MEANS, 2, 3, 1, 2, schedule)
 
 
 def test_a_product_whose_strides_torch_chooses() -> None:
