@@ -128,10 +128,10 @@ class Draft:
             return f"tanh({self.expression(axes, depth - 1)})"
         over = frozenset(self.choose(options))
         if is_product:
-            left, right = (self.parted(axes) | over for _ in range(2))
+            left, right = self.parted(axes) | self.parted(over), self.parted(axes) | over
             pair = (with_owners(part) for part in (left | axes - right, right))
             factors = " * ".join(f"({self.expression(part, depth - 2)})" for part in pair)
-            return f"sum[{','.join(sorted(over))}]({factors})"
+            return f"{self.choose(('sum', 'mean'))}[{','.join(sorted(over))}]({factors})"
         operator = self.choose(("sum", "mean", "max", "min", "prod", "logsumexp"))
         return f"{operator}[{','.join(sorted(over))}](tanh({self.expression(axes | over, depth - 1)}))"
 

@@ -14,6 +14,7 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window
 from sparank_gen.ir.template import broadcast_reduce, instantiate
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import owner_of, width_of
 
 ADJOINT = "_bar"
 ARGUMENTS = ("a", "b", "c")
@@ -53,7 +54,7 @@ def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequ
             definitions.append(Definition(names[node].name + ADJOINT, names[node].axes, adjoint))
         if node.op == "leaf":
             name = node.data[0]
-            part = _to_slots(adjoint, node, slots[name])
+            part = _to_slots(adjoint, node, slots[name], program)
             by_tensor[name] = ir.apply("add", by_tensor[name], part) if name in by_tensor else part
             continue
         for position, argument in enumerate(node.args):
@@ -83,10 +84,10 @@ def _contribution(node: Node, position: int, adjoint: Node, extents: Mapping[str
     argument = node.args[position]
     if node.op == "rename":
         return ir.rename(adjoint, {new: old for old, new in node.data})
-    if node.op == "select":
-        return ir.place(adjoint, node.over[0], node.data)
-    if node.op == "slice":
-        return ir.pad(adjoint, node.over[0], node.data)
+    if node.op in ("select", "slice"):
+        (axis,) = node.over
+        adjoint = _along_owner(adjoint, owner_of(extents[axis]))
+        return ir.place(adjoint, axis, node.data) if node.op == "select" else ir.pad(adjoint, axis, node.data)
     if node.op in ("stack", "pad", "concat"):
         return _of_piece(node, position, adjoint, extents)
     operator = OPERATORS[node.op]
@@ -121,12 +122,24 @@ def _of_piece(node: Node, position: int, adjoint: Node, extents: Mapping[str, Ex
     return broadcast_reduce("sum", cut, kept - argument.axes, extents)
 
 
-def _to_slots(adjoint: Node, leaf: Node, slots: tuple[str, ...]) -> Node:
+def _along_owner(adjoint: Node, owner: str | None) -> Node:
+    """An adjoint that goes to a part of an axis with another extent for each position of ``owner``, with that axis.
+
+    One that is the same for all has it by a factor of one: widths are at least that.
+    """
+    if owner is None or owner in adjoint.axes:
+        return adjoint
+    one = ir.apply("minimum", ir.extent(width_of(owner)), ir.constant(1))
+    return ir.apply("mul", adjoint, one)
+
+
+def _to_slots(adjoint: Node, leaf: Node, slots: tuple[str, ...], program: Program) -> Node:
     """The adjoint of one reading of a tensor, as an adjoint of the whole tensor."""
     indices = leaf.data[1]
     names = {index: slot for slot, index in zip(slots, indices, strict=True) if isinstance(index, str)}
     adjoint = ir.rename(adjoint, names)
-    for slot, index in zip(slots, indices, strict=True):
-        if isinstance(index, int):
-            adjoint = ir.place(adjoint, slot, index)
+    owners = {slot: owner_of(program.extents[slot]) for slot, index in zip(slots, indices, strict=True) if isinstance(index, int)}
+    # A modality first, then a position in what has its width.
+    for slot in sorted(owners, key=lambda slot: owners[slot] is not None):
+        adjoint = ir.place(_along_owner(adjoint, owners[slot]), slot, indices[slots.index(slot)])
     return adjoint

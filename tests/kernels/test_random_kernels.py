@@ -68,6 +68,25 @@ def test_means_over_modalities_of_different_widths(schedule: str) -> None:
     check_kernels(MEANS, 2, 3, 1, 2, schedule)
 
 
+# Gradients that are the same for all modalities and go to parts of what has another size for each.
+PARTS = """
+version: 1
+mode: random
+summary: Sums over modalities of a position, a part and a piece, of what has their widths.
+modalities: '>=2'
+axes: {i: 'dim[m]', p: 'dim[m] + 1', a: 'dim[0]'}
+math: |
+  v[m,p] = concat[p: 1, i](h[m,0], h[m,i])
+  out[a] = h[0,a] * h[1,0] + sum[m](h[m,0]) + sum[m](h[0,a] * v[m,0]) + mean[m,i](h[0,a] * v[m,i + 1])
+"""
+
+
+@pytest.mark.parametrize("schedule", ["resident", "split"])
+def test_parts_of_different_widths(schedule: str) -> None:
+    check_program(PARTS, 2, 3, 1, 2)
+    check_kernels(PARTS, 2, 3, 1, 2, schedule)
+
+
 def test_a_product_whose_strides_torch_chooses() -> None:
     """It is contracted along a dimension that is not its operand's last, and einsum returns a transposed view."""
     text = """
