@@ -16,7 +16,7 @@ LEAST_PRODUCTS = 1024
 Sizes = Mapping[str, int | float]
 
 
-def stacked_dim(program: Program, per_modality: Mapping[str, bool], usual: Sizes | None) -> int | None:
+def stacked_dim(program: Program, per_modality: Mapping[str, bool], usual: Sizes) -> int | None:
     """The dimension along which the features are better stacked at the start; None where they stay a list.
 
     They are stacked where several modality axes meet (tokens attending to tokens), or where an operator over a modality
@@ -57,7 +57,7 @@ def stacked_dim(program: Program, per_modality: Mapping[str, bool], usual: Sizes
     return int(any(reads_features(factor) for node in nodes for factor in _with_joined_modalities(program, node, usual)))
 
 
-def _with_joined_modalities(program: Program, node: Node, usual: Sizes | None) -> Iterator[Node]:
+def _with_joined_modalities(program: Program, node: Node, usual: Sizes) -> Iterator[Node]:
     """The factors of a product of matrices of each row in which modalities and something else are one dimension."""
     factors = factors_of(node.args[0]) if node.op == "sum" else []
     if len(factors) != 2 or not has_matrices(program, factors[0].axes, factors[1].axes, node.over, usual):

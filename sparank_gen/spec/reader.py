@@ -15,6 +15,8 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
 T = TypeVar("T")
+# An anchor and a tag belong to a node, and are not part of its text.
+PROPERTIES = re.compile(r"([&!]\S*\s*)*")
 # What YAML's parser says of common mistakes, whether the place is where it began to read rather than where it gave up, and
 # what to do.
 MISTAKES = (
@@ -55,9 +57,8 @@ class Reader:
         is_block, is_quoted = node.style in ("|", ">"), node.style in ("'", '"')
         column, offset = node.start_mark.column, 0
         if not is_block:
-            # An anchor or a tag belongs to the node, and is not part of its text.
-            anchor = re.compile(r"([&!]\S*\s*)*").match(self.lines[first], column) if first < len(self.lines) else None
-            column = (anchor.end() if anchor else column) + is_quoted
+            properties = PROPERTIES.match(self.lines[first], column) if first < len(self.lines) else None
+            column = (properties.end() if properties else column) + is_quoted
         if not node.value.strip():
             yield 0, first + 1, column + 1
         for number in range(first + is_block, min(last + 1, len(self.lines))):

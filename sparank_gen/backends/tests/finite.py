@@ -52,10 +52,9 @@ def require_finite(mode: Mode, program: Program, found: Tensors, sizes: Sizes, a
     summed = replace(program, definitions=(*program.definitions, Definition(TOTAL, (), total)))
     derived = derive(summed, mode.slots, [TOTAL])
     found = {**found, TOTAL + ADJOINT: np.ones(int(sizes["batch"]))}
+    values = evaluate([derived[name].node for name in derived.outputs], found, program.extents, sizes)
     for name in derived.outputs:
-        gradient = derived[name].node
-        values = evaluate([gradient], found, program.extents, sizes)
-        wrong = _first_not_finite([gradient], values)
+        wrong = _first_not_finite([derived[name].node], values)
         if wrong is not None:
             message = f"the gradient of {name.removesuffix(ADJOINT)!r} is not finite {inputs}: it takes {_described(wrong, values)}"
             raise errors.NotFinite(message, _place(mode, program, wrong), NO_DERIVATIVE)

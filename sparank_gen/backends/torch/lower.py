@@ -87,16 +87,16 @@ class Lowering:
             self.feature_tensor = value
 
     def count_uses(self, roots: Sequence[Node]) -> None:
-        """Learn which nodes are read more than once, so that they become variables, and what reads them."""
+        """Learn which nodes are read more than once, so that they become variables, what reads them, and at which positions
+        tensors are read."""
         for node in ir.reachable(roots):
             for arg in node.args:
                 self.readers.setdefault(arg, []).append(node)
-        self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
-        self.uses.update(roots)
-        for node in ir.reachable(roots):
             if node.op == "leaf":
                 fixed = tuple((slot, index) for slot, index in enumerate(node.data[1]) if isinstance(index, int))
                 self.positions.setdefault(node.data[0], set()).add(fixed)
+        self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
+        self.uses.update(roots)
         maps = [gemm.match_gemm(self, node) for node in ir.reachable(roots)]
         self.multiplied = Counter(found.operand for found in maps if found is not None)
 
