@@ -49,6 +49,7 @@ class FusionModule(nn.Module):
     numbered: str | None
     one_width: str | None
     batch_dims: tuple[int, ...]
+    only_moves: ClassVar[bool] = False
 
     def __init__(self, dim: int | Sequence[int], n_modalities: int, backend: str) -> None:
         super().__init__()
@@ -62,7 +63,10 @@ class FusionModule(nn.Module):
         self.out_dim = self.dims[0]
         self.backend = backend
         self._block_rows: int | None = None
-        self._may_use_kernels = backend == "triton" or (backend == "auto" and has_gpu() and has_triton())
+        # What only moves its input is one kernel in torch too, and there its gradients are views.
+        self._may_use_kernels = backend == "triton" or (
+            backend == "auto" and not self.only_moves and has_gpu() and has_triton()
+        )
         self._is_pair = self.has_pair_form and n_modalities == 2
         # Whether a call is ``_fuse`` and nothing else, as where a layer only moves its input.
         self._is_plain = n_modalities != 1 and not self._is_pair and not self._may_use_kernels

@@ -114,7 +114,7 @@ _TABLE = (
     Operator("div", _P, np.divide, ("g / b", "-g * y / b"), "{0} / {1}", "{0} / {1}", r"\frac{{{0}}}{{{1}}}", "quotient", "/", 7, safe=(None, 1.0)),
     Operator("pow", _P, np.power, (_POW_BASE, _POW_EXPONENT), "{0} ** {1}", "{0} ** {1}", "{{{0}}}^{{{1}}}", "power", "**", 9, triton="power({0}, {1})", safe=(1.0, None)),
     Operator("neg", _P, np.negative, ("-g",), "-{0}", "-{0}", "-{0}", "negative", "-", 8),
-    Operator("exp", _P, np.exp, ("g * y",), "torch.exp({0})", "math.exp({0})", r"\exp\left({0}\right)", "exponential", triton="tl.exp({0})", safe=(0.0,)),
+    Operator("exp", _P, np.exp, ("g * y",), "torch.exp({0})", "math.exp({0})", r"\exp\left({0}\right)", "exponential", triton="exponential({0})", safe=(0.0,)),
     Operator("log", _P, np.log, ("g / a",), "torch.log({0})", "math.log({0})", r"\log\left({0}\right)", "natural logarithm", triton="tl.log({0})", safe=(1.0,)),
     Operator("sqrt", _P, np.sqrt, ("g / (2 * y)",), "torch.sqrt({0})", "math.sqrt({0})", r"\sqrt{{{0}}}", "square root", triton="tl.sqrt({0})", safe=(1.0,)),
     Operator("rsqrt", _P, lambda x: 1 / np.sqrt(x), ("-g * y ** 3 / 2",), "torch.rsqrt({0})", "1 / math.sqrt({0})", r"\frac{{1}}{{\sqrt{{{0}}}}}", "one over the square root", triton="tl.rsqrt({0})", safe=(1.0,)),

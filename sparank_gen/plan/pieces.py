@@ -143,10 +143,14 @@ class _Cutter:
 
 
 def memory_order(axes: Iterable[str], program: Program, is_unrolled: IsUnrolled) -> tuple[str, ...]:
-    """How a kernel lays out what it writes: unrolled axes, rows, and the lanes of a row."""
+    """How a kernel lays out what it writes: modalities, rows, and what a row has.
+
+    So the rows of a modality are a matrix, as the library multiplies it, like the features.
+    """
     order = [axis for axis in program.extents if axis in axes and axis != BATCH]
-    first = [axis for axis in order if is_unrolled(axis)]
-    return (*first, BATCH, *(axis for axis in order if axis not in first))
+    first = [axis for axis in order if program.extents[axis] == program.extents["m"]]
+    rest = [axis for axis in order if axis not in first]
+    return (*first, BATCH, *sorted(rest, key=lambda axis: not is_unrolled(axis)))
 
 
 def _sum_own(node: Node, other: Node, over: tuple[str, ...]) -> Node:

@@ -17,6 +17,12 @@ USUAL_WIDTH = 128
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 
 
+def only_moves(program: Program) -> bool:
+    """Whether a layer only moves its input, and computes nothing."""
+    outputs = [program[name].node for name in program.outputs]
+    return all(node.op in ("leaf", "rename", "select", "stack", "concat") for node in ir.reachable(outputs))
+
+
 def working_set(program: Program, in_kernel: bool) -> Extent | None:
     """How many numbers one row of the batch touches: the sizes of all intermediate results.
 

@@ -17,6 +17,7 @@ from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.widths import sizes_of
 from sparank_gen.plan.cost import Cost, bytes_moved
+from sparank_gen.plan.schedule import only_moves
 from sparank_gen.plan.stages import whole_tiles
 from sparank_gen.project.config import Config, UsageError
 from sparank_gen.project.generate import load_modes
@@ -141,7 +142,9 @@ def _sizes(launch: Any, case: Case) -> dict[str, int]:
 
 
 def _left_to_torch(config: Config, mode: Mode, sizes: Mapping[str, int]) -> Iterator[str]:
-    """Whether rows are too wide for any program, so that kernels run only where they are asked for."""
+    """Whether kernels run only where they are asked for, and why."""
+    if only_moves(prepared(mode)):
+        yield f"{mode.name}, backend 'auto': torch: it only moves its input, which torch does as fast, with views for gradients"
     held = max((int(tile.number_for(sizes)) for tile in whole_tiles(prepared(mode))), default=0)
     registers = importlib.import_module(f"{config.package}.runtime").REGISTERS
     if held > registers:

@@ -14,10 +14,13 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +128,33 @@ def measure(case: Case, setup: Setup, clock: Clock, seconds: float) -> Result:
     return Result(case, clock.interleaved(good, sets, seconds), wrong)
 
 
+def setup_of(arguments: argparse.Namespace) -> tuple[Setup, str]:
+    """How candidates are built, and what the published layer is."""
+    # Its backward pass fails for many samples of a few tokens, so torch chooses among its other kernels for attention.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    published, what = published_layer(arguments.reference)
+    # Autotuning takes up to a minute a cell, and a grid has about a thousand.
+    skip = {*arguments.skip, *((RESIDENT, COLUMNS, SPLIT, MAX_AUTOTUNE) if arguments.grid else ())}
+    device, compiler = ("cpu", "eager") if arguments.smoke else ("cuda", "inductor")
+    return Setup(published, device, frozenset(skip), compiler), what
+
+
+def compile_first(chosen: list[Case], arguments: argparse.Namespace) -> None:
+    """Run all candidates of all cases once, in processes: what they compile is kept on disk, and found there later."""
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(run_once, chosen, itertools.repeat(arguments)))
+
+
+def run_once(case: Case, arguments: argparse.Namespace) -> None:
+    """Run all candidates of a case; what fails here will fail, and be reported, when it is measured."""
+    setup, _ = setup_of(arguments)
+    with suppress(Exception):
+        torch._dynamo.reset()
+        checked(case, setup, candidates(case, setup), case.inputs(1, setup.device)[0])
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def measured(case: Case, setup: Setup, clock: Clock, seconds: float) -> Result:
     """The same, where a case that does not run, for want of memory say, stops no other."""
     try:
@@ -199,8 +229,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--grid", action="store_true", help="many sizes, to find where auto is slow")
     parser.add_argument("--tune", action="store_true", help="try rows and warps of each kernel")
     parser.add_argument("--smoke", action="store_true", help="tiny cases on a CPU")
+    parser.add_argument("--jobs", type=int, default=0, help="compile everything in so many processes first")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "build/gpu"), help="folder")
     parser.add_argument("--minutes", type=float, default=60.0, help="start no case after that")
+    parser.add_argument("--seconds", type=float, help="about how long to measure each case")
     parser.add_argument("--skip", type=lambda s: s.split(","), default=[], help=f"of {', '.join(CANDIDATES)}")
     parser.add_argument("--reference", action="store_true", help="our plain reference as the published layer")
     parser.add_argument("--modes", type=words, default=PUBLISHED_MODES, help="in one argument, as all lists here")
@@ -215,7 +247,8 @@ def parse() -> argparse.Namespace:
         parser.error("--smoke needs TRITON_INTERPRET=1 in the environment")
     if not arguments.smoke and not torch.cuda.is_available():
         parser.error("there is no GPU; TRITON_INTERPRET=1 and --smoke run tiny cases on a CPU")
-    arguments.seconds = 0.0 if arguments.smoke else GRID_SECONDS if arguments.grid else CASE_SECONDS
+    usual = 0.0 if arguments.smoke else GRID_SECONDS if arguments.grid else CASE_SECONDS
+    arguments.seconds = usual if arguments.seconds is None else arguments.seconds
     arguments.deadline = time.monotonic() + 60 * arguments.minutes
     return arguments
 
@@ -245,11 +278,10 @@ def main() -> int:
     if arguments.tune:
         tune(chosen, clock, arguments.deadline, smoke=arguments.smoke)
         return 0
-    published, what = published_layer(arguments.reference)
-    # Autotuning takes up to a minute a cell, and a grid has about a thousand.
-    skip = {*arguments.skip, *((RESIDENT, COLUMNS, SPLIT, MAX_AUTOTUNE) if arguments.grid else ())}
-    setup = Setup(published, device, frozenset(skip), "eager" if arguments.smoke else "inductor")
+    setup, what = setup_of(arguments)
     about = {**machine(device), "published": what}
+    if arguments.jobs:
+        compile_first(chosen, arguments)
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     results, peak = run(chosen, arguments, setup, clock, about)
     bad = report_grid(results) if arguments.grid else report_targets(results, peak)

@@ -1,4 +1,4 @@
-"""Which rows and warps make each kernel fastest, one direction at a time."""
+"""Which tiles make each kernel fastest, one direction at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -15,27 +15,41 @@ from gpu_layers import BOTH, FORWARD, HEADS, Case, Inputs
 from gpu_timing import Clock
 
 from sparank_fusion import FusionLayer
-from sparank_fusion.kernels import Tile, forced
+from sparank_fusion.kernels import Tile, chip_of, forced
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 LEAST_ROWS = 16  # of a matrix product in a kernel
 WARPS = (2, 4, 8, 16)
+STAGES, PROGRAMS = (1, 2, 3), (1, 2)  # of kernels that walk over tiles of rows; programs on each multiprocessor
 COLUMNS = {2: (128, 64), 4: (128, 32), 8: (64, 16)}  # columns, and the step along what is contracted, by bytes
 SECONDS = 0.1  # of measuring, for each configuration
 
-Setting = tuple[int, int]
+
+class Setting(NamedTuple):
+    """A tile's rows and warps, and of kernels that walk over tiles, the stages and the programs on a multiprocessor."""
+
+    rows: int
+    warps: int
+    stages: int = 1
+    programs: int = 1
+
+    def walking(self, device: torch.device) -> Tile:
+        """The tile of a kernel that walks over rows."""
+        most = self.programs * chip_of(device).processors
+        return Tile(self.rows, self.warps, stages=self.stages, most_programs=most)
 
 
 @contextmanager
 def launched(mode: str, setting: Setting | None) -> Iterator[None]:
-    """Inside the block the kernels of a mode run with these rows and warps, or with their own for None."""
+    """Inside the block the kernels of a mode run with this setting, or with their own for None."""
     if setting is None:
         yield
         return
     module: Any = importlib.import_module(f"sparank_fusion.kernels.modes.{mode}")
     tiles = {
-        "row_tiles": lambda *_, **__: [Tile(*setting)],
-        "column_tiles": lambda _, x, *__: [Tile(*setting, *COLUMNS[x.dtype.itemsize])],
+        "row_tiles": lambda *_, **__: [Tile(setting.rows, setting.warps)],
+        "walking_tiles": lambda _, h, *__, **___: [setting.walking(h[0].device)],
+        "column_tiles": lambda _, x, *__: [Tile(setting.rows, setting.warps, *COLUMNS[x.dtype.itemsize])],
     }
     with ExitStack() as stack:
         for name, replacement in tiles.items():
@@ -75,7 +89,8 @@ def seconds_of(call: Callable[[Inputs], Any], clock: Clock, sets: list[Inputs]) 
 def settings(schedule: str, smoke: bool) -> list[Setting | None]:
     """What is tried, the kernels' own choice first."""
     rows = [n for n in ROWS if n >= LEAST_ROWS or schedule == "split"]
-    grid = list(itertools.product(rows, WARPS))
+    walks = (STAGES, PROGRAMS) if schedule == "resident" else ()
+    grid = [Setting(*values) for values in itertools.product(rows, WARPS, *walks)]
     return [None, *(grid[:2] if smoke else grid)]
 
 
@@ -96,14 +111,14 @@ def tune_case(case: Case, schedule: str, clock: Clock, deadline: float, smoke: b
     timed = sorted((value, setting) for setting, value in found.items() if setting and isinstance(value, float))
     own = found.get(None)
     print(f"  own choice: {own if isinstance(own, str) or own is None else f'{own * 1e6:.1f} µs'}")
-    for value, (rows, warps) in timed[:3]:
-        print(f"  rows {rows:3} warps {warps:2}: {value * 1e6:.1f} µs")
+    for value, setting in timed[:3]:
+        print(f"  {' '.join(f'{name} {number}' for name, number in setting._asdict().items())}: {value * 1e6:.1f} µs")
     for why in sorted({value for value in found.values() if isinstance(value, str)}):
         print(f"  {sum(value == why for value in found.values())} settings: {why}")
 
 
 def tune(cases: list[Case], clock: Clock, deadline: float, smoke: bool) -> None:
-    """Try rows and warps for each case, as one kernel and split at its matrix products."""
+    """Try tiles for each case, as one kernel and split at its matrix products."""
     for case in cases:
         for schedule in ("resident", "columns", "split") if case.operations else ("resident",):
             if time.monotonic() > deadline:

@@ -6,8 +6,9 @@ It is imported when a kernel first runs, and needs triton.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
+from sparank_fusion.kernels.arguments import next_power_of_2
+
 # How many numbers the rows of a program of 8 warps may need; about half of them are alive at once. It is a compromise
 # over kernels compiled for Hopper, where most that need 107 thousand spill nothing and some that need 129 thousand a
 # kilobyte, and for MI300, whose matrix products spread their tiles over more registers. Where it is too many for a
@@ -23,7 +26,10 @@ from torch import Tensor
 NUMBERS = {"cuda": 125_000, "hip": 36_000}
 # Bytes of a thread that may find no register: fewer rows would cost more.
 MOST_SPILLED = 64
-SHARED_BYTES = 65536
+# The part of shared memory that weights may fill; rows take the rest.
+WEIGHTS_SHARE = 7 / 8
+# The rows of several programs on one multiprocessor hide each other's way from memory.
+PROGRAMS_A_PROCESSOR = 2
 # Operations that chips do in half precision while they move a byte: 150 to 295 on those from A100 to H100 and B200.
 OPERATIONS_A_BYTE = 250
 # By what part products in generated kernels take longer than the library's.
@@ -36,6 +42,40 @@ def backend() -> str:
     if _recorded is not None:
         return _recorded.backend
     return "cuda" if torch.version.hip is None else "hip"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What bounds the programs of a GPU.
+
+    Attributes:
+        processors: how many multiprocessors it has.
+        shared: bytes of shared memory that a program may have.
+    """
+
+    processors: int
+    shared: int
+
+
+H100 = Chip(132, 227 * 1024)
+# What the interpreter stands for: a few programs, which walk over several tiles of rows each.
+INTERPRETED = Chip(1, H100.shared)
+
+
+@torch.compiler.assume_constant_result
+def chip_of(device: torch.device) -> Chip:
+    """The GPU of a device, or the one that launches are recorded for."""
+    if _recorded is not None:
+        return _recorded.chip
+    return INTERPRETED if device.type == "cpu" else _gpu(device)
+
+
+@functools.cache
+def _gpu(device: torch.device) -> Chip:
+    found = torch.cuda.get_device_properties(device)
+    # AMD's drivers do not tell more than what a program has without asking.
+    shared = getattr(found, "shared_memory_per_block_optin", 0) or found.shared_memory_per_block
+    return Chip(found.multi_processor_count, shared)
 
 
 def most_numbers() -> int:
@@ -73,6 +113,8 @@ class Tile:
         warps: its warps.
         columns: how many columns, for a kernel that owns a tile of these.
         inner: over how much of what is contracted such a kernel walks at once.
+        stages: for a kernel that walks over tiles of rows, how many of them are on their way at once.
+        most_programs: how many programs do that at most; 0 for a kernel with a program to each tile.
         spilled: bytes of each thread that found no register when a kernel was compiled for it, and infinity where it cannot run;
             nan before.
     """
@@ -81,7 +123,14 @@ class Tile:
     warps: int
     columns: int = 0
     inner: int = 0
+    stages: int = 0
+    most_programs: int = 0
     spilled: float = math.nan
+
+    def programs(self, batch: int) -> int:
+        """How many programs share the rows of a batch."""
+        tiles = -(-batch // self.rows)
+        return min(tiles, self.most_programs) if self.most_programs else tiles
 
 
 def row_tiles(
@@ -115,6 +164,50 @@ def row_tiles(
         rows //= 2
     tile = Tile(rows, warps_for(4 * rows * numbers_per_row <= limit))
     return _until_one_fits(_ever_smaller(tile, least), key)
+
+
+def walking_tiles(
+    kernel: Any,
+    h: Sequence[Tensor],
+    constants: dict[str, Any],
+    numbers_per_row: int,
+    held: int,
+    stages: int,
+    most: int = 128,
+) -> Iterable[Tile]:
+    """The tiles for a kernel that walks over them and holds its weights meanwhile, as :func:`row_tiles` has them.
+
+    The more rows a multiprocessor has at once, the less it waits. Among equals, smaller tiles in more programs are faster,
+    unless they are too small for the matrix units to read a weight once for many rows.
+
+    Args:
+        kernel, constants, numbers_per_row: as there.
+        h: the feature tensors.
+        held: how many numbers of weights that is.
+        stages: how many tiles of features are on their way at once, where there is room.
+        most: the largest number of rows.
+    """
+    key = _key(kernel, h[0], constants)
+    if key in _fitting and _recorded is None:
+        return _fitting[key]
+    chip, size, limit = chip_of(h[0].device), h[0].dtype.itemsize, most_numbers()
+    widths = [next_power_of_2(x.shape[1]) for x in h]
+    best, most_rows = Tile(16, warps_for(False)), (0, 0, 0)
+    for rows in (128, 64, 32, 16):
+        for staged in range(stages, 0, -1):
+            # Of the features, one tile less than are on their way; and what the widest one's columns have of results.
+            shared = size * (held + rows * (sum(widths) * max(staged - 1, 1) + max(widths)))
+            if shared <= chip.shared:
+                break
+        each = min(PROGRAMS_A_PROCESSOR, limit // (rows * numbers_per_row), chip.shared // shared)
+        each = max(each, 1 if rows == 16 else 0)
+        found = rows * each, min(rows, 32), -rows
+        if rows <= most and found > most_rows:
+            best, most_rows = (
+                Tile(rows, best.warps, stages=staged, most_programs=each * chip.processors),
+                found,
+            )
+    return _until_one_fits(_ever_smaller(best, 16), key)
 
 
 def column_tiles(
@@ -207,15 +300,15 @@ def schedule(
     tensor: Tensor,
     precision: str,
     numbers_per_row: int,
-    widest_weight: int,
+    held: int,
     operations_per_row: int = 0,
     saved_per_row: int = 0,
     kept: bool = False,
 ) -> str:
     """How a mode with matrix products runs: ``"resident"``, ``"columns"`` or ``"split"``.
 
-    One kernel is best where it serves: it needs matrix units, which float32 has at reduced precision alone; a whole
-    weight in shared memory; and sixteen rows of everything in the registers of a program. Else, kernels that compute
+    One kernel is best where it serves: it needs matrix units, which float32 has at reduced precision alone; all weights
+    in shared memory; and sixteen rows of everything in the registers of a program. Else, kernels that compute
     their products for a tile of columns spare the way of these through memory, and compute them more slowly than the
     library does. Products that are kept from one pass to the next are in memory: both are split.
 
@@ -223,7 +316,7 @@ def schedule(
         tensor: a feature tensor.
         precision: how kernels multiply matrices.
         numbers_per_row: how many numbers a row touches.
-        widest_weight: how many numbers the largest weight has.
+        held: how many numbers of weights one kernel would hold.
         operations_per_row: of the products that kernels of a tile of columns compute.
         saved_per_row: how many numbers these kernels do not move for each row.
         kept: whether products are kept.
@@ -232,11 +325,11 @@ def schedule(
         return "split" if kept else _forced[0]
     size = tensor.dtype.itemsize
     spared, lost = saved_per_row * size, SLOWER * _bytes_meanwhile(operations_per_row, size)
-    numbers, weight = 16 * numbers_per_row, widest_weight * size
-    chosen = "split" if kept else _best(tensor, precision, numbers, weight, spared - lost)
+    numbers, weights = 16 * numbers_per_row, held * size
+    chosen = "split" if kept else _best(tensor, precision, numbers, weights, spared - lost)
     if _recorded is not None:
         _recorded.choices.append(
-            Choice(chosen, numbers, most_numbers(), weight, SHARED_BYTES, spared, lost, kept)
+            Choice(chosen, numbers, most_numbers(), weights, most_held(tensor), spared, lost, kept)
         )
     return chosen
 
@@ -245,7 +338,7 @@ def keeps(
     tensor: Tensor,
     precision: str,
     numbers_per_row: int,
-    widest_weight: int,
+    held: int,
     operations_again: int,
     forward: tuple[int, int] = (0, 0),
     backward: tuple[int, int] = (0, 0),
@@ -257,7 +350,7 @@ def keeps(
     less than it costs to compute the products again.
 
     Args:
-        tensor, precision, numbers_per_row, widest_weight: as :func:`schedule` takes them for the forward pass.
+        tensor, precision, numbers_per_row, held: as :func:`schedule` takes them for the forward pass.
         operations_again: of the products, for one row.
         forward, backward: the operations and the numbers that tiles of columns compute and do not move in each pass.
     """
@@ -268,7 +361,7 @@ def keeps(
         moved * size - SLOWER * _bytes_meanwhile(operations, size)
         for operations, moved in (forward, backward)
     ]
-    chosen = _best(tensor, precision, 16 * numbers_per_row, widest_weight * size, gains[0])
+    chosen = _best(tensor, precision, 16 * numbers_per_row, held * size, gains[0])
     gained, again = gains[0] + max(gains[1], 0.0), _bytes_meanwhile(operations_again, size)
     kept = chosen == "split" or (chosen == "columns" and again > gained)
     if _recorded is not None:
@@ -276,11 +369,16 @@ def keeps(
     return kept
 
 
-def _best(tensor: Tensor, precision: str, numbers: int, weight: int, gained: float) -> str:
-    """The schedule for 16 rows that touch ``numbers``, and a weight of so many bytes; tiles of columns gain bytes a row."""
+def most_held(tensor: Tensor) -> int:
+    """How many bytes of weights a program may hold on the tensor's GPU."""
+    return int(WEIGHTS_SHARE * chip_of(tensor.device).shared)
+
+
+def _best(tensor: Tensor, precision: str, numbers: int, weights: int, gained: float) -> str:
+    """The schedule for 16 rows that touch ``numbers``, and weights of so many bytes; tiles of columns gain bytes a row."""
     if not (tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision != "ieee")):
         return "split"
-    if numbers <= most_numbers() and weight <= SHARED_BYTES:
+    if numbers <= most_numbers() and weights <= most_held(tensor):
         return "resident"
     return "columns" if gained > 0 else "split"
 
@@ -299,8 +397,8 @@ class Choice:
         schedule: the schedule.
         numbers: how many numbers sixteen rows touch.
         most_numbers: how many they may.
-        widest_weight: the bytes of the largest weight.
-        most_bytes: how many it may have.
+        weights: the bytes of the weights that one kernel would hold.
+        most_bytes: how many they may be.
         spared: the bytes that tiles of columns would not move for each row.
         lost: the bytes that would move in the time by which their products are slower.
         kept: whether products that one pass computes are kept for the other.
@@ -309,7 +407,7 @@ class Choice:
     schedule: str
     numbers: int
     most_numbers: int
-    widest_weight: int
+    weights: int
     most_bytes: int
     spared: int
     lost: float
@@ -350,11 +448,13 @@ class Recording:
 
     Attributes:
         backend: the kind of chip.
+        chip: what bounds its programs.
         spilled: the bytes that a thread spills in a launch, infinity where it cannot run; nan where nobody knows.
         launches, choices, keepings: what was recorded.
     """
 
     backend: str
+    chip: Chip
     spilled: Callable[[Launch], float]
     launches: list[Launch] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
@@ -366,16 +466,17 @@ _recorded: Recording | None = None
 
 @contextmanager
 def recording(
-    backend: str = "cuda", spilled: Callable[[Launch], float] = lambda _: math.nan
+    backend: str = "cuda", chip: Chip = H100, spilled: Callable[[Launch], float] = lambda _: math.nan
 ) -> Iterator[Recording]:
     """Launches inside the block are noted as for a chip of ``backend``, and not run: results are uninitialised.
 
     Args:
         backend: ``"cuda"`` or ``"hip"``.
+        chip: what bounds the chip's programs.
         spilled: the bytes that a thread spills in a launch, by which tiles are chosen; nan where nobody knows.
     """
     global _recorded
-    _recorded = Recording(backend, spilled)
+    _recorded = Recording(backend, chip, spilled)
     try:
         yield _recorded
     finally:
@@ -390,11 +491,13 @@ def launch(
     constants: dict[str, Any],
     columns: int = 1,
 ) -> None:
-    """Run ``kernel`` over the rows of a batch, a program to each ``tile``, in ``columns`` tiles of columns."""
-    programs = triton.cdiv(batch, tile.rows) * columns
+    """Run ``kernel`` over the rows of a batch, by programs that own a ``tile`` each or walk over them, in ``columns`` tiles of columns."""
+    programs = tile.programs(batch) * columns
     if not programs:
         return
     constants = {"ROWS": tile.rows, **constants}
+    if tile.stages:
+        constants["STAGES"] = tile.stages
     if _recorded is not None:
         noted = Launch(kernel, programs, arguments, constants, tile.warps)
         _recorded.launches.append(noted)
@@ -405,7 +508,8 @@ def launch(
         kernel[(programs,)](*arguments, **constants)
         return
     try:
-        with torch.cuda.device(tensor.device):
+        is_current = tensor.device.index == torch.cuda.current_device()
+        with nullcontext() if is_current else torch.cuda.device(tensor.device):
             compiled = kernel[(programs,)](*arguments, num_warps=tile.warps, **constants)
     except (triton.OutOfResources, RuntimeError) as error:
         # Some tiles the chip lacks the resources for, and some a pass of Triton's compiler fails on.

@@ -17,6 +17,11 @@ def acc(tensor: Tensor) -> Any:
     return tl.float64 if tensor.dtype is torch.float64 else tl.float32
 
 
+def next_power_of_2(number: int) -> int:
+    """The least power of two that is no less than a number; Triton's own function takes as long as a launch's arguments."""
+    return 1 << (number - 1).bit_length()
+
+
 def unit_stride(features: Tensor) -> Tensor:
     """Features whose rows lie in one piece each; copied where they do not."""
     return features if features.stride(1) == 1 or features.shape[1] == 1 else features.contiguous()
@@ -52,12 +57,12 @@ def grouped(tensors: Sequence[Tensor], n_modalities: int, listed: tuple[bool, ..
     return groups
 
 
-def separate(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Tensors of one type, in one piece each, of which no two share memory."""
+def separate(tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Tensors of one type, if it is given, in one piece each, of which no two share memory."""
     found: list[Tensor] = []
     seen: set[int] = set()
     for tensor in tensors:
-        x = tensor.to(dtype).contiguous()
+        x = (tensor if dtype is None else tensor.to(dtype)).contiguous()
         address = x.untyped_storage().data_ptr()
         found.append(x.clone() if address in seen else x)
         seen.add(address)
@@ -66,4 +71,4 @@ def separate(tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 def shaped(gradients: Iterable[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
     """Gradients in the shapes and types of their parameters."""
-    return [x.reshape(p.shape).to(p.dtype, copy=True).contiguous() for x, p in zip(gradients, parameters)]
+    return separate(x.reshape(p.shape).to(p.dtype) for x, p in zip(gradients, parameters))

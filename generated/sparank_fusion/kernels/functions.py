@@ -30,6 +30,12 @@ def minimum(a, b):
 
 
 @triton.jit
+def exponential(x):
+    """``exp(x)``; in float32 by the power of two that chips compute, without what rounds results below 1e-38."""
+    return tl.exp(x) if x.dtype == tl.float64 else tl.exp2(x * 1.4426950408889634)
+
+
+@triton.jit
 def square(x):
     return x * x
 
@@ -46,7 +52,7 @@ def integer_power(x, EXPONENT: tl.constexpr):
 def power(x, y):
     """``x ** y`` as floating-point standards define it, for whole exponents of negative numbers too."""
     y = y + tl.zeros_like(x)
-    magnitude = tl.exp(y * tl.log(tl.abs(x)))
+    magnitude = exponential(y * tl.log(tl.abs(x)))
     is_whole = tl.floor(y) == y
     is_odd = is_whole & (tl.floor(y / 2) * 2 != y)
     negative = tl.where(is_whole, tl.where(is_odd, -magnitude, magnitude), float("nan"))
@@ -60,13 +66,13 @@ def interpolate(a, b, weight):
 
 @triton.jit
 def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+    return 1.0 / (1.0 + exponential(-x))
 
 
 @triton.jit
 def tanh(x):
     """By a series where the quotient of exponentials would cancel."""
-    t = tl.exp(-2.0 * tl.abs(x))
+    t = exponential(-2.0 * tl.abs(x))
     large = (1.0 - t) / (1.0 + t)
     s = x * x
     small = x * (1.0 - s * (1.0 / 3.0 - s * (2.0 / 15.0 - s * (17.0 / 315.0))))
@@ -86,7 +92,7 @@ def silu(x):
 @triton.jit
 def softplus(x):
     """``log(1 + exp(x))``; the logarithm is corrected for what its argument lost to rounding."""
-    t = tl.exp(-tl.abs(x))
+    t = exponential(-tl.abs(x))
     u = 1.0 + t
     lost = tl.where(u == 1.0, 1.0, u - 1.0)
     return maximum(x, 0.0) + tl.where(u == 1.0, t, tl.log(u) * t / lost)

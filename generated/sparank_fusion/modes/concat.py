@@ -31,6 +31,7 @@ class ConcatFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0,)
+    only_moves = True
 
     def __init__(
         self,

@@ -14,12 +14,13 @@ from sparank_gen.ir.simplify import tidy
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import largest
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.plan.schedule import only_moves
 from sparank_gen.plan.stages import whole_tiles
 
 
 @dataclass(frozen=True)
 class Page:
-    """A mode's page: its equations, its adjoints, its axes, and how many numbers of a row a kernel must hold."""
+    """A mode's page: its equations, its adjoints, its axes, how many numbers of a row a kernel must hold, and whether it computes."""
 
     formulas: tuple[str, ...]
     adjoints: tuple[str, ...]
@@ -28,6 +29,7 @@ class Page:
     weights: str | None
     diagnostics: tuple[tuple[str, str], ...]
     held: str
+    only_moves: bool
 
 
 def mode_page(mode: Mode) -> Page:
@@ -42,6 +44,7 @@ def mode_page(mode: Mode) -> Page:
         weights=str(mode.weights) if mode.weights else None,
         diagnostics=tuple((diagnostic.key, str(diagnostic.layout)) for diagnostic in mode.diagnostics),
         held=largest(whole_tiles(forward), {}),
+        only_moves=only_moves(forward),
     )
 
 

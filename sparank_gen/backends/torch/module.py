@@ -21,7 +21,7 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import largest
-from sparank_gen.plan.schedule import touches_less, usual_sizes, working_set
+from sparank_gen.plan.schedule import only_moves, touches_less, usual_sizes, working_set
 from sparank_gen.plan.stacking import stacked_dim
 from sparank_gen.plan.stages import whole_tiles
 
@@ -90,6 +90,7 @@ class ModuleFile:
     assignments: tuple[tuple[str, str], ...]
     out_dim: str
     block: str | None
+    only_moves: bool
     held: str
     batch_dims: tuple[int, ...]
     functions: tuple[Function, ...]
@@ -158,6 +159,7 @@ def module_file(mode: Mode) -> ModuleFile:
         assignments=assignments(mode, names),
         out_dim=mode.out_extent.code(names),
         block=_block(mode, names),
+        only_moves=only_moves(prepared(mode)),
         held=largest(whole_tiles(prepared(mode)), names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=functions(mode),

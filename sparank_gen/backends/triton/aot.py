@@ -22,6 +22,7 @@ class Target:
 
     Attributes:
         backend, arch, lanes: the arguments of triton's ``GPUTarget``.
+        processors: how many multiprocessors it has.
         shared: bytes of shared memory that a program may have.
         bandwidth: bytes a second from device memory.
         rates: matrix operations a second, by dtype.
@@ -30,6 +31,7 @@ class Target:
     backend: str
     arch: int | str
     lanes: int
+    processors: int
     shared: int
     bandwidth: float
     rates: Mapping[str, float]
@@ -38,10 +40,10 @@ class Target:
 # Peak figures of the vendors' data sheets: A100 SXM 80 GB, H100 SXM, B200, MI300X; dense, without sparsity. Shared memory
 # is what one program may ask for, by the vendors' tables of what each architecture has.
 TARGETS = {
-    "sm_80": Target("cuda", 80, 32, 163 * 1024, 2.04e12, {"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12}),
-    "sm_90": Target("cuda", 90, 32, 227 * 1024, 3.35e12, {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}),
-    "sm_100": Target("cuda", 100, 32, 227 * 1024, 8.0e12, {"float16": 2250e12, "bfloat16": 2250e12, "float32": 80e12}),
-    "gfx942": Target("hip", "gfx942", 64, 64 * 1024, 5.3e12, {"float16": 1307e12, "bfloat16": 1307e12, "float32": 163e12}),
+    "sm_80": Target("cuda", 80, 32, 108, 163 * 1024, 2.04e12, {"float16": 312e12, "bfloat16": 312e12, "float32": 19.5e12}),
+    "sm_90": Target("cuda", 90, 32, 132, 227 * 1024, 3.35e12, {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}),
+    "sm_100": Target("cuda", 100, 32, 148, 227 * 1024, 8.0e12, {"float16": 2250e12, "bfloat16": 2250e12, "float32": 80e12}),
+    "gfx942": Target("hip", "gfx942", 64, 304, 64 * 1024, 5.3e12, {"float16": 1307e12, "bfloat16": 1307e12, "float32": 163e12}),
 }
 POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
 
@@ -102,15 +104,18 @@ def compiled(
             return math.inf
         return found.spilled if found.shared <= target.shared else math.inf
 
-    found = _recorded(package, mode, dim, n_modalities, dtype, batch, target.backend, spilled)
+    found = _recorded(package, mode, dim, n_modalities, dtype, batch, target, spilled)
     return found, tuple(made[id(launch)] for launch in found.launches)
 
 
 def _recorded(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int, *options: Any) -> Any:
-    """What both passes of a layer would launch; ``options`` are those of the package's ``recording``."""
+    """What both passes of a layer would launch; ``options`` are a target, and what ``recording`` has for ``spilled``."""
     import torch
 
     kernels = importlib.import_module(f"{package}.kernels")
+    if options:
+        target, spilled = options
+        options = target.backend, kernels.Chip(target.processors, target.shared), spilled
     # The library's products take no time there, and what lies between kernels no memory.
     like: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": "meta"}
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(**like)

@@ -94,10 +94,10 @@ def _what_is_kept(products: Sequence[str], keeping: Any) -> str:
 
 def _why(choice: Any, has_columns: bool) -> str:
     rows = f"16 rows touch {choice.numbers:,} numbers, of {choice.most_numbers:,} that registers hold"
-    weight = f"the widest weight has {choice.widest_weight:,} bytes, of {choice.most_bytes:,} of shared memory"
+    weight = f"their weights have {choice.weights:,} bytes, of {choice.most_bytes:,} of shared memory"
     if choice.schedule == "resident":
         return f"resident: {rows}; {weight}"
-    fits = choice.numbers <= choice.most_numbers and choice.widest_weight <= choice.most_bytes
+    fits = choice.numbers <= choice.most_numbers and choice.weights <= choice.most_bytes
     why = "matrix units do not serve this type at this precision" if fits else f"{rows}; {weight}"
     sides = "what follows its products is not elementwise along columns"
     if has_columns:

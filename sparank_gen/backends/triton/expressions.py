@@ -40,12 +40,14 @@ class ExpressionPrinter(KernelScope):
         loaded: the leaf that each variable of what a leaf reads holds.
         numbers: the compile-time constant of each number that the host computes.
         optional: cotangents that may be absent, with the constant that says whether they are there.
+        held: the axes of each weight that is read before the loop over tiles of rows.
     """
 
     values: dict[object, Kept] = field(default_factory=dict)
     loaded: dict[object, Node] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
+    held: dict[object, tuple[str, ...]] = field(default_factory=dict)
 
     def expression(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         """The value of ``node`` at the positions ``env`` of its unrolled axes."""
@@ -207,6 +209,9 @@ class ExpressionPrinter(KernelScope):
                 whole = [self.broadcast(self.as_tile(value), axes) if axes else value.code for value in values[1:]]
                 return Tile(f"({whole[0]} if {values[0].code} else {whole[1]})", axes, padding=padding)
         template = operator.triton or operator.torch
+        if node.op == "div" and isinstance(values[1], Tile) and node.args[1].axes < node.args[0].axes:
+            # The compiler takes the reciprocal once for all that is divided by the same.
+            template = "{0} * (1.0 / {1})"
         infix = bool(operator.symbol) and not operator.triton
         codes = []
         for position, value in enumerate(values):
@@ -281,16 +286,49 @@ class ExpressionPrinter(KernelScope):
         rows = tuple(axis for axis in tile.axes if axis not in inner)
         tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0, env)
         left = self.flat(tile.code, (rows, inner), len(tile.axes))
-        matrix = self.load(weight, env, (*inner, *outer))
-        variable = self.unique(f"{weight.data[0]}_tile")
-        self.emit(f"{variable} = {matrix.code}")
-        right = self.flat(variable, (inner, outer), len(matrix.axes))
+        if self.walks and self.is_kept(weight):
+            right = self.held_weight(weight, inner, outer, env)
+        else:
+            variable = self.unique(f"{weight.data[0]}_tile")
+            self.emit(f"{variable} = {self.load(weight, env, (*inner, *outer)).code}")
+            right = self.flat(variable, (inner, outer), len(inner) + len(outer))
         code = f"contract({left}, {right}, ACC, PRECISION)"
         padding = dict.fromkeys(outer, 0.0)
         if len(rows) + len(outer) > 2:
             sizes = ", ".join(self.size(axis) for axis in (*rows, *outer))
             code = f"tl.reshape({code}, ({sizes}))"
         return Tile(code, (*rows, *outer), padding=padding)
+
+    def held_weight(self, weight: Node, inner: tuple[str, ...], outer: tuple[str, ...], env: Mapping[str, str]) -> str:
+        """A weight as a matrix, one of those that are read before the loop over tiles of rows."""
+        name, indices = weight.data
+        slots = self.storages[name].slots
+        extents = self.slot_extents(self.storages[name], indices)
+        read = {
+            slot: self.position(index, extents[slot], env)
+            for slot, index in zip(slots, indices, strict=True)
+            if self.is_unrolled(slot)
+        }
+        numbered = {slot: code for slot, code in read.items() if code.isdigit()}
+        unrolled = tuple(slot for slot in read if slot not in numbered)
+        slot_of = {axis_of(index): slot for slot, index in zip(slots, indices, strict=True) if not isinstance(index, FIXED)}
+        sides = tuple(tuple(slot_of[axis] for axis in side) for side in (inner, outer))
+        key = ("weight", self.leaf_key(weight), *numbered.items(), sides)
+        if key not in self.values:
+            full = ir.leaf(name, [
+                slot if slot in unrolled else int(numbered[slot]) if slot in numbered else index
+                for slot, index in zip(slots, indices, strict=True)
+            ])
+            kept = Kept(self.unique(f"{name}_tiles" if unrolled else f"{name}_tile"), unrolled, Tile("", ()))
+            rank = len(inner) + len(outer)
+            with self.emitting(self.before):
+                self.collect(
+                    kept.name,
+                    unrolled,
+                    lambda at: self.flat(self.load(full, at, (*inner, *outer)).code, (inner, outer), rank),
+                )
+            self.values[key], self.held[key] = kept, (*unrolled, *inner, *outer)
+        return self.read(self.values[key], read).code
 
     def flat(self, code: str, groups: Sequence[Sequence[str]], rank: int) -> str:
         """A tile as a matrix: each group of dimensions becomes one."""
@@ -348,8 +386,7 @@ class ExpressionPrinter(KernelScope):
         """A loaded tile in the accumulator's type; zero where the tensor is absent."""
         code = f"{tile.code}.to(ACC)"
         if name in self.optional:
-            sizes = ", ".join(self.size(axis) for axis in axes)
-            code = f"{code} if {self.optional[name]} else tl.zeros(({sizes},), ACC)"
+            code = f"{code} if {self.optional[name]} else {self.zeros(axes)}"
         return code
 
 

@@ -27,7 +27,7 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.lang.extents import Extent, largest
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owner_among, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums, is_unrolled
@@ -44,6 +44,14 @@ class Parameter:
     name: str
     listed: bool
     gradient: str | None
+
+    @property
+    def item(self) -> str:
+        """Its gradient, or those of all modalities, as written in a list of others."""
+        if self.gradient is None:
+            return f"*(torch.zeros_like(x) for x in {self.name})" if self.listed else f"torch.zeros_like({self.name})"
+        starred = f"({self.gradient})" if " for " in self.gradient else self.gradient
+        return f"*{starred}" if self.listed else self.gradient
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class KernelFile:
     rest: Rest
     numbers_per_row: str
     reshaped_per_row: str
-    widest_weight: str
+    held: tuple[str, str]
 
     @property
     def text(self) -> str:
@@ -123,13 +131,14 @@ class KernelFile:
         names += ["keeps"] if self.kept else []
         names += ["multiplied_in"] if self.rest.lines or any(step.lines for step in steps) else []
         names += ["column_tiles"] if any(kernel.columns for kernel in self.kernels) else []
-        names += ["row_tiles"] if any(kernel.columns is None for kernel in self.kernels) else []
+        names += ["walking_tiles"] if any(kernel.held is not None for kernel in self.kernels) else []
+        names += ["row_tiles"] if any(kernel.columns is None and kernel.held is None for kernel in self.kernels) else []
         return sorted(names)
 
     @property
     def tensor_functions(self) -> list[str]:
         """What the file imports from the common part on the host: what kernels take and give."""
-        names = ["acc", "grouped", "row_strides", "unit_stride"]
+        names = ["acc", "grouped", "next_power_of_2", "row_strides", "unit_stride"]
         names += ["starts", "widths"] if self.mode.one_width is None else []
         names += ["shaped"] if self.parameters else []
         names += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
@@ -184,21 +193,14 @@ def kernel_file(mode: Mode) -> KernelFile:
         rest=rest,
         numbers_per_row=set_size.code(padded),
         reshaped_per_row=_reshaped(expand(lanes)).code(padded),
-        widest_weight=_widest_weight(expand(program), symbols),
+        held=(_held(forward, padded), _held(backward, padded)),
     )
 
 
-def _widest_weight(program: Program, symbols: Mapping[str, str]) -> str:
-    """How many numbers the largest tile of a weight has that a kernel multiplies with."""
-    sizes = []
-    for node in ir.reachable(program[name].node for name in program.outputs):
-        contraction = contraction_of(node, partial(is_unrolled, program))
-        if contraction is not None:
-            size = Extent.number(1)
-            for axis in sorted(contraction.weight.axes):
-                size = size if is_unrolled(program, axis) else size * widest(program.extents[axis])
-            sizes.append(size)
-    return largest(sizes, symbols)
+def _held(found: Schedules, padded: Mapping[str, str]) -> str:
+    """How many numbers of weights one kernel of a pass holds."""
+    kernel = found.resident.kernel
+    return "0" if kernel is None or kernel.held is None else kernel.held.code(padded)
 
 
 def _reshaped(program: Program) -> Extent:
@@ -230,7 +232,7 @@ def _constants(
     lanes = KernelPrinter(program, {}, symbols).lanes
     sizes = [("dim", "dim")] if mode.one_width is not None else [("dims", "dims"), ("starts", "starts(dims)")]
     found = [("M", "len(h)"), *sizes, *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
-    found += [(f"{variable.upper()}_LANES", f"triton.next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
+    found += [(f"{variable.upper()}_LANES", f"next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
     found += [(constant, code) for code, constant in numbers.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
     return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))

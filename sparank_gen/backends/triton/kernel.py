@@ -3,6 +3,8 @@
 The batch axis is dimension 0 of every tile. Axes over modalities, and axes of a small fixed extent, are unrolled into
 tuples of tiles. Every other axis is a dimension of the tile, padded to a power of two; what the padding holds is
 tracked, and restored to the neutral element before a reduction where it has to be.
+
+A kernel that multiplies with weights walks over tiles of rows: its weights are read once, before that loop.
 """
 
 from __future__ import annotations
@@ -49,15 +51,18 @@ class KernelPrinter(ExpressionPrinter):
         """Write a result, one tensor or slice for each position of its unrolled axes."""
         named = [axis_of(index) for index in store.axes if not isinstance(index, FIXED)]
         unrolled, axes = self.split(tuple(axis for axis in named if not (store.partial and axis == BATCH)))
+        if store.partial and self.walks:
+            self.add_up(store, unrolled, axes)
+            return
         if store.condition:
             self.emit(f"if {store.condition}:")
             self.depth += 1
-        env: dict[str, str] = {}
-        start = self.depth
-        for axis in unrolled:
-            env[axis] = axis
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
-            self.depth += 1
+        with self.loops(unrolled) as env:
+            self.write(store, self.stored(store, axes, env).code, axes, env)
+        self.depth -= 1 if store.condition else 0
+
+    def stored(self, store: Store, axes: tuple[str, ...], env: Mapping[str, str]) -> Tile:
+        """What is written at one position of the unrolled axes, with all of ``axes``."""
         tile = self.expression(store.node, env)
         if isinstance(tile, Scalar):
             tile = Tile(f"tl.full((), {tile.code}, ACC)", ())
@@ -66,12 +71,29 @@ class KernelPrinter(ExpressionPrinter):
             tile = Tile(f"tl.sum({masked.code}, 0)", tile.axes[1:])
         missing = [axis for axis in axes if axis not in tile.axes]
         tile = tile.aligned(axes) if tile.axes else tile
-        if missing:
-            tile = Tile(self.broadcast(tile, axes), axes)
+        return Tile(self.broadcast(tile, axes), axes) if missing else tile
+
+    def write(self, store: Store, code: str, axes: tuple[str, ...], env: Mapping[str, str]) -> None:
         mask = f", mask={self.mask(axes, axes, env)}" if axes else ""
-        address = self.address(store.storage, store.axes, env | {BATCH: "program"}, axes)
-        self.emit(f"tl.store({address}, {tile.code}{mask})")
-        self.depth = start - (1 if store.condition else 0)
+        address = self.address(store.storage, store.axes, {**env, BATCH: "program"}, axes)
+        self.emit(f"tl.store({address}, {code}{mask})")
+
+    def add_up(self, store: Store, unrolled: tuple[str, ...], axes: tuple[str, ...]) -> None:
+        """Sum a result over all tiles of rows that a program walks over, and write it after the last."""
+        total = Kept(self.unique(store.storage.name), unrolled, Tile("", axes))
+        with self.emitting(self.before):
+            self.emit(f"{total.name} = {'()' if unrolled else self.zeros(axes)}")
+            if unrolled:
+                count = " * ".join(self.extent(axis, {}) for axis in unrolled)
+                self.emit(f"for _ in tl.static_range({count}):")
+                self.emit(f"    {total.name} = {total.name} + ({self.zeros(axes)},)")
+        more = self.unique("more") if unrolled else total.name
+        self.collect(more, unrolled, lambda env: f"{self.read(total, env).code} + {self.stored(store, axes, env).code}")
+        if unrolled:
+            self.emit(f"{total.name} = {more}")
+            self.taken.discard(more)
+        with self.emitting(self.after), self.loops(unrolled) as env:
+            self.write(store, self.read(total, env).code, axes, env)
 
     # Statements
 
@@ -119,21 +141,10 @@ class KernelPrinter(ExpressionPrinter):
         unrolled = tuple(slot for slot in slots if slot != BATCH and self.is_unrolled(slot))
         full = ir.leaf(name, [slot if slot in unrolled else index for slot, index in zip(slots, indices, strict=True)])
         variable = self.unique(name)
-        env = {axis: axis for axis in unrolled}
         axes = self.split(full.axes - set(unrolled))[1]
-        if not unrolled:
-            tile = self.load(full, {}, axes)
-            self.emit(f"{variable} = {self.present(name, tile, axes)}")
-        else:
-            self.emit(f"{variable} = ()")
-            start = self.depth
-            for axis in unrolled:
-                self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
-                self.depth += 1
-            tile = self.load(full, env, axes)
-            self.emit(f"{variable} = {variable} + ({self.present(name, tile, axes)},)")
-            self.depth = start
-        self.values[key] = Kept(variable, unrolled, Tile("", axes, padding=tile.padding))
+        self.collect(variable, unrolled, lambda env: self.present(name, self.load(full, env, axes), axes))
+        padding = dict.fromkeys((axis for axis in axes if axis != BATCH), 0.0)
+        self.values[key] = Kept(variable, unrolled, Tile("", axes, padding=padding))
         self.loaded[key] = full
 
     def keep_product(self, leaf: Node) -> Kept:
@@ -142,25 +153,20 @@ class KernelPrinter(ExpressionPrinter):
         node, variable = self.products[name], self.unique(name)
         unrolled, axes = self.split(leaf.axes)
         over, (inner,) = self.split(frozenset(node.over))
-        env = {axis: axis for axis in unrolled}
         if unrolled:
             self.emit(f"{variable} = ()")
-        start = self.depth
-        for axis in unrolled:
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
-            self.depth += 1
-        target, body = self.unique("total") if unrolled else variable, self.depth
-        self.emit(f"{target} = tl.zeros(({', '.join(map(self.size, axes))}), ACC)")
-        for axis in over:
-            env = env | {axis: self.loop_name(axis, env)}
-            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
-            self.depth += 1
-        self.multiply_tiles(node, inner, axes, env, target)
-        self.depth = body
-        if unrolled:
-            self.emit(f"{variable} = {variable} + ({target},)")
-            self.taken.discard(target)
-        self.depth = start
+        with self.loops(unrolled) as env:
+            target, body = self.unique("total") if unrolled else variable, self.depth
+            self.emit(f"{target} = {self.zeros(axes)}")
+            for axis in over:
+                env = env | {axis: self.loop_name(axis, env)}
+                self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
+                self.depth += 1
+            self.multiply_tiles(node, inner, axes, env, target)
+            self.depth = body
+            if unrolled:
+                self.emit(f"{variable} = {variable} + ({target},)")
+                self.taken.discard(target)
         return Kept(variable, unrolled, Tile("", axes, padding=dict.fromkeys(axes[1:], 0.0)))
 
     def multiply_tiles(self, node: Node, inner: str, axes: Sequence[str], env: Mapping[str, str], target: str) -> None:
@@ -189,23 +195,18 @@ class KernelPrinter(ExpressionPrinter):
         inner = inner if self.is_reduction_over_unrolled(node) else ()
         for line in source.split("\n") if source else ():
             self.emit(f"# {line}")
-        start = self.depth
-        env = {axis: axis for axis in unrolled}
         if unrolled:
             self.emit(f"{variable} = ()")
-        for axis in unrolled:
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
-            self.depth += 1
-        if inner:
-            target = self.unique("total") if unrolled else variable
-            tile = self.reduce_unrolled(node, inner, env, target)
-        else:
-            target, tile = "", self.as_tile(self.expression(node, env))
-        if unrolled:
-            self.emit(f"{variable} = {variable} + ({target or tile.code},)")
-        elif not inner:
-            self.emit(f"{variable} = {tile.code}")
-        self.depth = start
+        with self.loops(unrolled) as env:
+            if inner:
+                target = self.unique("total") if unrolled else variable
+                tile = self.reduce_unrolled(node, inner, env, target)
+            else:
+                target, tile = "", self.as_tile(self.expression(node, env))
+            if unrolled:
+                self.emit(f"{variable} = {variable} + ({target or tile.code},)")
+            elif not inner:
+                self.emit(f"{variable} = {tile.code}")
         if inner and unrolled:
             self.taken.discard(target)
         self.values[node] = Kept(variable, unrolled, tile)

@@ -116,9 +116,10 @@ def schedules(made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer], be
     """
     made = made.holding(buffers)
     written = {buffer.name: buffer for buffer in buffers}
-    resident = Step(_allocated(made, stores, written), _printed(made, "kernel", stores))
     split = split_of(made, stores, buffers)
-    if len(split.stages) == 1:
+    has_products = len(split.stages) > 1
+    resident = Step(_allocated(made, stores, written), _printed(made, "kernel", stores, walks=has_products))
+    if not has_products:
         return Schedules(resident)
     found = _around_products(Schedules(resident), made, stores, buffers, before)
     made = replace(made, program=split.program)
@@ -268,7 +269,7 @@ def _buffer_shape(buffer: Buffer, made: Pass) -> tuple[str, str]:
     """The shape of a buffer, and of a list of them the loop that makes one for each modality."""
     axes = [axis for axis in buffer.axes if axis != buffer.listed]
     loop = made.loop_over(buffer.listed) if buffer.listed is not None else ""
-    return made.shape(axes, "triton.cdiv(batch, tile.rows)" if buffer.partial else "batch"), loop
+    return made.shape(axes, "tile.programs(batch)" if buffer.partial else "batch"), loop
 
 
 def buffer_store(buffer: Buffer) -> Store:
@@ -314,8 +315,10 @@ def _parts(store: Store, whole: set[Node], program: Program) -> list[Store]:
     return found
 
 
-def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None) -> Kernel:
-    """A kernel that computes ``stores``."""
+def _printed(
+    made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns | None = None, walks: bool = False
+) -> Kernel:
+    """A kernel that computes ``stores``; if it ``walks``, over tiles of rows, with weights that it reads once."""
     products = columns.products if columns else ()
     stores = [replace(store, node=pieces_last(store.node, made.program.extents)) for store in stores]
     whole = read_whole(store.node for store in stores)
@@ -330,6 +333,7 @@ def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns
         products={definition.name: definition.node for definition in products},
         optional=made.optional,
         numbers=made.numbers,
+        walks=walks,
     )
     printer.run(stores)
     work = {
@@ -339,14 +343,15 @@ def _printed(made: Pass, suffix: str, stores: Sequence[Store], columns: _Columns
     if columns:
         work = {"epilogue": "matrix products and what follows them"}.get(suffix, "matrix products and what others are applied to")
         suffix = "products" if suffix == "epilogue" else suffix.replace("operands", "products")
-    title = f"The {made.name} pass on a tile of rows{' and columns' if columns else ''}: {work}."
+    where = "tile after tile of rows" if walks else f"a tile of rows{' and columns' if columns else ''}"
+    title = f"The {made.name} pass on {where}: {work}."
     operations = operations_per_row([*nodes, *(definition.node for definition in products)], program)
     return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
 
 
 def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operations: Extent) -> Kernel:
     mode, storages = made.mode, made.storages
-    printer.lines = without_unread(printer.lines)
+    printer.lines = without_unread([*printer.lines, *printer.after])[: -len(printer.after) or None]
     variables = parameter_variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
     if FEATURES in printer.used:
@@ -360,12 +365,38 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
     columns = None
     if printer.columns is not None:
         columns = f"{printer.lanes[widest(printer.columns)].upper()}_LANES", printer.columns.code(printer.symbols)
-    return Kernel(name, title, tuple(pointers), (*_prologue(printer), *printer.lines), operations, columns)
+    held = None
+    if printer.walks:
+        held = Extent.number(0)
+        for axes in printer.held.values():
+            held = held + _padded_elements(axes, printer.program)
+    return Kernel(name, title, tuple(pointers), _body(printer), operations, columns, held)
+
+
+def _padded_elements(axes: Iterable[str], program: Program) -> Extent:
+    """How many numbers tensors with ``axes`` have where each is as wide as the widest."""
+    found = Extent.number(1)
+    for axis in axes:
+        found = found * widest(program.extents[axis])
+    return found
+
+
+def _body(printer: KernelPrinter) -> tuple[str, ...]:
+    """All statements of a kernel."""
+    masks = printer.mask_lines
+    if not printer.walks:
+        return (*_prologue(printer), *masks, *printer.lines)
+    of_rows = [line for line in masks if "in_b" in line]
+    others = [line for line in masks if line not in of_rows]
+    walk = "for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):"
+    rows = ["b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B", *of_rows]
+    inside = [f"    {line}" for line in (*rows, *printer.lines)]
+    return (*_prologue(printer), *others, *printer.before, walk, *inside, *printer.after)
 
 
 def _prologue(printer: KernelPrinter) -> list[str]:
     """The statements that say which rows, and which positions along each extent, a program owns."""
-    lines = [line for line in printer.lines if not line.lstrip().startswith("#")]
+    lines = [line for line in (*printer.before, *printer.lines, *printer.after) if not line.lstrip().startswith("#")]
     text = "\n".join([*lines, *printer.mask_lines])
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
     prologue = []
@@ -373,7 +404,8 @@ def _prologue(printer: KernelPrinter) -> list[str]:
         width = f"{printer.lanes[widest(printer.columns)].upper()}_LANES"
         prologue.append(f"columns = tl.cdiv({printer.number_code(printer.columns, {})}, {width})")
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
-    prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
+    if not printer.walks:
+        prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
     if "batch" in text:
         prologue.append("batch = tl.zeros((), tl.int64) + B")
     if re.search(r"\bprogram\b", text):
@@ -391,4 +423,4 @@ def _prologue(printer: KernelPrinter) -> list[str]:
     for extent, condition in printer.bounds.items():
         if re.search(rf"\b{condition}\b", text):
             prologue.append(f"{condition} = {printer.lanes[widest(extent)]} < {printer.number_code(extent, {})}")
-    return prologue + printer.mask_lines
+    return prologue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,14 +18,14 @@ from sparank_gen.plan.pieces import is_unrolled
 
 TILE_FUNCTIONS = tuple(
     """
-    add multiply maximum minimum contract square integer_power power interpolate sigmoid tanh gelu silu softplus
+    add multiply maximum minimum contract exponential square integer_power power interpolate sigmoid tanh gelu silu softplus
     finite product_of_others
     """.split()
 )
 RESERVED = frozenset(
     """
-    tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b batch ROWS INNER ACC PRECISION HAS_EXTRAS program programs columns
-    forward backward fuse launch acc precision multiplied_in row_tiles column_tiles shaped unit_stride None True False and or not if else for in is
+    tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b batch ROWS INNER STAGES ACC PRECISION HAS_EXTRAS program programs columns tile
+    forward backward fuse launch acc precision multiplied_in row_tiles column_tiles walking_tiles shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
 
@@ -68,6 +68,8 @@ class KernelScope:
         used: the tensors that are read or written.
         bounds: the variable of the condition that a lane lies inside the width of a modality that has a number.
         masks: the variable of each condition on several dimensions, and the statements that set them.
+        walks: whether a program walks over tiles of rows, and loads weights once for all of them.
+        before, after: the statements before and after that loop.
     """
 
     program: Program
@@ -83,6 +85,9 @@ class KernelScope:
     bounds: dict[Extent, str] = field(default_factory=dict)
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
+    walks: bool = False
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.taken.update(self.symbols.values())
@@ -102,6 +107,33 @@ class KernelScope:
 
     def emit(self, line: str) -> None:
         self.lines.append("    " * self.depth + line)
+
+    @contextmanager
+    def emitting(self, lines: list[str]) -> Iterator[None]:
+        """Inside, statements are added to ``lines``."""
+        own, self.lines = self.lines, lines
+        depth, self.depth = self.depth, 0
+        yield
+        self.lines, self.depth = own, depth
+
+    @contextmanager
+    def loops(self, axes: Sequence[str]) -> Iterator[dict[str, str]]:
+        """Loops over the positions of unrolled axes, and what stands for these inside."""
+        start, env = self.depth, {axis: axis for axis in axes}
+        for axis in axes:
+            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
+            self.depth += 1
+        yield env
+        self.depth = start
+
+    def collect(self, variable: str, unrolled: tuple[str, ...], element: Callable[[dict[str, str]], str]) -> None:
+        """Set a variable, or for unrolled axes a tuple of what ``element`` gives at each of their positions."""
+        if not unrolled:
+            self.emit(f"{variable} = {element({})}")
+            return
+        self.emit(f"{variable} = ()")
+        with self.loops(unrolled) as env:
+            self.emit(f"{variable} = {variable} + ({element(env)},)")
 
     @contextmanager
     def indented(self) -> Iterator[None]:
@@ -282,6 +314,11 @@ class KernelScope:
         """Code for a tile with all of ``axes`` at full size."""
         sizes = ", ".join(self.size(axis) for axis in axes)
         return f"tl.broadcast_to({tile.aligned(axes).code if tile.axes else tile.code}, ({sizes}{',' if len(axes) == 1 else ''}))"
+
+    def zeros(self, axes: Sequence[str]) -> str:
+        """Code for a tile of zeros."""
+        sizes = ", ".join(map(self.size, axes))
+        return f"tl.zeros(({sizes}{',' if len(axes) == 1 else ''}), ACC)"
 
     def restored(self, tile: Tile, axes: Sequence[str], value: float, env: Mapping[str, str]) -> Tile:
         """``tile`` with ``value`` in the padding of ``axes``."""

@@ -21,6 +21,7 @@ class Kernel:
         body: its statements.
         operations: the floating-point operations of its matrix products, for one row.
         columns: where it owns a tile of columns, the constant that is the tile's width, and the columns' extent.
+        held: where it walks over tiles of rows, how many numbers of weights it holds meanwhile.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Kernel:
     body: tuple[str, ...]
     operations: Extent
     columns: tuple[str, str] | None = None
+    held: Extent | None = None
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,22 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import sum_all
-from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import contract, maximum, square
+from sparank_fusion.kernels.functions import contract, exponential, maximum, square
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -66,8 +69,9 @@ def attention_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -80,125 +84,139 @@ def attention_forward_kernel(
     \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
     w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     a = tl.arange(0, A_LANES)
     in_a = a < attn_heads
     k = tl.arange(0, K_LANES)
     in_k = k < dim // attn_heads
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_a_k = in_i[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     in_a_k_i = in_a[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = ()
-    for m in tl.static_range(M):
-        for p in tl.static_range(3):
-            W_tile = tl.load(
-                W_ptr
-                + p * dim * dim
-                + a[None, :, None] * (dim * dim // attn_heads)
-                + k[None, None, :] * dim
-                + i[:, None, None],
-                mask=in_i_a_k,
-                other=0.0,
-            )
-            total = total + (
-                tl.reshape(
-                    contract(h[m], tl.reshape(W_tile, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-                    (ROWS, A_LANES, K_LANES),
-                )
-                + tl.load(
-                    c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
-            )
-    # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
-    logit = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
-    peak = ()
-    for t in tl.static_range(M):
-        total_2 = float("-inf")
-        for u in tl.static_range(M):
-            total_2 = maximum(total_2, logit[t * M + u])
-        peak = peak + (total_2,)
-    exp = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
-    total_2 = ()
-    for t in tl.static_range(M):
-        total_3 = 0.0
-        for u in tl.static_range(M):
-            total_3 = total_3 + exp[t * M + u]
-        total_2 = total_2 + (total_3,)
-    # prob[t,u,a] = softmax[u](logit[t,u,a])
-    prob = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] / total_2[t],)
-    # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
-    context = ()
-    for t in tl.static_range(M):
-        total_3 = 0.0
-        for u in tl.static_range(M):
-            total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
-        context = context + (total_3,)
-    # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
-    mixed = ()
-    for t in tl.static_range(M):
-        U_tile = tl.load(
+    W_tiles = ()
+    for p in tl.static_range(3):
+        W_tiles = W_tiles + (
+            tl.reshape(
+                tl.load(
+                    W_ptr
+                    + p * dim * dim
+                    + a[None, :, None] * (dim * dim // attn_heads)
+                    + k[None, None, :] * dim
+                    + i[:, None, None],
+                    mask=in_i_a_k,
+                    other=0.0,
+                ),
+                (I_LANES, A_LANES * K_LANES),
+            ),
+        )
+    U_tile = tl.reshape(
+        tl.load(
             U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
             mask=in_a_k_i,
             other=0.0,
-        )
-        mixed = mixed + (
-            contract(
-                tl.reshape(
-                    tl.where(in_a[None, :, None] & in_k[None, None, :], context[t], 0.0),
-                    (ROWS, A_LANES * K_LANES),
-                ),
-                tl.reshape(U_tile, (A_LANES * K_LANES, I_LANES)),
-                ACC,
-                PRECISION,
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-            + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
-        )
-    total_3 = ()
-    for t in tl.static_range(M):
-        total_3 = total_3 + (mixed[t] + h[t],)
-    difference = ()
-    for t in tl.static_range(M):
-        difference = difference + (total_3[t] - (tl.sum(total_3[t], 1) / dim)[:, None],)
-    # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]
-    token = ()
-    for t in tl.static_range(M):
-        token = token + (
-            difference[t]
-            * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[:, None]
-            * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-            + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
-        )
-    total_4 = 0.0
-    for t in tl.static_range(M):
-        total_4 = total_4 + token[t]
-    # out[i] = mean[t](token[t,i])
-    out = total_4 / M
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    # w[t,u] = mean[a](prob[t,u,a])
-    w = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            w = w + (tl.sum(tl.where(in_a[None, :], prob[t * M + u], 0.0), 1) / attn_heads,)
-    if HAS_EXTRAS:
+        total = ()
+        for m in tl.static_range(M):
+            for p in tl.static_range(3):
+                total = total + (
+                    tl.reshape(contract(h[m], W_tiles[p], ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+                    + tl.load(
+                        c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
+                        mask=in_a_k,
+                        other=0.0,
+                    ).to(ACC)[None, :, :],
+                )
+        # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+        logit = ()
         for t in tl.static_range(M):
             for u in tl.static_range(M):
-                tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_b)
+                logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+        peak = ()
+        for t in tl.static_range(M):
+            total_2 = float("-inf")
+            for u in tl.static_range(M):
+                total_2 = maximum(total_2, logit[t * M + u])
+            peak = peak + (total_2,)
+        exp = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                exp = exp + (exponential(logit[t * M + u] - peak[t]),)
+        total_2 = ()
+        for t in tl.static_range(M):
+            total_3 = 0.0
+            for u in tl.static_range(M):
+                total_3 = total_3 + exp[t * M + u]
+            total_2 = total_2 + (total_3,)
+        # prob[t,u,a] = softmax[u](logit[t,u,a])
+        prob = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
+        # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
+        context = ()
+        for t in tl.static_range(M):
+            total_3 = 0.0
+            for u in tl.static_range(M):
+                total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
+            context = context + (total_3,)
+        # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+        mixed = ()
+        for t in tl.static_range(M):
+            mixed = mixed + (
+                contract(
+                    tl.reshape(
+                        tl.where(in_a[None, :, None] & in_k[None, None, :], context[t], 0.0),
+                        (ROWS, A_LANES * K_LANES),
+                    ),
+                    U_tile,
+                    ACC,
+                    PRECISION,
+                )
+                + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            )
+        total_3 = ()
+        for t in tl.static_range(M):
+            total_3 = total_3 + (mixed[t] + h[t],)
+        difference = ()
+        for t in tl.static_range(M):
+            difference = difference + (total_3[t] - (tl.sum(total_3[t], 1) / dim)[:, None],)
+        # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]
+        token = ()
+        for t in tl.static_range(M):
+            token = token + (
+                difference[t]
+                * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[
+                    :, None
+                ]
+                * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+                + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            )
+        total_4 = 0.0
+        for t in tl.static_range(M):
+            total_4 = total_4 + token[t]
+        # out[i] = mean[t](token[t,i])
+        out = total_4 / M
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        # w[t,u] = mean[a](prob[t,u,a])
+        w = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                w = w + (tl.sum(tl.where(in_a[None, :], prob[t * M + u], 0.0), 1) / attn_heads,)
+        if HAS_EXTRAS:
+            for t in tl.static_range(M):
+                for u in tl.static_range(M):
+                    tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_b)
 
 
 @triton.jit
@@ -279,7 +297,7 @@ def attention_forward_operands_2(
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
+            exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
         total_3 = 0.0
@@ -290,7 +308,7 @@ def attention_forward_operands_2(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] / total_2[t],)
+            prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
@@ -428,8 +446,9 @@ def attention_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -442,285 +461,309 @@ def attention_backward_kernel(
     \mathrm{out}_{i} = \mathop{\mathrm{mean}}_{t} \mathrm{token}_{t,i}
     w_{t,u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{t,u,a}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
-    programs = tl.num_programs(0).to(tl.int64)
     a = tl.arange(0, A_LANES)
     in_a = a < attn_heads
     k = tl.arange(0, K_LANES)
     in_k = k < dim // attn_heads
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_a_k = in_i[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     in_a_k_i = in_a[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
-    in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = ()
-    for m in tl.static_range(M):
-        for p in tl.static_range(3):
-            W_tile = tl.load(
-                W_ptr
-                + p * dim * dim
-                + a[None, :, None] * (dim * dim // attn_heads)
-                + k[None, None, :] * dim
-                + i[:, None, None],
-                mask=in_i_a_k,
-                other=0.0,
-            )
-            total = total + (
-                tl.reshape(
-                    contract(h[m], tl.reshape(W_tile, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-                    (ROWS, A_LANES, K_LANES),
-                )
-                + tl.load(
-                    c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
-            )
-    # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
-    logit = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
-    peak = ()
-    for t in tl.static_range(M):
-        total_2 = float("-inf")
-        for u in tl.static_range(M):
-            total_2 = maximum(total_2, logit[t * M + u])
-        peak = peak + (total_2,)
-    exp = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
-    total_2 = ()
-    for t in tl.static_range(M):
-        total_3 = 0.0
-        for u in tl.static_range(M):
-            total_3 = total_3 + exp[t * M + u]
-        total_2 = total_2 + (total_3,)
-    # prob[t,u,a] = softmax[u](logit[t,u,a])
-    prob = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] / total_2[t],)
-    # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
-    context = ()
-    for t in tl.static_range(M):
-        total_3 = 0.0
-        for u in tl.static_range(M):
-            total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
-        context = context + (total_3,)
-    # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
-    mixed = ()
-    for t in tl.static_range(M):
-        U_tile = tl.load(
+    W_tiles = ()
+    for p in tl.static_range(3):
+        W_tiles = W_tiles + (
+            tl.reshape(
+                tl.load(
+                    W_ptr
+                    + p * dim * dim
+                    + a[None, :, None] * (dim * dim // attn_heads)
+                    + k[None, None, :] * dim
+                    + i[:, None, None],
+                    mask=in_i_a_k,
+                    other=0.0,
+                ),
+                (I_LANES, A_LANES * K_LANES),
+            ),
+        )
+    U_tile = tl.reshape(
+        tl.load(
             U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
             mask=in_a_k_i,
             other=0.0,
-        )
-        mixed = mixed + (
-            contract(
-                tl.reshape(
-                    tl.where(in_a[None, :, None] & in_k[None, None, :], context[t], 0.0),
-                    (ROWS, A_LANES * K_LANES),
-                ),
-                tl.reshape(U_tile, (A_LANES * K_LANES, I_LANES)),
-                ACC,
-                PRECISION,
-            )
-            + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
-        )
-    total_3 = ()
-    for t in tl.static_range(M):
-        total_3 = total_3 + (mixed[t] + h[t],)
-    difference = ()
-    for t in tl.static_range(M):
-        difference = difference + (total_3[t] - (tl.sum(total_3[t], 1) / dim)[:, None],)
-    rsqrt = ()
-    for t in tl.static_range(M):
-        rsqrt = rsqrt + (
-            tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
-        )
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    token_bar = out_bar / M
-    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    product_2 = ()
-    for t in tl.static_range(M):
-        product_2 = product_2 + (difference[t] * rsqrt[t][:, None],)
-    difference_2 = ()
-    for t in tl.static_range(M):
-        difference_2 = difference_2 + (
-            product
-            - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
-            - product_2[t] * (tl.sum(tl.where(in_i[None, :], product * product_2[t], 0.0), 1) / dim)[:, None],
-        )
-    mixed_bar = ()
-    for t in tl.static_range(M):
-        mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
-    total_4 = ()
-    for t in tl.static_range(M):
-        U_tile_2 = tl.load(
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    U_tile_2 = tl.reshape(
+        tl.load(
             U_ptr + i[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
             mask=in_i_a_k,
             other=0.0,
-        )
-        total_4 = total_4 + (
+        ),
+        (I_LANES, A_LANES * K_LANES),
+    )
+    W_tiles_2 = ()
+    for p in tl.static_range(3):
+        W_tiles_2 = W_tiles_2 + (
             tl.reshape(
-                contract(
-                    tl.where(in_i[None, :], difference_2[t], 0.0),
-                    tl.reshape(U_tile_2, (I_LANES, A_LANES * K_LANES)),
-                    ACC,
-                    PRECISION,
+                tl.load(
+                    W_ptr
+                    + p * dim * dim
+                    + a[:, None, None] * (dim * dim // attn_heads)
+                    + k[None, :, None] * dim
+                    + i[None, None, :],
+                    mask=in_a_k_i,
+                    other=0.0,
                 ),
-                (ROWS, A_LANES, K_LANES),
+                (A_LANES * K_LANES, I_LANES),
             ),
         )
-    context_bar = ()
-    for t in tl.static_range(M):
-        context_bar = context_bar + (rsqrt[t][:, None, None] * total_4[t],)
-    value_bar = ()
-    for u in tl.static_range(M):
-        total_5 = 0.0
-        for t in tl.static_range(M):
-            total_5 = total_5 + context_bar[t] * prob[t * M + u][:, :, None]
-        value_bar = value_bar + (total_5,)
-    w_bar = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            w_bar = w_bar + (
-                (
-                    tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
-                    if HAS_EXTRAS
-                    else tl.zeros((ROWS,), ACC)
-                ),
-            )
-    prob_bar = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            prob_bar = prob_bar + (
-                (w_bar[t * M + u] / attn_heads)[:, None]
-                + rsqrt[t][:, None] * tl.sum(total_4[t] * total[u * 3 + 2], 2),
-            )
-    total_5 = ()
-    for t in tl.static_range(M):
-        total_6 = 0.0
-        for u in tl.static_range(M):
-            total_6 = total_6 + prob_bar[t * M + u] * prob[t * M + u]
-        total_5 = total_5 + (total_6,)
-    logit_bar = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            logit_bar = logit_bar + (prob[t * M + u] * (prob_bar[t * M + u] - total_5[t]),)
-    quotient = ()
-    for t in tl.static_range(M):
-        for u in tl.static_range(M):
-            quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
-    key_bar = ()
-    for u in tl.static_range(M):
-        total_6 = 0.0
-        for t in tl.static_range(M):
-            total_6 = total_6 + quotient[t * M + u][:, :, None] * total[t * 3 + 0]
-        key_bar = key_bar + (total_6,)
-    query_bar = ()
-    for t in tl.static_range(M):
-        total_6 = 0.0
-        for u in tl.static_range(M):
-            total_6 = total_6 + quotient[t * M + u][:, :, None] * total[u * 3 + 1]
-        query_bar = query_bar + (total_6,)
-    total_6 = ()
-    for m in tl.static_range(M):
-        for p in tl.static_range(3):
-            total_6 = total_6 + (
-                (value_bar[m] if p == 2 else tl.zeros_like(value_bar[m]))
-                + (key_bar[m] if p == 1 else tl.zeros_like(key_bar[m]))
-                + (query_bar[m] if p == 0 else tl.zeros_like(query_bar[m])),
-            )
-    total_7 = ()
-    for m in tl.static_range(M):
-        total_8 = 0.0
-        for p in tl.static_range(3):
-            W_tile_2 = tl.load(
-                W_ptr
-                + p * dim * dim
-                + a[:, None, None] * (dim * dim // attn_heads)
-                + k[None, :, None] * dim
-                + i[None, None, :],
-                mask=in_a_k_i,
-                other=0.0,
-            )
-            total_8 = total_8 + contract(
-                tl.reshape(
-                    tl.where(in_a[None, :, None] & in_k[None, None, :], total_6[m * 3 + p], 0.0),
-                    (ROWS, A_LANES * K_LANES),
-                ),
-                tl.reshape(W_tile_2, (A_LANES * K_LANES, I_LANES)),
-                ACC,
-                PRECISION,
-            )
-        total_7 = total_7 + (total_8,)
-    h_bar = ()
-    for m in tl.static_range(M):
-        h_bar = h_bar + (mixed_bar[m] + total_7[m],)
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
-    total_8 = 0.0
-    for t in tl.static_range(M):
-        total_8 = total_8 + product_2[t]
-    tl.store(
-        partial_2_ptr + program * dim + i,
-        tl.sum(tl.where(in_b[:, None], token_bar * total_8, 0.0), 0),
-        mask=in_i,
-    )
-    total_9 = 0.0
-    for t in tl.static_range(M):
-        total_9 = total_9 + mixed_bar[t]
-    tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_9, 0.0), 0), mask=in_i)
-    total_10 = ()
-    for p in tl.static_range(3):
-        total_11 = 0.0
+    partial_1 = tl.zeros((I_LANES,), ACC)
+    partial_2 = tl.zeros((I_LANES,), ACC)
+    partial_3 = tl.zeros((I_LANES,), ACC)
+    partial_4 = ()
+    for _ in tl.static_range(3):
+        partial_4 = partial_4 + (tl.zeros((A_LANES, K_LANES), ACC),)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
+        h = ()
         for m in tl.static_range(M):
-            total_11 = total_11 + total_6[m * 3 + p]
-        total_10 = total_10 + (total_11,)
-    for p in tl.static_range(3):
-        tl.store(
-            partial_4_ptr
-            + p * dim * programs
-            + program * dim
-            + a[:, None] * (dim // attn_heads)
-            + k[None, :],
-            tl.sum(tl.where(in_b[:, None, None], total_10[p], 0.0), 0),
-            mask=in_a_k,
-        )
-    for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        total = ()
+        for m in tl.static_range(M):
+            for p in tl.static_range(3):
+                total = total + (
+                    tl.reshape(contract(h[m], W_tiles[p], ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+                    + tl.load(
+                        c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
+                        mask=in_a_k,
+                        other=0.0,
+                    ).to(ACC)[None, :, :],
+                )
+        # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
+        logit = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+        peak = ()
+        for t in tl.static_range(M):
+            total_2 = float("-inf")
+            for u in tl.static_range(M):
+                total_2 = maximum(total_2, logit[t * M + u])
+            peak = peak + (total_2,)
+        exp = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                exp = exp + (exponential(logit[t * M + u] - peak[t]),)
+        total_2 = ()
+        for t in tl.static_range(M):
+            total_3 = 0.0
+            for u in tl.static_range(M):
+                total_3 = total_3 + exp[t * M + u]
+            total_2 = total_2 + (total_3,)
+        # prob[t,u,a] = softmax[u](logit[t,u,a])
+        prob = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
+        # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
+        context = ()
+        for t in tl.static_range(M):
+            total_3 = 0.0
+            for u in tl.static_range(M):
+                total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
+            context = context + (total_3,)
+        # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
+        mixed = ()
+        for t in tl.static_range(M):
+            mixed = mixed + (
+                contract(
+                    tl.reshape(
+                        tl.where(in_a[None, :, None] & in_k[None, None, :], context[t], 0.0),
+                        (ROWS, A_LANES * K_LANES),
+                    ),
+                    U_tile,
+                    ACC,
+                    PRECISION,
+                )
+                + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            )
+        total_3 = ()
+        for t in tl.static_range(M):
+            total_3 = total_3 + (mixed[t] + h[t],)
+        difference = ()
+        for t in tl.static_range(M):
+            difference = difference + (total_3[t] - (tl.sum(total_3[t], 1) / dim)[:, None],)
+        rsqrt = ()
+        for t in tl.static_range(M):
+            rsqrt = rsqrt + (
+                tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
+            )
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        token_bar = out_bar / M
+        product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        product_2 = ()
+        for t in tl.static_range(M):
+            product_2 = product_2 + (difference[t] * rsqrt[t][:, None],)
+        difference_2 = ()
+        for t in tl.static_range(M):
+            difference_2 = difference_2 + (
+                product
+                - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
+                - product_2[t]
+                * (tl.sum(tl.where(in_i[None, :], product * product_2[t], 0.0), 1) / dim)[:, None],
+            )
+        mixed_bar = ()
+        for t in tl.static_range(M):
+            mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
+        total_4 = ()
+        for t in tl.static_range(M):
+            total_4 = total_4 + (
+                tl.reshape(
+                    contract(tl.where(in_i[None, :], difference_2[t], 0.0), U_tile_2, ACC, PRECISION),
+                    (ROWS, A_LANES, K_LANES),
+                ),
+            )
+        context_bar = ()
+        for t in tl.static_range(M):
+            context_bar = context_bar + (rsqrt[t][:, None, None] * total_4[t],)
+        value_bar = ()
+        for u in tl.static_range(M):
+            total_5 = 0.0
+            for t in tl.static_range(M):
+                total_5 = total_5 + context_bar[t] * prob[t * M + u][:, :, None]
+            value_bar = value_bar + (total_5,)
+        w_bar = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                w_bar = w_bar + (
+                    (
+                        tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
+                        if HAS_EXTRAS
+                        else tl.zeros((ROWS,), ACC)
+                    ),
+                )
+        prob_bar = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                prob_bar = prob_bar + (
+                    (w_bar[t * M + u] / attn_heads)[:, None]
+                    + rsqrt[t][:, None] * tl.sum(total_4[t] * total[u * 3 + 2], 2),
+                )
+        total_5 = ()
+        for t in tl.static_range(M):
+            total_6 = 0.0
+            for u in tl.static_range(M):
+                total_6 = total_6 + prob_bar[t * M + u] * prob[t * M + u]
+            total_5 = total_5 + (total_6,)
+        logit_bar = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                logit_bar = logit_bar + (prob[t * M + u] * (prob_bar[t * M + u] - total_5[t]),)
+        quotient = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
+        key_bar = ()
+        for u in tl.static_range(M):
+            total_6 = 0.0
+            for t in tl.static_range(M):
+                total_6 = total_6 + quotient[t * M + u][:, :, None] * total[t * 3 + 0]
+            key_bar = key_bar + (total_6,)
+        query_bar = ()
+        for t in tl.static_range(M):
+            total_6 = 0.0
+            for u in tl.static_range(M):
+                total_6 = total_6 + quotient[t * M + u][:, :, None] * total[u * 3 + 1]
+            query_bar = query_bar + (total_6,)
+        total_6 = ()
+        for m in tl.static_range(M):
+            for p in tl.static_range(3):
+                total_6 = total_6 + (
+                    (value_bar[m] if p == 2 else tl.zeros_like(value_bar[m]))
+                    + (key_bar[m] if p == 1 else tl.zeros_like(key_bar[m]))
+                    + (query_bar[m] if p == 0 else tl.zeros_like(query_bar[m])),
+                )
+        total_7 = ()
+        for m in tl.static_range(M):
+            total_8 = 0.0
+            for p in tl.static_range(3):
+                total_8 = total_8 + contract(
+                    tl.reshape(
+                        tl.where(in_a[None, :, None] & in_k[None, None, :], total_6[m * 3 + p], 0.0),
+                        (ROWS, A_LANES * K_LANES),
+                    ),
+                    W_tiles_2[p],
+                    ACC,
+                    PRECISION,
+                )
+            total_7 = total_7 + (total_8,)
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (mixed_bar[m] + total_7[m],)
+        for m in tl.static_range(M):
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
+        total_8 = 0.0
+        for t in tl.static_range(M):
+            total_8 = total_8 + product_2[t]
+        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], token_bar * total_8, 0.0), 0)
+        total_9 = 0.0
+        for t in tl.static_range(M):
+            total_9 = total_9 + mixed_bar[t]
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_9, 0.0), 0)
+        total_10 = ()
         for p in tl.static_range(3):
+            total_11 = 0.0
+            for m in tl.static_range(M):
+                total_11 = total_11 + total_6[m * 3 + p]
+            total_10 = total_10 + (total_11,)
+        more = ()
+        for p in tl.static_range(3):
+            more = more + (partial_4[p] + tl.sum(tl.where(in_b[:, None, None], total_10[p], 0.0), 0),)
+        partial_4 = more
+        for m in tl.static_range(M):
+            for p in tl.static_range(3):
+                tl.store(
+                    rows_5_ptr
+                    + m * 3 * batch * dim
+                    + b[:, None, None] * 3 * dim
+                    + p * dim
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    total_6[m * 3 + p],
+                    mask=in_b_a_k,
+                )
+        for t in tl.static_range(M):
             tl.store(
-                rows_5_ptr
-                + m * 3 * batch * dim
-                + p * batch * dim
+                rows_6_ptr
+                + t * batch * dim
                 + b[:, None, None] * dim
                 + a[None, :, None] * (dim // attn_heads)
                 + k[None, None, :],
-                total_6[m * 3 + p],
+                rsqrt[t][:, None, None] * context[t],
                 mask=in_b_a_k,
             )
-    for t in tl.static_range(M):
+        for t in tl.static_range(M):
+            tl.store(
+                rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i
+            )
+    tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
+    tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
+    tl.store(partial_3_ptr + program * dim + i, partial_3, mask=in_i)
+    for p in tl.static_range(3):
         tl.store(
-            rows_6_ptr
-            + t * batch * dim
-            + b[:, None, None] * dim
-            + a[None, :, None] * (dim // attn_heads)
-            + k[None, None, :],
-            rsqrt[t][:, None, None] * context[t],
-            mask=in_b_a_k,
+            partial_4_ptr + program * 3 * dim + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
+            partial_4[p],
+            mask=in_a_k,
         )
-    for t in tl.static_range(M):
-        tl.store(rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i)
 
 
 @triton.jit
@@ -800,7 +843,7 @@ def attention_forward_operands_2_again(
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
+            exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
         total_3 = 0.0
@@ -811,7 +854,7 @@ def attention_forward_operands_2_again(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] / total_2[t],)
+            prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
@@ -976,7 +1019,7 @@ def attention_backward_operands_1(
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
+            exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_5 = ()
     for t in tl.static_range(M):
         total_6 = 0.0
@@ -987,7 +1030,7 @@ def attention_backward_operands_1(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] / total_5[t],)
+            prob = prob + (exp[t * M + u] * (1.0 / total_5[t]),)
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
@@ -1051,7 +1094,6 @@ def attention_backward_operands_2(
     in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
-    programs = tl.num_programs(0).to(tl.int64)
     a = tl.arange(0, A_LANES)
     in_a = a < attn_heads
     k = tl.arange(0, K_LANES)
@@ -1142,7 +1184,7 @@ def attention_backward_operands_2(
     exp = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            exp = exp + (tl.exp(logit[t * M + u] - peak[t]),)
+            exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_3 = ()
     for t in tl.static_range(M):
         total_4 = 0.0
@@ -1153,7 +1195,7 @@ def attention_backward_operands_2(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] / total_3[t],)
+            prob = prob + (exp[t * M + u] * (1.0 / total_3[t]),)
     value_bar = ()
     for u in tl.static_range(M):
         total_4 = 0.0
@@ -1219,11 +1261,7 @@ def attention_backward_operands_2(
         total_6 = total_6 + (total_7,)
     for p in tl.static_range(3):
         tl.store(
-            partial_4_ptr
-            + p * dim * programs
-            + program * dim
-            + a[:, None] * (dim // attn_heads)
-            + k[None, :],
+            partial_4_ptr + program * 3 * dim + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
             tl.sum(tl.where(in_b[:, None, None], total_6[p], 0.0), 0),
             mask=in_a_k,
         )
@@ -1232,8 +1270,8 @@ def attention_backward_operands_2(
             tl.store(
                 rows_5_ptr
                 + m * 3 * batch * dim
-                + p * batch * dim
-                + b[:, None, None] * dim
+                + b[:, None, None] * 3 * dim
+                + p * dim
                 + a[None, :, None] * (dim // attn_heads)
                 + k[None, None, :],
                 total_5[m * 3 + p],
@@ -1358,9 +1396,9 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "attn_heads": attn_heads,
-        "A_LANES": triton.next_power_of_2(attn_heads),
-        "K_LANES": triton.next_power_of_2(dim // attn_heads),
-        "I_LANES": triton.next_power_of_2(dim),
+        "A_LANES": next_power_of_2(attn_heads),
+        "K_LANES": next_power_of_2(dim // attn_heads),
+        "I_LANES": next_power_of_2(dim),
         "NUMBER": math.sqrt(dim // attn_heads),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
@@ -1389,7 +1427,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::attention_forward", mutates_args=())
+@operator("sparank_fusion::attention_forward")
 def forward(
     h: list[Tensor],
     W: Tensor,
@@ -1411,11 +1449,14 @@ def forward(
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=keep)
+    held = 4 * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(attention_forward_kernel, h[0], constants, numbers + 3 * lanes * M, most=128):
+        for tile in walking_tiles(
+            attention_forward_kernel, h, constants, numbers + 3 * lanes * M, held, stages=3, most=128
+        ):
             launch(
                 attention_forward_kernel,
                 batch,
@@ -1457,7 +1498,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::attention_forward")
 def _outputs(
     h: list[Tensor],
     W: Tensor,
@@ -1484,7 +1525,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::attention_backward", mutates_args=())
+@operator("sparank_fusion::attention_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1507,18 +1548,25 @@ def backward(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
+    held = 8 * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
-        for tile in row_tiles(
-            attention_backward_kernel, h[0], constants, 3 * (numbers + 2 * (3 * lanes * M)), most=32
+        for tile in walking_tiles(
+            attention_backward_kernel,
+            h,
+            constants,
+            3 * (numbers + 2 * (3 * lanes * M)),
+            held,
+            stages=1,
+            most=32,
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
-            rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), 3, attn_heads, dim // attn_heads))
+            rows_5 = h[0].new_empty((M, batch, 3, attn_heads, dim // attn_heads))
             rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             rows_7 = h[0].new_empty((M, batch, dim))
             launch(
@@ -1574,9 +1622,9 @@ def backward(
         product_1, product_2 = kept[:M], kept[M]
 
         for tile in row_tiles(attention_backward_operands_1, h[0], constants, numbers, least=1, most=32):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_6 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             rows_7 = h[0].new_empty((M, batch, dim))
             launch(
@@ -1606,8 +1654,8 @@ def backward(
             # product_3: (M, B, attn_heads, dim // attn_heads)
             product_3 = F.linear(rows_7, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
         for tile in row_tiles(attention_backward_operands_2, h[0], constants, numbers, least=1, most=32):
-            partial_4 = partial_sums(h[0], (3, triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
-            rows_5 = h[0].new_empty((M, 3, batch, attn_heads, dim // attn_heads))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), 3, attn_heads, dim // attn_heads))
+            rows_5 = h[0].new_empty((M, batch, 3, attn_heads, dim // attn_heads))
             launch(
                 attention_backward_operands_2,
                 batch,
@@ -1629,7 +1677,7 @@ def backward(
             )
 
         with multiplied_in(product_dtype, h[0]):
-            product_4 = F.linear(rows_5.transpose(1, 2).flatten(-3), W.t())  # (M, B, dim)
+            product_4 = F.linear(rows_5.flatten(-3), W.t())  # (M, B, dim)
         for tile in row_tiles(attention_backward_epilogue, h[0], constants, numbers, least=1, most=32):
             launch(
                 attention_backward_epilogue,
@@ -1651,8 +1699,8 @@ def backward(
 
     with multiplied_in(product_dtype, h[0]):
         # W_bar: (3, attn_heads, dim // attn_heads, dim)
-        W_bar = sum_all(torch.einsum("bj,pbak->pakj", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
-        c_bar = partial_4.sum(1)  # (3, attn_heads, dim // attn_heads)
+        W_bar = sum_all(torch.einsum("bj,bpak->pakj", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
+        c_bar = partial_4.sum(0)  # (3, attn_heads, dim // attn_heads)
         # U_bar: (attn_heads, dim // attn_heads, dim)
         U_bar = torch.einsum("tbak,tbi->aki", rows_6, rows_7)
         d_bar = partial_3.sum(0)  # (dim,)
@@ -1660,16 +1708,28 @@ def backward(
         shift_bar = partial_1.sum(0) * M  # (dim,)
     return [
         *h_bar,
-        *shaped([W_bar], [W]),
-        *shaped([c_bar], [c]),
-        *shaped([U_bar.permute(2, 0, 1)], [U]),
-        *shaped([d_bar], [d]),
-        *shaped([scale_bar], [scale]),
-        *shaped([shift_bar], [shift]),
+        *shaped(
+            [
+                W_bar,
+                c_bar,
+                U_bar.permute(2, 0, 1),
+                d_bar,
+                scale_bar,
+                shift_bar,
+            ],
+            [
+                W,
+                c,
+                U,
+                d,
+                scale,
+                shift,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::attention_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1710,9 +1770,9 @@ def _keeps(
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    return keeps(h[0], constants["PRECISION"], numbers, dim * dim, 8 * dim * dim * M)
+    return keeps(h[0], constants["PRECISION"], numbers, 4 * lanes * lanes, 8 * dim * dim * M)
 
 
 class _Fuse(torch.autograd.Function):
@@ -1729,6 +1789,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

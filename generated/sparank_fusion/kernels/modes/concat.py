@@ -8,9 +8,19 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import launch, precision, row_tiles
-from sparank_fusion.kernels.arguments import acc, grouped, row_strides, starts, unit_stride, widths
+from sparank_fusion.kernels.arguments import (
+    acc,
+    grouped,
+    next_power_of_2,
+    row_strides,
+    starts,
+    unit_stride,
+    widths,
+)
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -99,7 +109,7 @@ def _constants(
         "M": len(h),
         "dims": dims,
         "starts": starts(dims),
-        "I_LANES": triton.next_power_of_2(max(dims)),
+        "I_LANES": next_power_of_2(max(dims)),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -120,7 +130,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::concat_forward", mutates_args=())
+@operator("sparank_fusion::concat_forward")
 def forward(
     h: list[Tensor],
     return_extras: bool,
@@ -134,7 +144,7 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * lanes * M
     for tile in row_tiles(concat_forward_kernel, h[0], constants, numbers, least=1, most=128):
         launch(concat_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
@@ -142,10 +152,10 @@ def forward(
     return results
 
 
-forward.register_fake(_results)
+fake("sparank_fusion::concat_forward")(_results)
 
 
-@torch.library.custom_op("sparank_fusion::concat_backward", mutates_args=())
+@operator("sparank_fusion::concat_backward")
 def backward(
     out_bar: Tensor,
     h: list[Tensor],
@@ -159,7 +169,7 @@ def backward(
 
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes * M)
     for tile in row_tiles(concat_backward_kernel, h[0], constants, numbers, least=1, most=32):
         launch(concat_backward_kernel, batch, tile, (tuple(h_bar), out_bar, batch), constants)
@@ -169,7 +179,7 @@ def backward(
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::concat_backward")
 def _gradients(
     out_bar: Tensor,
     h: list[Tensor],
@@ -190,6 +200,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
         return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)

@@ -10,19 +10,22 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import place, sum_all
-from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import contract, maximum, square
+from sparank_fusion.kernels.functions import contract, exponential, maximum, square
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -66,8 +69,9 @@ def cross_attention_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -78,40 +82,25 @@ def cross_attention_forward_kernel(
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
     w_{u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{u,a}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     a = tl.arange(0, A_LANES)
     in_a = a < attn_heads
     k = tl.arange(0, K_LANES)
     in_k = k < dim // attn_heads
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_a_k = in_i[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     in_a_k_i = in_a[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
-    W_tile = tl.load(
-        W_ptr + a[None, :, None] * (dim * dim // attn_heads) + k[None, None, :] * dim + i[:, None, None],
-        mask=in_i_a_k,
-        other=0.0,
+    W_tile = tl.reshape(
+        tl.load(
+            W_ptr + a[None, :, None] * (dim * dim // attn_heads) + k[None, None, :] * dim + i[:, None, None],
+            mask=in_i_a_k,
+            other=0.0,
+        ),
+        (I_LANES, A_LANES * K_LANES),
     )
-    query = (
-        tl.reshape(
-            contract(h[0], tl.reshape(W_tile, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-            (ROWS, A_LANES, K_LANES),
-        )
-        + tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0).to(ACC)[
-            None, :, :
-        ]
-    )
-    # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
-    key = ()
-    for u in tl.static_range(M):
-        W_tile_2 = tl.load(
+    W_tile_2 = tl.reshape(
+        tl.load(
             W_ptr
             + 1 * dim * dim
             + a[None, :, None] * (dim * dim // attn_heads)
@@ -119,36 +108,11 @@ def cross_attention_forward_kernel(
             + i[:, None, None],
             mask=in_i_a_k,
             other=0.0,
-        )
-        key = key + (
-            tl.reshape(
-                contract(h[u], tl.reshape(W_tile_2, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-                (ROWS, A_LANES, K_LANES),
-            )
-            + tl.load(
-                c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-            ).to(ACC)[None, :, :],
-        )
-    quotient = ()
-    for u in tl.static_range(M):
-        quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-    peak = float("-inf")
-    for u in tl.static_range(M):
-        peak = maximum(peak, quotient[u])
-    exp = ()
-    for u in tl.static_range(M):
-        exp = exp + (tl.exp(quotient[u] - peak),)
-    total = 0.0
-    for u in tl.static_range(M):
-        total = total + exp[u]
-    # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
-    prob = ()
-    for u in tl.static_range(M):
-        prob = prob + (exp[u] / total,)
-    # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
-    value = ()
-    for u in tl.static_range(M):
-        W_tile_3 = tl.load(
+        ),
+        (I_LANES, A_LANES * K_LANES),
+    )
+    W_tile_3 = tl.reshape(
+        tl.load(
             W_ptr
             + 2 * dim * dim
             + a[None, :, None] * (dim * dim // attn_heads)
@@ -156,54 +120,101 @@ def cross_attention_forward_kernel(
             + i[:, None, None],
             mask=in_i_a_k,
             other=0.0,
-        )
-        value = value + (
-            tl.reshape(
-                contract(h[u], tl.reshape(W_tile_3, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-                (ROWS, A_LANES, K_LANES),
+        ),
+        (I_LANES, A_LANES * K_LANES),
+    )
+    U_tile = tl.reshape(
+        tl.load(
+            U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
+            mask=in_a_k_i,
+            other=0.0,
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-            + tl.load(
-                c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-            ).to(ACC)[None, :, :],
+        # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
+        query = (
+            tl.reshape(contract(h[0], W_tile, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+            + tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0).to(ACC)[
+                None, :, :
+            ]
         )
-    # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = 0.0
-    for u in tl.static_range(M):
-        context = context + prob[u][:, :, None] * value[u]
-    # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
-    U_tile = tl.load(
-        U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
-        mask=in_a_k_i,
-        other=0.0,
-    )
-    mixed = (
-        contract(
-            tl.reshape(
-                tl.where(in_a[None, :, None] & in_k[None, None, :], context, 0.0), (ROWS, A_LANES * K_LANES)
-            ),
-            tl.reshape(U_tile, (A_LANES * K_LANES, I_LANES)),
-            ACC,
-            PRECISION,
-        )
-        + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    total_2 = mixed + h[0]
-    difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
-    # out[i] = layernorm[i](mixed[i] + h[0,i], eps=1e-5) * scale[i] + shift[i]
-    out = (
-        difference
-        * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)[:, None]
-        * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-        + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    # w[u] = mean[a](prob[u,a])
-    w = ()
-    for u in tl.static_range(M):
-        w = w + (tl.sum(tl.where(in_a[None, :], prob[u], 0.0), 1) / attn_heads,)
-    if HAS_EXTRAS:
+        # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
+        key = ()
         for u in tl.static_range(M):
-            tl.store(weights_ptr + b * M + u, w[u], mask=in_b)
+            key = key + (
+                tl.reshape(contract(h[u], W_tile_2, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+                + tl.load(
+                    c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
+                ).to(ACC)[None, :, :],
+            )
+        quotient = ()
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
+        peak = float("-inf")
+        for u in tl.static_range(M):
+            peak = maximum(peak, quotient[u])
+        exp = ()
+        for u in tl.static_range(M):
+            exp = exp + (exponential(quotient[u] - peak),)
+        total = 0.0
+        for u in tl.static_range(M):
+            total = total + exp[u]
+        # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
+        prob = ()
+        for u in tl.static_range(M):
+            prob = prob + (exp[u] * (1.0 / total),)
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        value = ()
+        for u in tl.static_range(M):
+            value = value + (
+                tl.reshape(contract(h[u], W_tile_3, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+                + tl.load(
+                    c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
+                ).to(ACC)[None, :, :],
+            )
+        # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
+        context = 0.0
+        for u in tl.static_range(M):
+            context = context + prob[u][:, :, None] * value[u]
+        # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
+        mixed = (
+            contract(
+                tl.reshape(
+                    tl.where(in_a[None, :, None] & in_k[None, None, :], context, 0.0),
+                    (ROWS, A_LANES * K_LANES),
+                ),
+                U_tile,
+                ACC,
+                PRECISION,
+            )
+            + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+        total_2 = mixed + h[0]
+        difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
+        # out[i] = layernorm[i](mixed[i] + h[0,i], eps=1e-5) * scale[i] + shift[i]
+        out = (
+            difference
+            * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)[:, None]
+            * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+            + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        # w[u] = mean[a](prob[u,a])
+        w = ()
+        for u in tl.static_range(M):
+            w = w + (tl.sum(tl.where(in_a[None, :], prob[u], 0.0), 1) / attn_heads,)
+        if HAS_EXTRAS:
+            for u in tl.static_range(M):
+                tl.store(weights_ptr + b * M + u, w[u], mask=in_b)
 
 
 @triton.jit
@@ -287,14 +298,14 @@ def cross_attention_forward_operands_2(
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
-        exp = exp + (tl.exp(quotient[u] - peak),)
+        exp = exp + (exponential(quotient[u] - peak),)
     total = 0.0
     for u in tl.static_range(M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] / total,)
+        prob = prob + (exp[u] * (1.0 / total),)
     product_3 = ()
     for u in tl.static_range(M):
         product_3 = product_3 + (
@@ -425,8 +436,9 @@ def cross_attention_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
@@ -437,8 +449,6 @@ def cross_attention_backward_kernel(
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
     w_{u} = \mathop{\mathrm{mean}}_{a} \mathrm{prob}_{u,a}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     a = tl.arange(0, A_LANES)
@@ -447,163 +457,59 @@ def cross_attention_backward_kernel(
     in_k = k < dim // attn_heads
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_a_k = in_i[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     in_a_k_i = in_a[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
-    in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
-    W_tile = tl.load(
-        W_ptr + a[None, :, None] * (dim * dim // attn_heads) + k[None, None, :] * dim + i[:, None, None],
-        mask=in_i_a_k,
-        other=0.0,
-    )
-    query = (
-        tl.reshape(
-            contract(h[0], tl.reshape(W_tile, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-            (ROWS, A_LANES, K_LANES),
-        )
-        + tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0).to(ACC)[
-            None, :, :
-        ]
-    )
-    # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
-    key = ()
-    for u in tl.static_range(M):
-        W_tile_2 = tl.load(
-            W_ptr
-            + 1 * dim * dim
-            + a[None, :, None] * (dim * dim // attn_heads)
-            + k[None, None, :] * dim
-            + i[:, None, None],
+    W_tile = tl.reshape(
+        tl.load(
+            W_ptr + a[None, :, None] * (dim * dim // attn_heads) + k[None, None, :] * dim + i[:, None, None],
             mask=in_i_a_k,
             other=0.0,
-        )
-        key = key + (
-            tl.reshape(
-                contract(h[u], tl.reshape(W_tile_2, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-                (ROWS, A_LANES, K_LANES),
-            )
-            + tl.load(
-                c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-            ).to(ACC)[None, :, :],
-        )
-    quotient = ()
-    for u in tl.static_range(M):
-        quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-    peak = float("-inf")
-    for u in tl.static_range(M):
-        peak = maximum(peak, quotient[u])
-    exp = ()
-    for u in tl.static_range(M):
-        exp = exp + (tl.exp(quotient[u] - peak),)
-    total = 0.0
-    for u in tl.static_range(M):
-        total = total + exp[u]
-    # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
-    prob = ()
-    for u in tl.static_range(M):
-        prob = prob + (exp[u] / total,)
-    # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
-    value = ()
-    for u in tl.static_range(M):
-        W_tile_3 = tl.load(
-            W_ptr
-            + 2 * dim * dim
-            + a[None, :, None] * (dim * dim // attn_heads)
-            + k[None, None, :] * dim
-            + i[:, None, None],
-            mask=in_i_a_k,
-            other=0.0,
-        )
-        value = value + (
-            tl.reshape(
-                contract(h[u], tl.reshape(W_tile_3, (I_LANES, A_LANES * K_LANES)), ACC, PRECISION),
-                (ROWS, A_LANES, K_LANES),
-            )
-            + tl.load(
-                c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-            ).to(ACC)[None, :, :],
-        )
-    # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = 0.0
-    for u in tl.static_range(M):
-        context = context + prob[u][:, :, None] * value[u]
-    # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
-    U_tile = tl.load(
-        U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
-        mask=in_a_k_i,
-        other=0.0,
-    )
-    mixed = (
-        contract(
-            tl.reshape(
-                tl.where(in_a[None, :, None] & in_k[None, None, :], context, 0.0), (ROWS, A_LANES * K_LANES)
-            ),
-            tl.reshape(U_tile, (A_LANES * K_LANES, I_LANES)),
-            ACC,
-            PRECISION,
-        )
-        + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    total_2 = mixed + h[0]
-    difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
-    rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    product = out_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    product_2 = difference * rsqrt[:, None]
-    difference_2 = (
-        product
-        - (tl.sum(product, 1) / dim)[:, None]
-        - product_2 * (tl.sum(tl.where(in_i[None, :], product * product_2, 0.0), 1) / dim)[:, None]
-    )
-    mixed_bar = rsqrt[:, None] * difference_2
-    U_tile_2 = tl.load(
-        U_ptr + i[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
-        mask=in_i_a_k,
-        other=0.0,
-    )
-    total_3 = tl.reshape(
-        contract(
-            tl.where(in_i[None, :], difference_2, 0.0),
-            tl.reshape(U_tile_2, (I_LANES, A_LANES * K_LANES)),
-            ACC,
-            PRECISION,
         ),
-        (ROWS, A_LANES, K_LANES),
+        (I_LANES, A_LANES * K_LANES),
     )
-    w_bar = ()
-    for u in tl.static_range(M):
-        w_bar = w_bar + (
-            (
-                tl.load(w_bar_ptr + b * M + u, mask=in_b, other=0.0).to(ACC)
-                if HAS_EXTRAS
-                else tl.zeros((ROWS,), ACC)
-            ),
-        )
-    prob_bar = ()
-    for u in tl.static_range(M):
-        prob_bar = prob_bar + (
-            (w_bar[u] / attn_heads)[:, None] + rsqrt[:, None] * tl.sum(total_3 * value[u], 2),
-        )
-    total_4 = 0.0
-    for u in tl.static_range(M):
-        total_4 = total_4 + prob_bar[u] * prob[u]
-    quotient_2 = ()
-    for u in tl.static_range(M):
-        quotient_2 = quotient_2 + (prob[u] * (prob_bar[u] - total_4) / NUMBER,)
-    key_bar = ()
-    for u in tl.static_range(M):
-        key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
-    query_bar = 0.0
-    for u in tl.static_range(M):
-        query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
-    h_bar = ()
-    for m in tl.static_range(M):
-        W_tile_4 = tl.load(
+    W_tile_2 = tl.reshape(
+        tl.load(
+            W_ptr
+            + 1 * dim * dim
+            + a[None, :, None] * (dim * dim // attn_heads)
+            + k[None, None, :] * dim
+            + i[:, None, None],
+            mask=in_i_a_k,
+            other=0.0,
+        ),
+        (I_LANES, A_LANES * K_LANES),
+    )
+    W_tile_3 = tl.reshape(
+        tl.load(
+            W_ptr
+            + 2 * dim * dim
+            + a[None, :, None] * (dim * dim // attn_heads)
+            + k[None, None, :] * dim
+            + i[:, None, None],
+            mask=in_i_a_k,
+            other=0.0,
+        ),
+        (I_LANES, A_LANES * K_LANES),
+    )
+    U_tile = tl.reshape(
+        tl.load(
+            U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
+            mask=in_a_k_i,
+            other=0.0,
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    U_tile_2 = tl.reshape(
+        tl.load(
+            U_ptr + i[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
+            mask=in_i_a_k,
+            other=0.0,
+        ),
+        (I_LANES, A_LANES * K_LANES),
+    )
+    W_tile_4 = tl.reshape(
+        tl.load(
             W_ptr
             + 2 * dim * dim
             + a[:, None, None] * (dim * dim // attn_heads)
@@ -611,8 +517,11 @@ def cross_attention_backward_kernel(
             + i[None, None, :],
             mask=in_a_k_i,
             other=0.0,
-        )
-        W_tile_5 = tl.load(
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    W_tile_5 = tl.reshape(
+        tl.load(
             W_ptr
             + 1 * dim * dim
             + a[:, None, None] * (dim * dim // attn_heads)
@@ -620,126 +529,247 @@ def cross_attention_backward_kernel(
             + i[None, None, :],
             mask=in_a_k_i,
             other=0.0,
-        )
-        W_tile_6 = tl.load(
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    W_tile_6 = tl.reshape(
+        tl.load(
             W_ptr + a[:, None, None] * (dim * dim // attn_heads) + k[None, :, None] * dim + i[None, None, :],
             mask=in_a_k_i,
             other=0.0,
-        )
-        h_bar = h_bar + (
-            (mixed_bar if m == 0 else tl.zeros_like(mixed_bar))
-            + (
-                rsqrt[:, None]
-                * contract(
-                    tl.reshape(
-                        tl.where(
-                            in_a[None, :, None] & in_k[None, None, :], total_3 * prob[m][:, :, None], 0.0
-                        ),
-                        (ROWS, A_LANES * K_LANES),
-                    ),
-                    tl.reshape(W_tile_4, (A_LANES * K_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
-                )
-                + contract(
-                    tl.reshape(
-                        tl.where(in_a[None, :, None] & in_k[None, None, :], key_bar[m], 0.0),
-                        (ROWS, A_LANES * K_LANES),
-                    ),
-                    tl.reshape(W_tile_5, (A_LANES * K_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
-                )
+        ),
+        (A_LANES * K_LANES, I_LANES),
+    )
+    partial_1 = tl.zeros((I_LANES,), ACC)
+    partial_2 = tl.zeros((I_LANES,), ACC)
+    partial_3 = tl.zeros((I_LANES,), ACC)
+    partial_4 = tl.zeros((A_LANES, K_LANES), ACC)
+    partial_5 = tl.zeros((A_LANES, K_LANES), ACC)
+    partial_6 = tl.zeros((A_LANES, K_LANES), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-            + (
-                contract(
-                    tl.reshape(
-                        tl.where(in_a[None, :, None] & in_k[None, None, :], query_bar, 0.0),
-                        (ROWS, A_LANES * K_LANES),
-                    ),
-                    tl.reshape(W_tile_6, (A_LANES * K_LANES, I_LANES)),
-                    ACC,
-                    PRECISION,
+        # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
+        query = (
+            tl.reshape(contract(h[0], W_tile, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+            + tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0).to(ACC)[
+                None, :, :
+            ]
+        )
+        # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
+        key = ()
+        for u in tl.static_range(M):
+            key = key + (
+                tl.reshape(contract(h[u], W_tile_2, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+                + tl.load(
+                    c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
+                ).to(ACC)[None, :, :],
+            )
+        quotient = ()
+        for u in tl.static_range(M):
+            quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
+        peak = float("-inf")
+        for u in tl.static_range(M):
+            peak = maximum(peak, quotient[u])
+        exp = ()
+        for u in tl.static_range(M):
+            exp = exp + (exponential(quotient[u] - peak),)
+        total = 0.0
+        for u in tl.static_range(M):
+            total = total + exp[u]
+        # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
+        prob = ()
+        for u in tl.static_range(M):
+            prob = prob + (exp[u] * (1.0 / total),)
+        # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
+        value = ()
+        for u in tl.static_range(M):
+            value = value + (
+                tl.reshape(contract(h[u], W_tile_3, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
+                + tl.load(
+                    c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
+                ).to(ACC)[None, :, :],
+            )
+        # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
+        context = 0.0
+        for u in tl.static_range(M):
+            context = context + prob[u][:, :, None] * value[u]
+        # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
+        mixed = (
+            contract(
+                tl.reshape(
+                    tl.where(in_a[None, :, None] & in_k[None, None, :], context, 0.0),
+                    (ROWS, A_LANES * K_LANES),
+                ),
+                U_tile,
+                ACC,
+                PRECISION,
+            )
+            + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+        total_2 = mixed + h[0]
+        difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
+        rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        product = out_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        product_2 = difference * rsqrt[:, None]
+        difference_2 = (
+            product
+            - (tl.sum(product, 1) / dim)[:, None]
+            - product_2 * (tl.sum(tl.where(in_i[None, :], product * product_2, 0.0), 1) / dim)[:, None]
+        )
+        mixed_bar = rsqrt[:, None] * difference_2
+        total_3 = tl.reshape(
+            contract(tl.where(in_i[None, :], difference_2, 0.0), U_tile_2, ACC, PRECISION),
+            (ROWS, A_LANES, K_LANES),
+        )
+        w_bar = ()
+        for u in tl.static_range(M):
+            w_bar = w_bar + (
+                (
+                    tl.load(w_bar_ptr + b * M + u, mask=in_b, other=0.0).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS,), ACC)
+                ),
+            )
+        prob_bar = ()
+        for u in tl.static_range(M):
+            prob_bar = prob_bar + (
+                (w_bar[u] / attn_heads)[:, None] + rsqrt[:, None] * tl.sum(total_3 * value[u], 2),
+            )
+        total_4 = 0.0
+        for u in tl.static_range(M):
+            total_4 = total_4 + prob_bar[u] * prob[u]
+        quotient_2 = ()
+        for u in tl.static_range(M):
+            quotient_2 = quotient_2 + (prob[u] * (prob_bar[u] - total_4) / NUMBER,)
+        key_bar = ()
+        for u in tl.static_range(M):
+            key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
+        query_bar = 0.0
+        for u in tl.static_range(M):
+            query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                (mixed_bar if m == 0 else tl.zeros_like(mixed_bar))
+                + (
+                    rsqrt[:, None]
+                    * contract(
+                        tl.reshape(
+                            tl.where(
+                                in_a[None, :, None] & in_k[None, None, :], total_3 * prob[m][:, :, None], 0.0
+                            ),
+                            (ROWS, A_LANES * K_LANES),
+                        ),
+                        W_tile_4,
+                        ACC,
+                        PRECISION,
+                    )
+                    + contract(
+                        tl.reshape(
+                            tl.where(in_a[None, :, None] & in_k[None, None, :], key_bar[m], 0.0),
+                            (ROWS, A_LANES * K_LANES),
+                        ),
+                        W_tile_5,
+                        ACC,
+                        PRECISION,
+                    )
                 )
-                if m == 0
-                else tl.zeros_like(
+                + (
                     contract(
                         tl.reshape(
                             tl.where(in_a[None, :, None] & in_k[None, None, :], query_bar, 0.0),
                             (ROWS, A_LANES * K_LANES),
                         ),
-                        tl.reshape(W_tile_6, (A_LANES * K_LANES, I_LANES)),
+                        W_tile_6,
                         ACC,
                         PRECISION,
                     )
-                )
-            ),
+                    if m == 0
+                    else tl.zeros_like(
+                        contract(
+                            tl.reshape(
+                                tl.where(in_a[None, :, None] & in_k[None, None, :], query_bar, 0.0),
+                                (ROWS, A_LANES * K_LANES),
+                            ),
+                            W_tile_6,
+                            ACC,
+                            PRECISION,
+                        )
+                    )
+                ),
+            )
+        for m in tl.static_range(M):
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
+        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], out_bar * product_2, 0.0), 0)
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0)
+        context_bar = rsqrt[:, None, None] * total_3
+        total_5 = 0.0
+        for u in tl.static_range(M):
+            total_5 = total_5 + prob[u]
+        partial_4 = partial_4 + tl.sum(
+            tl.where(in_b[:, None, None], context_bar * total_5[:, :, None], 0.0), 0
         )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(
-        partial_2_ptr + program * dim + i,
-        tl.sum(tl.where(in_b[:, None], out_bar * product_2, 0.0), 0),
-        mask=in_i,
-    )
-    tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0), mask=in_i)
-    context_bar = rsqrt[:, None, None] * total_3
-    total_5 = 0.0
-    for u in tl.static_range(M):
-        total_5 = total_5 + prob[u]
-    tl.store(
-        partial_4_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], context_bar * total_5[:, :, None], 0.0), 0),
-        mask=in_a_k,
-    )
-    total_6 = 0.0
-    for u in tl.static_range(M):
-        total_6 = total_6 + quotient_2[u]
-    tl.store(
-        partial_5_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], total_6[:, :, None] * query, 0.0), 0),
-        mask=in_a_k,
-    )
-    tl.store(
-        partial_6_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0),
-        mask=in_a_k,
-    )
-    value_bar = ()
-    for u in tl.static_range(M):
-        value_bar = value_bar + (context_bar * prob[u][:, :, None],)
-    for u in tl.static_range(M):
+        total_6 = 0.0
+        for u in tl.static_range(M):
+            total_6 = total_6 + quotient_2[u]
+        partial_5 = partial_5 + tl.sum(tl.where(in_b[:, None, None], total_6[:, :, None] * query, 0.0), 0)
+        partial_6 = partial_6 + tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0)
+        value_bar = ()
+        for u in tl.static_range(M):
+            value_bar = value_bar + (context_bar * prob[u][:, :, None],)
+        for u in tl.static_range(M):
+            tl.store(
+                rows_7_ptr
+                + u * batch * dim
+                + b[:, None, None] * dim
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                value_bar[u],
+                mask=in_b_a_k,
+            )
+        for u in tl.static_range(M):
+            tl.store(
+                rows_8_ptr
+                + u * batch * dim
+                + b[:, None, None] * dim
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                key_bar[u],
+                mask=in_b_a_k,
+            )
         tl.store(
-            rows_7_ptr
-            + u * batch * dim
-            + b[:, None, None] * dim
-            + a[None, :, None] * (dim // attn_heads)
-            + k[None, None, :],
-            value_bar[u],
+            rows_9_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
+            query_bar,
             mask=in_b_a_k,
         )
-    for u in tl.static_range(M):
         tl.store(
-            rows_8_ptr
-            + u * batch * dim
-            + b[:, None, None] * dim
-            + a[None, :, None] * (dim // attn_heads)
-            + k[None, None, :],
-            key_bar[u],
+            rows_10_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
+            rsqrt[:, None, None] * context,
             mask=in_b_a_k,
         )
+        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_b_i)
+    tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
+    tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
+    tl.store(partial_3_ptr + program * dim + i, partial_3, mask=in_i)
     tl.store(
-        rows_9_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
-        query_bar,
-        mask=in_b_a_k,
+        partial_4_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_4, mask=in_a_k
     )
     tl.store(
-        rows_10_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
-        rsqrt[:, None, None] * context,
-        mask=in_b_a_k,
+        partial_5_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_5, mask=in_a_k
     )
-    tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_b_i)
+    tl.store(
+        partial_6_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_6, mask=in_a_k
+    )
 
 
 @triton.jit
@@ -822,14 +852,14 @@ def cross_attention_forward_operands_2_again(
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
-        exp = exp + (tl.exp(quotient[u] - peak),)
+        exp = exp + (exponential(quotient[u] - peak),)
     total = 0.0
     for u in tl.static_range(M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] / total,)
+        prob = prob + (exp[u] * (1.0 / total),)
     product_3 = ()
     for u in tl.static_range(M):
         product_3 = product_3 + (
@@ -981,14 +1011,14 @@ def cross_attention_backward_operands_1(
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
-        exp = exp + (tl.exp(quotient[u] - peak),)
+        exp = exp + (exponential(quotient[u] - peak),)
     total_2 = 0.0
     for u in tl.static_range(M):
         total_2 = total_2 + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] / total_2,)
+        prob = prob + (exp[u] * (1.0 / total_2),)
     product_3 = ()
     for u in tl.static_range(M):
         product_3 = product_3 + (
@@ -1124,14 +1154,14 @@ def cross_attention_backward_operands_2(
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
-        exp = exp + (tl.exp(quotient[u] - peak),)
+        exp = exp + (exponential(quotient[u] - peak),)
     total = 0.0
     for u in tl.static_range(M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] / total,)
+        prob = prob + (exp[u] * (1.0 / total),)
     for u in tl.static_range(M):
         tl.store(
             operand_5_ptr
@@ -1356,9 +1386,9 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "attn_heads": attn_heads,
-        "A_LANES": triton.next_power_of_2(attn_heads),
-        "K_LANES": triton.next_power_of_2(dim // attn_heads),
-        "I_LANES": triton.next_power_of_2(dim),
+        "A_LANES": next_power_of_2(attn_heads),
+        "K_LANES": next_power_of_2(dim // attn_heads),
+        "I_LANES": next_power_of_2(dim),
         "NUMBER": math.sqrt(dim // attn_heads),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
@@ -1387,7 +1417,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::cross_attention_forward", mutates_args=())
+@operator("sparank_fusion::cross_attention_forward")
 def forward(
     h: list[Tensor],
     W: Tensor,
@@ -1409,12 +1439,19 @@ def forward(
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=keep)
+    held = 4 * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(
-            cross_attention_forward_kernel, h[0], constants, numbers + lanes + 2 * lanes * M, most=128
+        for tile in walking_tiles(
+            cross_attention_forward_kernel,
+            h,
+            constants,
+            numbers + lanes + 2 * lanes * M,
+            held,
+            stages=3,
+            most=128,
         ):
             launch(
                 cross_attention_forward_kernel,
@@ -1476,7 +1513,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::cross_attention_forward")
 def _outputs(
     h: list[Tensor],
     W: Tensor,
@@ -1505,7 +1542,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::cross_attention_backward", mutates_args=())
+@operator("sparank_fusion::cross_attention_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1528,23 +1565,26 @@ def backward(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, kept=bool(kept))
+    held = 8 * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             cross_attention_backward_kernel,
-            h[0],
+            h,
             constants,
             3 * (numbers + 2 * (lanes + 2 * lanes * M)),
+            held,
+            stages=1,
             most=32,
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
-            partial_5 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
-            partial_6 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
+            partial_5 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
+            partial_6 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
             rows_7 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
@@ -1632,9 +1672,9 @@ def backward(
         for tile in row_tiles(
             cross_attention_backward_operands_1, h[0], constants, numbers, least=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_10 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
             rows_11 = h[0].new_empty((batch, dim))
             launch(
@@ -1669,9 +1709,9 @@ def backward(
             cross_attention_backward_operands_2, h[0], constants, numbers, least=1, most=32
         ):
             operand_5 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
-            partial_5 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
-            partial_6 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), attn_heads, dim // attn_heads))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
+            partial_5 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
+            partial_6 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
             rows_7 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             rows_8 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             rows_9 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
@@ -1749,16 +1789,28 @@ def backward(
         shift_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
-        *shaped([W_bar], [W]),
-        *shaped([c_bar], [c]),
-        *shaped([U_bar.permute(2, 0, 1)], [U]),
-        *shaped([d_bar], [d]),
-        *shaped([scale_bar], [scale]),
-        *shaped([shift_bar], [shift]),
+        *shaped(
+            [
+                W_bar,
+                c_bar,
+                U_bar.permute(2, 0, 1),
+                d_bar,
+                scale_bar,
+                shift_bar,
+            ],
+            [
+                W,
+                c,
+                U,
+                d,
+                scale,
+                shift,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::cross_attention_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1799,9 +1851,9 @@ def _keeps(
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
     )
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
-    return keeps(h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim + 4 * dim * dim * M)
+    return keeps(h[0], constants["PRECISION"], numbers, 4 * lanes * lanes, 4 * dim * dim + 4 * dim * dim * M)
 
 
 class _Fuse(torch.autograd.Function):
@@ -1818,6 +1870,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

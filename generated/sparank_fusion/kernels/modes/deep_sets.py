@@ -9,12 +9,23 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import sum_all
-from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import (
+    column_tiles,
+    keeps,
+    launch,
+    multiplied_in,
+    precision,
+    row_tiles,
+    schedule,
+    walking_tiles,
+)
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -22,6 +33,7 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
 )
 from sparank_fusion.kernels.functions import contract, maximum
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -66,8 +78,9 @@ def deep_sets_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     \mathrm{inner}_{m,k} = \mathrm{relu}\left(\sum_{j} A_{k,j}\,h_{m,j} + a_{k}\right)
     \phi_{m,l} = \mathrm{relu}\left(\sum_{k} C_{l,k}\,\mathrm{inner}_{m,k} + c_{l}\right)
@@ -75,59 +88,62 @@ def deep_sets_forward_kernel(
     \mathrm{outer}_{r} = \mathrm{relu}\left(\sum_{l} D_{r,l}\,\mathrm{pooled}_{l} + d_{r}\right)
     \mathrm{out}_{i} = \sum_{r} E_{i,r}\,\mathrm{outer}_{r} + e_{i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < hidden
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
     in_k_k = in_k[:, None] & in_k[None, :]
     in_k_i = in_k[:, None] & in_i[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
-    inner = ()
-    for m in tl.static_range(M):
-        A_tile = tl.load(A_ptr + k[None, :] * dim + i[:, None], mask=in_i_k, other=0.0)
-        inner = inner + (
-            maximum(
-                contract(h[m], A_tile, ACC, PRECISION)
-                + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
-                0.0,
-            ),
-        )
-    # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
-    phi = ()
-    for m in tl.static_range(M):
-        C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
-        phi = phi + (
-            maximum(
-                contract(tl.where(in_k[None, :], inner[m], 0.0), C_tile, ACC, PRECISION)
-                + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
-                0.0,
-            ),
-        )
-    # pooled[l] = sum[m](phi[m,l])
-    pooled = 0.0
-    for m in tl.static_range(M):
-        pooled = pooled + phi[m]
-    # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
+    A_tile = tl.load(A_ptr + k[None, :] * dim + i[:, None], mask=in_i_k, other=0.0)
+    C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     D_tile = tl.load(D_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
-    outer = maximum(
-        contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
-        + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
-        0.0,
-    )
-    # out[i] = sum[r](E[i,r] * outer[r]) + e[i]
     E_tile = tl.load(E_ptr + i[None, :] * hidden + k[:, None], mask=in_k_i, other=0.0)
-    out = (
-        contract(tl.where(in_k[None, :], outer, 0.0), E_tile, ACC, PRECISION)
-        + tl.load(e_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
+        inner = ()
+        for m in tl.static_range(M):
+            inner = inner + (
+                maximum(
+                    contract(h[m], A_tile, ACC, PRECISION)
+                    + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
+                    0.0,
+                ),
+            )
+        # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
+        phi = ()
+        for m in tl.static_range(M):
+            phi = phi + (
+                maximum(
+                    contract(tl.where(in_k[None, :], inner[m], 0.0), C_tile, ACC, PRECISION)
+                    + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
+                    0.0,
+                ),
+            )
+        # pooled[l] = sum[m](phi[m,l])
+        pooled = 0.0
+        for m in tl.static_range(M):
+            pooled = pooled + phi[m]
+        # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
+        outer = maximum(
+            contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
+            + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
+            0.0,
+        )
+        # out[i] = sum[r](E[i,r] * outer[r]) + e[i]
+        out = (
+            contract(tl.where(in_k[None, :], outer, 0.0), E_tile, ACC, PRECISION)
+            + tl.load(e_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -532,8 +548,9 @@ def deep_sets_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     \mathrm{inner}_{m,k} = \mathrm{relu}\left(\sum_{j} A_{k,j}\,h_{m,j} + a_{k}\right)
     \phi_{m,l} = \mathrm{relu}\left(\sum_{k} C_{l,k}\,\mathrm{inner}_{m,k} + c_{l}\right)
@@ -541,110 +558,117 @@ def deep_sets_backward_kernel(
     \mathrm{outer}_{r} = \mathrm{relu}\left(\sum_{l} D_{r,l}\,\mathrm{pooled}_{l} + d_{r}\right)
     \mathrm{out}_{i} = \sum_{r} E_{i,r}\,\mathrm{outer}_{r} + e_{i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     k = tl.arange(0, K_LANES)
     in_k = k < hidden
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
     in_k_k = in_k[:, None] & in_k[None, :]
     in_k_i = in_k[:, None] & in_i[None, :]
-    in_b_k = in_b[:, None] & in_k[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = ()
-    for m in tl.static_range(M):
-        A_tile = tl.load(A_ptr + k[None, :] * dim + i[:, None], mask=in_i_k, other=0.0)
-        total = total + (
-            contract(h[m], A_tile, ACC, PRECISION)
-            + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
-        )
-    # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
-    inner = ()
-    for m in tl.static_range(M):
-        inner = inner + (maximum(total[m], 0.0),)
-    total_2 = ()
-    for m in tl.static_range(M):
-        C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
-        total_2 = total_2 + (
-            contract(tl.where(in_k[None, :], inner[m], 0.0), C_tile, ACC, PRECISION)
-            + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
-        )
-    # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
-    phi = ()
-    for m in tl.static_range(M):
-        phi = phi + (maximum(total_2[m], 0.0),)
-    # pooled[l] = sum[m](phi[m,l])
-    pooled = 0.0
-    for m in tl.static_range(M):
-        pooled = pooled + phi[m]
+    A_tile = tl.load(A_ptr + k[None, :] * dim + i[:, None], mask=in_i_k, other=0.0)
+    C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     D_tile = tl.load(D_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
-    total_3 = (
-        contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
-        + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
-    )
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     E_tile = tl.load(E_ptr + i[:, None] * hidden + k[None, :], mask=in_i_k, other=0.0)
-    outer_bar = contract(out_bar, E_tile, ACC, PRECISION)
-    selected = tl.where(total_3 > 0, outer_bar, tl.full((), 0, ACC))
     D_tile_2 = tl.load(D_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
-    phi_bar = contract(tl.where(in_k[None, :], selected, 0.0), D_tile_2, ACC, PRECISION)
-    selected_2 = ()
-    for m in tl.static_range(M):
-        selected_2 = selected_2 + (tl.where(total_2[m] > 0, phi_bar, tl.full((), 0, ACC)),)
-    inner_bar = ()
-    for m in tl.static_range(M):
-        C_tile_2 = tl.load(C_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
-        inner_bar = inner_bar + (
-            contract(tl.where(in_k[None, :], selected_2[m], 0.0), C_tile_2, ACC, PRECISION),
+    C_tile_2 = tl.load(C_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
+    A_tile_2 = tl.load(A_ptr + k[:, None] * dim + i[None, :], mask=in_k_i, other=0.0)
+    partial_1 = tl.zeros((I_LANES,), ACC)
+    partial_2 = tl.zeros((K_LANES,), ACC)
+    partial_3 = tl.zeros((K_LANES,), ACC)
+    partial_4 = tl.zeros((K_LANES,), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_k = in_b[:, None] & in_k[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        total = ()
+        for m in tl.static_range(M):
+            total = total + (
+                contract(h[m], A_tile, ACC, PRECISION)
+                + tl.load(a_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
+            )
+        # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
+        inner = ()
+        for m in tl.static_range(M):
+            inner = inner + (maximum(total[m], 0.0),)
+        total_2 = ()
+        for m in tl.static_range(M):
+            total_2 = total_2 + (
+                contract(tl.where(in_k[None, :], inner[m], 0.0), C_tile, ACC, PRECISION)
+                + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :],
+            )
+        # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
+        phi = ()
+        for m in tl.static_range(M):
+            phi = phi + (maximum(total_2[m], 0.0),)
+        # pooled[l] = sum[m](phi[m,l])
+        pooled = 0.0
+        for m in tl.static_range(M):
+            pooled = pooled + phi[m]
+        total_3 = (
+            contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
+            + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
         )
-    selected_3 = ()
-    for m in tl.static_range(M):
-        selected_3 = selected_3 + (tl.where(total[m] > 0, inner_bar[m], tl.full((), 0, ACC)),)
-    for m in tl.static_range(M):
-        A_tile_2 = tl.load(A_ptr + k[:, None] * dim + i[None, :], mask=in_k_i, other=0.0)
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
-            contract(tl.where(in_k[None, :], selected_3[m], 0.0), A_tile_2, ACC, PRECISION),
-            mask=in_b_i,
-        )
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
-    tl.store(
-        partial_2_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], selected, 0.0), 0), mask=in_k
-    )
-    total_4 = 0.0
-    for m in tl.static_range(M):
-        total_4 = total_4 + selected_2[m]
-    tl.store(
-        partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0), mask=in_k
-    )
-    total_5 = 0.0
-    for m in tl.static_range(M):
-        total_5 = total_5 + selected_3[m]
-    tl.store(
-        partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0), mask=in_k
-    )
-    for m in tl.static_range(M):
-        tl.store(
-            rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_3[m], mask=in_b_k
-        )
-    for m in tl.static_range(M):
-        tl.store(rows_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], inner[m], mask=in_b_k)
-    for m in tl.static_range(M):
-        tl.store(
-            rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_2[m], mask=in_b_k
-        )
-    tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
-    tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
-    # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
-    outer = maximum(total_3, 0.0)
-    tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
-    tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        outer_bar = contract(out_bar, E_tile, ACC, PRECISION)
+        selected = tl.where(total_3 > 0, outer_bar, tl.full((), 0, ACC))
+        phi_bar = contract(tl.where(in_k[None, :], selected, 0.0), D_tile_2, ACC, PRECISION)
+        selected_2 = ()
+        for m in tl.static_range(M):
+            selected_2 = selected_2 + (tl.where(total_2[m] > 0, phi_bar, tl.full((), 0, ACC)),)
+        inner_bar = ()
+        for m in tl.static_range(M):
+            inner_bar = inner_bar + (
+                contract(tl.where(in_k[None, :], selected_2[m], 0.0), C_tile_2, ACC, PRECISION),
+            )
+        selected_3 = ()
+        for m in tl.static_range(M):
+            selected_3 = selected_3 + (tl.where(total[m] > 0, inner_bar[m], tl.full((), 0, ACC)),)
+        for m in tl.static_range(M):
+            tl.store(
+                h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
+                contract(tl.where(in_k[None, :], selected_3[m], 0.0), A_tile_2, ACC, PRECISION),
+                mask=in_b_i,
+            )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
+        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], selected, 0.0), 0)
+        total_4 = 0.0
+        for m in tl.static_range(M):
+            total_4 = total_4 + selected_2[m]
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0)
+        total_5 = 0.0
+        for m in tl.static_range(M):
+            total_5 = total_5 + selected_3[m]
+        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0)
+        for m in tl.static_range(M):
+            tl.store(
+                rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_3[m], mask=in_b_k
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                rows_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], inner[m], mask=in_b_k
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_2[m], mask=in_b_k
+            )
+        tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
+        tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
+        # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
+        outer = maximum(total_3, 0.0)
+        tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
+        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+    tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
+    tl.store(partial_2_ptr + program * hidden + k, partial_2, mask=in_k)
+    tl.store(partial_3_ptr + program * hidden + k, partial_3, mask=in_k)
+    tl.store(partial_4_ptr + program * hidden + k, partial_4, mask=in_k)
 
 
 @triton.jit
@@ -1378,8 +1402,8 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "hidden": hidden,
-        "I_LANES": triton.next_power_of_2(dim),
-        "K_LANES": triton.next_power_of_2(hidden),
+        "I_LANES": next_power_of_2(dim),
+        "K_LANES": next_power_of_2(hidden),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -1407,7 +1431,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::deep_sets_forward", mutates_args=())
+@operator("sparank_fusion::deep_sets_forward")
 def forward(
     h: list[Tensor],
     A: Tensor,
@@ -1429,19 +1453,20 @@ def forward(
     (out,) = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
+    held = 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"]
     chosen = schedule(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dim * hidden, hidden * hidden),
+        held,
         2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
         2 * dim + 2 * hidden + 4 * hidden * M,
         kept=keep,
     )
     if chosen == "resident":
-        for tile in row_tiles(deep_sets_forward_kernel, h[0], constants, numbers, most=128):
+        for tile in walking_tiles(deep_sets_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
                 deep_sets_forward_kernel,
                 batch,
@@ -1460,7 +1485,7 @@ def forward(
                 tile,
                 (tuple(h), row_strides(h), A, a, operand_1, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_forward_products_3, h[0], constants, numbers // lanes):
@@ -1472,7 +1497,7 @@ def forward(
                 tile,
                 (C, c, operand_1, operand_2, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_forward_products_4, h[0], constants, numbers // lanes):
@@ -1484,7 +1509,7 @@ def forward(
                 tile,
                 (D, d, operand_2, operand_3, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_forward_products, h[0], constants, numbers // lanes):
@@ -1495,7 +1520,7 @@ def forward(
                 tile,
                 (E, e, out, operand_3, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
     else:
@@ -1536,7 +1561,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::deep_sets_forward")
 def _outputs(
     h: list[Tensor],
     A: Tensor,
@@ -1566,7 +1591,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::deep_sets_backward", mutates_args=())
+@operator("sparank_fusion::deep_sets_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1588,23 +1613,24 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M)
+    held = 3 * lanes * constants["K_LANES"] + 4 * constants["K_LANES"] * constants["K_LANES"]
     chosen = schedule(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dim * hidden, hidden * hidden),
+        held,
         2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
         2 * dim * M + 5 * hidden + 4 * hidden * M,
         kept=bool(kept),
     )
     if chosen == "resident":
-        for tile in row_tiles(deep_sets_backward_kernel, h[0], constants, numbers, most=32):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+        for tile in walking_tiles(deep_sets_backward_kernel, h, constants, numbers, held, stages=1, most=32):
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), hidden))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), hidden))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_5 = h[0].new_empty((M, batch, hidden))
             rows_6 = h[0].new_empty((M, batch, hidden))
             rows_7 = h[0].new_empty((M, batch, hidden))
@@ -1648,7 +1674,7 @@ def backward(
         for tile in row_tiles(
             deep_sets_backward_operands_1_after_columns, h[0], constants, numbers, least=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_11 = h[0].new_empty((batch, dim))
             launch(
                 deep_sets_backward_operands_1_after_columns,
@@ -1669,7 +1695,7 @@ def backward(
                 tile,
                 (tuple(h), row_strides(h), A, a, E, rows_6, rows_11, product_1, product_4, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_backward_products_3, h[0], constants, numbers // lanes):
@@ -1682,11 +1708,11 @@ def backward(
                 tile,
                 (C, c, rows_6, rows_8, product_2, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_backward_products_4, h[0], constants, numbers // lanes):
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_9 = h[0].new_empty((batch, hidden))
             rows_10 = h[0].new_empty((batch, hidden))
             tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
@@ -1696,11 +1722,11 @@ def backward(
                 tile,
                 (D, d, partial_2, rows_8, rows_9, rows_10, product_4, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_backward_products_5, h[0], constants, numbers // lanes):
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_7 = h[0].new_empty((M, batch, hidden))
             tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
             launch(
@@ -1709,11 +1735,11 @@ def backward(
                 tile,
                 (c, D, partial_3, rows_7, rows_9, product_2, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_backward_products_6, h[0], constants, numbers // lanes):
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_5 = h[0].new_empty((M, batch, hidden))
             tiled = constants | {"K_LANES": tile.columns, "INNER": tile.inner}
             launch(
@@ -1722,7 +1748,7 @@ def backward(
                 tile,
                 (a, C, partial_4, rows_5, rows_7, product_1, batch),
                 tiled,
-                triton.cdiv(hidden, tile.columns),
+                -(-hidden // tile.columns),
             )
 
         for tile in column_tiles(deep_sets_backward_products, h[0], constants, numbers // lanes):
@@ -1733,7 +1759,7 @@ def backward(
                 tile,
                 (A, tuple(h_bar), rows_5, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
     else:
@@ -1769,7 +1795,7 @@ def backward(
         product_1, product_2, product_3 = kept[:M], kept[M], kept[M + 1]
 
         for tile in row_tiles(deep_sets_backward_operands_1, h[0], constants, numbers, least=1, most=32):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_6 = h[0].new_empty((M, batch, hidden))
             rows_8 = h[0].new_empty((batch, hidden))
             rows_10 = h[0].new_empty((batch, hidden))
@@ -1799,7 +1825,7 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             product_5 = F.linear(rows_11, E.t())  # (B, hidden)
         for tile in row_tiles(deep_sets_backward_operands_2, h[0], constants, numbers, least=1, most=32):
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_9 = h[0].new_empty((batch, hidden))
             launch(
                 deep_sets_backward_operands_2,
@@ -1812,7 +1838,7 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             product_6 = F.linear(rows_9, D.t())  # (B, hidden)
         for tile in row_tiles(deep_sets_backward_operands_3, h[0], constants, numbers, least=1, most=32):
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_7 = h[0].new_empty((M, batch, hidden))
             launch(
                 deep_sets_backward_operands_3,
@@ -1825,7 +1851,7 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             product_7 = F.linear(rows_7, C.t())  # (M, B, hidden)
         for tile in row_tiles(deep_sets_backward_operands_4, h[0], constants, numbers, least=1, most=32):
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), hidden))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_5 = h[0].new_empty((M, batch, hidden))
             launch(
                 deep_sets_backward_operands_4,
@@ -1858,18 +1884,32 @@ def backward(
         e_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
-        *shaped([A_bar.transpose(0, 1)], [A]),
-        *shaped([a_bar], [a]),
-        *shaped([C_bar.transpose(0, 1)], [C]),
-        *shaped([c_bar], [c]),
-        *shaped([D_bar.transpose(0, 1)], [D]),
-        *shaped([d_bar], [d]),
-        *shaped([E_bar], [E]),
-        *shaped([e_bar], [e]),
+        *shaped(
+            [
+                A_bar.transpose(0, 1),
+                a_bar,
+                C_bar.transpose(0, 1),
+                c_bar,
+                D_bar.transpose(0, 1),
+                d_bar,
+                E_bar,
+                e_bar,
+            ],
+            [
+                A,
+                a,
+                C,
+                c,
+                D,
+                d,
+                E,
+                e,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::deep_sets_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1909,13 +1949,13 @@ def _keeps(
     dim = h[0].shape[1]
     M = len(h)
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dim * hidden, hidden * hidden),
+        2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"],
         2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
         (
             2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
@@ -1942,6 +1982,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

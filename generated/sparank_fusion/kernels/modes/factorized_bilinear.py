@@ -9,11 +9,13 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -23,6 +25,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract, maximum, square
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -59,8 +62,9 @@ def factorized_bilinear_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
@@ -68,8 +72,6 @@ def factorized_bilinear_forward_kernel(
     s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
     \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     k = tl.arange(0, K_LANES)
     in_k = k < factors
@@ -78,54 +80,57 @@ def factorized_bilinear_forward_kernel(
     in_i_i_k = in_i[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
     in_j_i_k = in_j[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
+    U_tile = tl.reshape(
+        tl.load(
+            U_ptr + i[None, :, None] * dims[0] * factors + k[None, None, :] * dims[0] + i[:, None, None],
+            mask=in_i_i_k,
+            other=0.0,
+        ),
+        (I_LANES, I_LANES * K_LANES),
+    )
+    V_tile = tl.reshape(
+        tl.load(
+            V_ptr + i[None, :, None] * dims[1] * factors + k[None, None, :] * dims[1] + i[:, None, None],
+            mask=in_j_i_k,
+            other=0.0,
+        ),
+        (I_LANES, I_LANES * K_LANES),
+    )
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
+        x = (
+            tl.reshape(contract(h[0], U_tile, ACC, PRECISION), (ROWS, I_LANES, K_LANES))
+            + tl.load(u_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
         )
-    # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
-    U_tile = tl.load(
-        U_ptr + i[None, :, None] * dims[0] * factors + k[None, None, :] * dims[0] + i[:, None, None],
-        mask=in_i_i_k,
-        other=0.0,
-    )
-    x = (
-        tl.reshape(
-            contract(h[0], tl.reshape(U_tile, (I_LANES, I_LANES * K_LANES)), ACC, PRECISION),
-            (ROWS, I_LANES, K_LANES),
+        # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
+        y = (
+            tl.reshape(contract(h[1], V_tile, ACC, PRECISION), (ROWS, I_LANES, K_LANES))
+            + tl.load(v_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
         )
-        + tl.load(u_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
-    )
-    # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
-    V_tile = tl.load(
-        V_ptr + i[None, :, None] * dims[1] * factors + k[None, None, :] * dims[1] + i[:, None, None],
-        mask=in_j_i_k,
-        other=0.0,
-    )
-    y = (
-        tl.reshape(
-            contract(h[1], tl.reshape(V_tile, (I_LANES, I_LANES * K_LANES)), ACC, PRECISION),
-            (ROWS, I_LANES, K_LANES),
+        # z[o] = sum[k](x[o,k] * y[o,k])
+        z = tl.sum(x * y, 2)
+        # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
+        s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
+        # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
+        out = s * (
+            1.0
+            / tl.sqrt(maximum(tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1), tl.full((), 1e-07, ACC)))[
+                :, None
+            ]
         )
-        + tl.load(v_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
-    )
-    # z[o] = sum[k](x[o,k] * y[o,k])
-    z = tl.sum(x * y, 2)
-    # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-    s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
-    # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = (
-        s
-        / tl.sqrt(maximum(tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1), tl.full((), 1e-07, ACC)))[
-            :, None
-        ]
-    )
-    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -188,7 +193,7 @@ def factorized_bilinear_forward_epilogue(
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None]
+    out = s * (1.0 / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None])
     tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
@@ -216,8 +221,9 @@ def factorized_bilinear_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
@@ -225,137 +231,149 @@ def factorized_bilinear_backward_kernel(
     s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
     \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     k = tl.arange(0, K_LANES)
     in_k = k < factors
     in_i = i < dims[0]
     in_j = i < dims[1]
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i_k = in_i[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k = in_i[:, None] & in_k[None, :]
     in_j_i_k = in_j[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
     in_i_k_i = in_i[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
     in_i_k_j = in_i[:, None, None] & in_k[None, :, None] & in_j[None, None, :]
-    in_b_j = in_b[:, None] & in_j[None, :]
-    in_b_i_k = in_b[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
-    U_tile = tl.load(
-        U_ptr + i[None, :, None] * dims[0] * factors + k[None, None, :] * dims[0] + i[:, None, None],
-        mask=in_i_i_k,
-        other=0.0,
+    U_tile = tl.reshape(
+        tl.load(
+            U_ptr + i[None, :, None] * dims[0] * factors + k[None, None, :] * dims[0] + i[:, None, None],
+            mask=in_i_i_k,
+            other=0.0,
+        ),
+        (I_LANES, I_LANES * K_LANES),
     )
-    x = (
-        tl.reshape(
-            contract(h[0], tl.reshape(U_tile, (I_LANES, I_LANES * K_LANES)), ACC, PRECISION),
-            (ROWS, I_LANES, K_LANES),
-        )
-        + tl.load(u_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
+    V_tile = tl.reshape(
+        tl.load(
+            V_ptr + i[None, :, None] * dims[1] * factors + k[None, None, :] * dims[1] + i[:, None, None],
+            mask=in_j_i_k,
+            other=0.0,
+        ),
+        (I_LANES, I_LANES * K_LANES),
     )
-    # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
-    V_tile = tl.load(
-        V_ptr + i[None, :, None] * dims[1] * factors + k[None, None, :] * dims[1] + i[:, None, None],
-        mask=in_j_i_k,
-        other=0.0,
+    U_tile_2 = tl.reshape(
+        tl.load(
+            U_ptr + i[:, None, None] * dims[0] * factors + k[None, :, None] * dims[0] + i[None, None, :],
+            mask=in_i_k_i,
+            other=0.0,
+        ),
+        (I_LANES * K_LANES, I_LANES),
     )
-    y = (
-        tl.reshape(
-            contract(h[1], tl.reshape(V_tile, (I_LANES, I_LANES * K_LANES)), ACC, PRECISION),
-            (ROWS, I_LANES, K_LANES),
-        )
-        + tl.load(v_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
+    V_tile_2 = tl.reshape(
+        tl.load(
+            V_ptr + i[:, None, None] * dims[1] * factors + k[None, :, None] * dims[1] + i[None, None, :],
+            mask=in_i_k_j,
+            other=0.0,
+        ),
+        (I_LANES * K_LANES, I_LANES),
     )
-    # z[o] = sum[k](x[o,k] * y[o,k])
-    z = tl.sum(x * y, 2)
-    abs = tl.abs(z)
-    sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
-    # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-    s = z / sqrt
-    total = tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1)
-    sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
-    # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / sqrt_2[:, None]
-    s_bar = (
-        out_bar / sqrt_2[:, None]
-        + (
-            tl.where(
-                total >= 1e-07,
-                tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
-                tl.full((), 0, ACC),
+    partial_1 = tl.zeros((I_LANES, K_LANES), ACC)
+    partial_3 = tl.zeros((I_LANES, K_LANES), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_j = in_b[:, None] & in_j[None, :]
+        in_b_i_k = in_b[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
             )
-            * 2
-        )[:, None]
-        * s
-    )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
-    x_bar = z_bar[:, :, None] * y
-    U_tile_2 = tl.load(
-        U_ptr + i[:, None, None] * dims[0] * factors + k[None, :, None] * dims[0] + i[None, None, :],
-        mask=in_i_k_i,
-        other=0.0,
-    )
-    tl.store(
-        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
-        contract(
-            tl.reshape(
-                tl.where(in_i[None, :, None] & in_k[None, None, :], x_bar, 0.0), (ROWS, I_LANES * K_LANES)
+        # x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]
+        x = (
+            tl.reshape(contract(h[0], U_tile, ACC, PRECISION), (ROWS, I_LANES, K_LANES))
+            + tl.load(u_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
+        )
+        # y[o,k] = sum[j](V[o,k,j] * h[1,j]) + v[o,k]
+        y = (
+            tl.reshape(contract(h[1], V_tile, ACC, PRECISION), (ROWS, I_LANES, K_LANES))
+            + tl.load(v_ptr + i[:, None] * factors + k[None, :], mask=in_i_k, other=0.0).to(ACC)[None, :, :]
+        )
+        # z[o] = sum[k](x[o,k] * y[o,k])
+        z = tl.sum(x * y, 2)
+        abs = tl.abs(z)
+        sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
+        # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
+        s = z / sqrt
+        total = tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1)
+        sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
+        # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
+        out = s * (1.0 / sqrt_2[:, None])
+        s_bar = (
+            out_bar * (1.0 / sqrt_2[:, None])
+            + (
+                tl.where(
+                    total >= 1e-07,
+                    tl.sum(tl.where(in_i[None, :], -out_bar * out * (1.0 / sqrt_2[:, None]), 0.0), 1)
+                    / (2 * sqrt_2),
+                    tl.full((), 0, ACC),
+                )
+                * 2
+            )[:, None]
+            * s
+        )
+        selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
+        z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
+        x_bar = z_bar[:, :, None] * y
+        tl.store(
+            h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+            contract(
+                tl.reshape(
+                    tl.where(in_i[None, :, None] & in_k[None, None, :], x_bar, 0.0), (ROWS, I_LANES * K_LANES)
+                ),
+                U_tile_2,
+                ACC,
+                PRECISION,
             ),
-            tl.reshape(U_tile_2, (I_LANES * K_LANES, I_LANES)),
-            ACC,
-            PRECISION,
-        ),
-        mask=in_b_i,
-    )
-    y_bar = z_bar[:, :, None] * x
-    V_tile_2 = tl.load(
-        V_ptr + i[:, None, None] * dims[1] * factors + k[None, :, None] * dims[1] + i[None, None, :],
-        mask=in_i_k_j,
-        other=0.0,
-    )
-    tl.store(
-        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
-        contract(
-            tl.reshape(
-                tl.where(in_i[None, :, None] & in_k[None, None, :], y_bar, 0.0), (ROWS, I_LANES * K_LANES)
+            mask=in_b_i,
+        )
+        y_bar = z_bar[:, :, None] * x
+        tl.store(
+            h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+            contract(
+                tl.reshape(
+                    tl.where(in_i[None, :, None] & in_k[None, None, :], y_bar, 0.0), (ROWS, I_LANES * K_LANES)
+                ),
+                V_tile_2,
+                ACC,
+                PRECISION,
             ),
-            tl.reshape(V_tile_2, (I_LANES * K_LANES, I_LANES)),
-            ACC,
-            PRECISION,
-        ),
-        mask=in_b_j,
-    )
+            mask=in_b_j,
+        )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0)
+        tl.store(
+            rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
+            y_bar,
+            mask=in_b_i_k,
+        )
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0)
+        tl.store(
+            rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
+            x_bar,
+            mask=in_b_i_k,
+        )
     tl.store(
         partial_1_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0),
+        partial_1,
         mask=in_i_k,
-    )
-    tl.store(
-        rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
-        y_bar,
-        mask=in_b_i_k,
     )
     tl.store(
         partial_3_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
-        tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0),
+        partial_3,
         mask=in_i_k,
-    )
-    tl.store(
-        rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
-        x_bar,
-        mask=in_b_i_k,
     )
 
 
@@ -429,13 +447,14 @@ def factorized_bilinear_backward_operands_1(
     total = tl.sum(square(s), 1)
     sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s / sqrt_2[:, None]
+    out = s * (1.0 / sqrt_2[:, None])
     s_bar = (
-        out_bar / sqrt_2[:, None]
+        out_bar * (1.0 / sqrt_2[:, None])
         + (
             tl.where(
                 total >= 1e-07,
-                tl.sum(tl.where(in_i[None, :], -out_bar * out / sqrt_2[:, None], 0.0), 1) / (2 * sqrt_2),
+                tl.sum(tl.where(in_i[None, :], -out_bar * out * (1.0 / sqrt_2[:, None]), 0.0), 1)
+                / (2 * sqrt_2),
                 tl.full((), 0, ACC),
             )
             * 2
@@ -523,8 +542,8 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "factors": factors,
-        "I_LANES": triton.next_power_of_2(max(dims)),
-        "K_LANES": triton.next_power_of_2(factors),
+        "I_LANES": next_power_of_2(max(dims)),
+        "K_LANES": next_power_of_2(factors),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -550,7 +569,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::factorized_bilinear_forward", mutates_args=())
+@operator("sparank_fusion::factorized_bilinear_forward")
 def forward(
     h: list[Tensor],
     U: Tensor,
@@ -570,15 +589,18 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
-    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims), kept=keep)
+    held = 2 * constants["K_LANES"] * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             factorized_bilinear_forward_kernel,
-            h[0],
+            h,
             constants,
             numbers + 2 * constants["K_LANES"] * lanes,
+            held,
+            stages=3,
             most=128,
         ):
             launch(
@@ -610,7 +632,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::factorized_bilinear_forward")
 def _outputs(
     h: list[Tensor],
     U: Tensor,
@@ -637,7 +659,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::factorized_bilinear_backward", mutates_args=())
+@operator("sparank_fusion::factorized_bilinear_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -657,20 +679,23 @@ def backward(
 
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (5 * constants["K_LANES"] * lanes + 8 * lanes + 3)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, factors * max(dims) * max(dims), kept=bool(kept))
+    held = 4 * constants["K_LANES"] * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             factorized_bilinear_backward_kernel,
-            h[0],
+            h,
             constants,
             3 * (numbers + 2 * (2 * constants["K_LANES"] * lanes)),
+            held,
+            stages=1,
             most=32,
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0], factors))
             rows_2 = h[0].new_empty((batch, dims[0], factors))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), dims[0], factors))
             rows_4 = h[0].new_empty((batch, dims[0], factors))
             launch(
                 factorized_bilinear_backward_kernel,
@@ -706,9 +731,9 @@ def backward(
         for tile in row_tiles(
             factorized_bilinear_backward_operands_1, h[0], constants, numbers, least=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0], factors))
             rows_2 = h[0].new_empty((batch, dims[0], factors))
-            partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0], factors))
+            partial_3 = partial_sums(h[0], (tile.programs(batch), dims[0], factors))
             rows_4 = h[0].new_empty((batch, dims[0], factors))
             launch(
                 factorized_bilinear_backward_operands_1,
@@ -739,14 +764,24 @@ def backward(
         v_bar = partial_1.sum(0)  # (dim[0], factors)
     return [
         *h_bar,
-        *shaped([U_bar.permute(1, 2, 0)], [U]),
-        *shaped([u_bar], [u]),
-        *shaped([V_bar.permute(1, 2, 0)], [V]),
-        *shaped([v_bar], [v]),
+        *shaped(
+            [
+                U_bar.permute(1, 2, 0),
+                u_bar,
+                V_bar.permute(1, 2, 0),
+                v_bar,
+            ],
+            [
+                U,
+                u,
+                V,
+                v,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::factorized_bilinear_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -777,13 +812,13 @@ def _keeps(
     """Whether the forward pass keeps matrix products for the backward one."""
     dims = widths(h)
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        factors * max(dims) * max(dims),
+        2 * constants["K_LANES"] * lanes * lanes,
         4 * factors * max(dims) * max(dims),
     )
 
@@ -802,6 +837,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

@@ -9,11 +9,22 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import (
+    column_tiles,
+    keeps,
+    launch,
+    multiplied_in,
+    precision,
+    row_tiles,
+    schedule,
+    walking_tiles,
+)
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -23,6 +34,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -56,45 +68,51 @@ def film_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     \gamma_{i} = 1 + \sum_{j} W_{0,i,j}\,h_{1,j} + c_{0,i}
     \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i}
     \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     in_j = i < dims[1]
     in_i = i < dims[0]
     in_j_i = in_j[:, None] & in_i[None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    total = ()
+    W_tiles = ()
     for p in tl.static_range(2):
-        W_tile = tl.load(
-            W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0
+        W_tiles = W_tiles + (
+            tl.load(
+                W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0
+            ),
         )
-        total = total + (
-            contract(h[1], W_tile, ACC, PRECISION)
-            + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
-        )
-    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-    gamma = 1 + total[0]
-    # out[i] = gamma[i] * h[0,i] + beta[i]
-    out = gamma * h[0] + total[1]
-    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        total = ()
+        for p in tl.static_range(2):
+            total = total + (
+                contract(h[1], W_tiles[p], ACC, PRECISION)
+                + tl.load(c_ptr + p * dims[0] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            )
+        # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+        gamma = 1 + total[0]
+        # out[i] = gamma[i] * h[0,i] + beta[i]
+        out = gamma * h[0] + total[1]
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        if HAS_EXTRAS:
+            tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -246,73 +264,74 @@ def film_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     \gamma_{i} = 1 + \sum_{j} W_{0,i,j}\,h_{1,j} + c_{0,i}
     \beta_{i} = \sum_{j} W_{1,i,j}\,h_{1,j} + c_{1,i}
     \mathrm{out}_{i} = \gamma_{i}\,h_{0,i} + \beta_{i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
-    programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
     in_j = i < dims[1]
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_j_i = in_j[:, None] & in_i[None, :]
     in_i_j = in_i[:, None] & in_j[None, :]
-    in_b_j = in_b[:, None] & in_j[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     W_tile = tl.load(W_ptr + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0)
-    gamma = 1 + (
-        contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
-    gamma_bar = (
-        tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        if HAS_EXTRAS
-        else tl.zeros(
-            (
-                ROWS,
-                I_LANES,
+    W_tiles = ()
+    for p in tl.static_range(2):
+        W_tiles = W_tiles + (
+            tl.load(
+                W_ptr + p * dims[0] * dims[1] + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0
             ),
-            ACC,
         )
-    )
-    total = ()
-    for p in tl.static_range(2):
-        total = total + (
-            (out_bar if p == 1 else tl.zeros_like(out_bar))
-            + (gamma_bar + out_bar * h[0] if p == 0 else tl.zeros_like(gamma_bar + out_bar * h[0])),
+    partial_1 = ()
+    for _ in tl.static_range(2):
+        partial_1 = partial_1 + (tl.zeros((I_LANES,), ACC),)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_j = in_b[:, None] & in_j[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+        gamma = 1 + (
+            contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
         )
-    total_2 = 0.0
-    for p in tl.static_range(2):
-        W_tile_2 = tl.load(
-            W_ptr + p * dims[0] * dims[1] + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0
+        tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
+        gamma_bar = (
+            tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+            if HAS_EXTRAS
+            else tl.zeros((ROWS, I_LANES), ACC)
         )
-        total_2 = total_2 + contract(total[p], W_tile_2, ACC, PRECISION)
-    tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_b_j)
+        total = ()
+        for p in tl.static_range(2):
+            total = total + (
+                (out_bar if p == 1 else tl.zeros_like(out_bar))
+                + (gamma_bar + out_bar * h[0] if p == 0 else tl.zeros_like(gamma_bar + out_bar * h[0])),
+            )
+        total_2 = 0.0
+        for p in tl.static_range(2):
+            total_2 = total_2 + contract(total[p], W_tiles[p], ACC, PRECISION)
+        tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_b_j)
+        more = ()
+        for p in tl.static_range(2):
+            more = more + (partial_1[p] + tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),)
+        partial_1 = more
+        for p in tl.static_range(2):
+            tl.store(rows_2_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], total[p], mask=in_b_i)
     for p in tl.static_range(2):
-        tl.store(
-            partial_1_ptr + p * dims[0] * programs + program * dims[0] + i,
-            tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),
-            mask=in_i,
-        )
-    for p in tl.static_range(2):
-        tl.store(rows_2_ptr + p * batch * dims[0] + b[:, None] * dims[0] + i[None, :], total[p], mask=in_b_i)
+        tl.store(partial_1_ptr + program * 2 * dims[0] + p * dims[0] + i, partial_1[p], mask=in_i)
 
 
 @triton.jit
@@ -344,9 +363,7 @@ def film_backward_operands_1(
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
-    batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
-    programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
     in_b_i = in_b[:, None] & in_i[None, :]
@@ -364,13 +381,7 @@ def film_backward_operands_1(
     gamma_bar = (
         tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         if HAS_EXTRAS
-        else tl.zeros(
-            (
-                ROWS,
-                I_LANES,
-            ),
-            ACC,
-        )
+        else tl.zeros((ROWS, I_LANES), ACC)
     )
     h = ()
     for m in tl.static_range(M):
@@ -389,12 +400,12 @@ def film_backward_operands_1(
         )
     for p in tl.static_range(2):
         tl.store(
-            partial_1_ptr + p * dims[0] * programs + program * dims[0] + i,
+            partial_1_ptr + program * 2 * dims[0] + p * dims[0] + i,
             tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),
             mask=in_i,
         )
     for p in tl.static_range(2):
-        tl.store(rows_2_ptr + p * batch * dims[0] + b[:, None] * dims[0] + i[None, :], total[p], mask=in_b_i)
+        tl.store(rows_2_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], total[p], mask=in_b_i)
 
 
 @triton.jit
@@ -440,7 +451,7 @@ def _constants(
         "M": len(h),
         "dims": dims,
         "starts": starts(dims),
-        "I_LANES": triton.next_power_of_2(max(dims)),
+        "I_LANES": next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -465,7 +476,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::film_forward", mutates_args=())
+@operator("sparank_fusion::film_forward")
 def forward(
     h: list[Tensor],
     W: Tensor,
@@ -482,19 +493,14 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 6 * lanes
+    held = 2 * lanes * lanes
     chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        max(dims) * max(dims),
-        4 * max(dims) * max(dims),
-        4 * max(dims),
-        kept=keep,
+        h[0], constants["PRECISION"], numbers, held, 4 * max(dims) * max(dims), 4 * max(dims), kept=keep
     )
     if chosen == "resident":
-        for tile in row_tiles(film_forward_kernel, h[0], constants, numbers, most=128):
+        for tile in walking_tiles(film_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
                 film_forward_kernel,
                 batch,
@@ -512,7 +518,7 @@ def forward(
                 tile,
                 (tuple(h), row_strides(h), W, c, out, weights, batch),
                 tiled,
-                triton.cdiv(dims[0], tile.columns),
+                -(-(dims[0]) // tile.columns),
             )
 
     else:
@@ -533,7 +539,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::film_forward")
 def _outputs(
     h: list[Tensor],
     W: Tensor,
@@ -556,7 +562,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::film_backward", mutates_args=())
+@operator("sparank_fusion::film_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -574,13 +580,14 @@ def backward(
 
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (6 * lanes)
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims), kept=bool(kept))
+    held = 3 * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
-        for tile in row_tiles(film_backward_kernel, h[0], constants, 3 * numbers, most=32):
-            partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, tile.rows), dims[0]))
-            rows_2 = h[0].new_empty((2, batch, dims[0]))
+        for tile in walking_tiles(film_backward_kernel, h, constants, 3 * numbers, held, stages=1, most=32):
+            partial_1 = partial_sums(h[0], (tile.programs(batch), 2, dims[0]))
+            rows_2 = h[0].new_empty((batch, 2, dims[0]))
             launch(
                 film_backward_kernel,
                 batch,
@@ -609,8 +616,8 @@ def backward(
         product_1 = kept[0]
 
         for tile in row_tiles(film_backward_operands_1, h[0], constants, numbers, least=1, most=32):
-            partial_1 = partial_sums(h[0], (2, triton.cdiv(batch, tile.rows), dims[0]))
-            rows_2 = h[0].new_empty((2, batch, dims[0]))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), 2, dims[0]))
+            rows_2 = h[0].new_empty((batch, 2, dims[0]))
             launch(
                 film_backward_operands_1,
                 batch,
@@ -631,21 +638,29 @@ def backward(
             )
 
         with multiplied_in(product_dtype, h[0]):
-            product_2 = F.linear(rows_2.transpose(0, 1).flatten(-2), W.t())  # (B, dim[1])
+            product_2 = F.linear(rows_2.flatten(-2), W.t())  # (B, dim[1])
         for tile in row_tiles(film_backward_epilogue, h[0], constants, numbers, least=1, most=32):
             launch(film_backward_epilogue, batch, tile, (tuple(h_bar), product_2, batch), constants)
 
     with multiplied_in(product_dtype, h[0]):
-        W_bar = torch.einsum("bj,pbi->pij", h[1], rows_2)  # (2, dim[0], dim[1])
-        c_bar = partial_1.sum(1)  # (2, dim[0])
+        W_bar = torch.einsum("bj,bpi->pij", h[1], rows_2)  # (2, dim[0], dim[1])
+        c_bar = partial_1.sum(0)  # (2, dim[0])
     return [
         *h_bar,
-        *shaped([W_bar], [W]),
-        *shaped([c_bar], [c]),
+        *shaped(
+            [
+                W_bar,
+                c_bar,
+            ],
+            [
+                W,
+                c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::film_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -671,13 +686,13 @@ def _keeps(
     """Whether the forward pass keeps matrix products for the backward one."""
     dims = widths(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 6 * lanes
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dims) * max(dims),
+        2 * lanes * lanes,
         4 * max(dims) * max(dims),
         (4 * max(dims) * max(dims), 4 * max(dims)),
         (0, 0),
@@ -698,6 +713,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

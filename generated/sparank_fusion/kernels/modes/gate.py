@@ -9,18 +9,30 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import (
+    column_tiles,
+    keeps,
+    launch,
+    multiplied_in,
+    precision,
+    row_tiles,
+    schedule,
+    walking_tiles,
+)
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import contract, maximum
+from sparank_fusion.kernels.functions import contract, exponential, maximum
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -53,52 +65,58 @@ def gate_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
     g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
     \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
-    h = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
-    logit = ()
-    for m in tl.static_range(M):
-        W_tile = tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
-        logit = logit + (
-            contract(h[m], W_tile, ACC, PRECISION)
-            + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
-        )
-    peak = float("-inf")
-    for m in tl.static_range(M):
-        peak = maximum(peak, logit[m])
-    exp = ()
-    for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
-    total = 0.0
-    for m in tl.static_range(M):
-        total = total + exp[m]
-    # g[m,i] = softmax[m](logit[m,i])
-    g = ()
-    for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
-    # out[i] = sum[m](g[m,i] * h[m,i])
-    out = 0.0
-    for m in tl.static_range(M):
-        out = out + g[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
+        W_tiles = W_tiles + (tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0),)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
         for m in tl.static_range(M):
-            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+        logit = ()
+        for m in tl.static_range(M):
+            logit = logit + (
+                contract(h[m], W_tiles[m], ACC, PRECISION)
+                + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            )
+        peak = float("-inf")
+        for m in tl.static_range(M):
+            peak = maximum(peak, logit[m])
+        exp = ()
+        for m in tl.static_range(M):
+            exp = exp + (exponential(logit[m] - peak),)
+        total = 0.0
+        for m in tl.static_range(M):
+            total = total + exp[m]
+        # g[m,i] = softmax[m](logit[m,i])
+        g = ()
+        for m in tl.static_range(M):
+            g = g + (exp[m] * (1.0 / total),)
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = 0.0
+        for m in tl.static_range(M):
+            out = out + g[m] * h[m]
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        if HAS_EXTRAS:
+            for m in tl.static_range(M):
+                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -155,14 +173,14 @@ def gate_forward_products(
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
+        exp = exp + (exponential(logit[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -219,14 +237,14 @@ def gate_forward_epilogue(
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
+        exp = exp + (exponential(logit[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -259,89 +277,95 @@ def gate_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     \mathrm{logit}_{m,i} = \sum_{j} W_{m,i,j}\,h_{m,j} + c_{m,i}
     g_{m,i} = \mathop{\mathrm{softmax}}_{m}\left(\mathrm{logit}_{m,i}\right)
     \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
-    logit = ()
+        W_tiles = W_tiles + (tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0),)
+    W_tiles_2 = ()
     for m in tl.static_range(M):
-        W_tile = tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0)
-        logit = logit + (
-            contract(h[m], W_tile, ACC, PRECISION)
-            + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
-        )
-    peak = float("-inf")
+        W_tiles_2 = W_tiles_2 + (tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0),)
+    partial_1 = ()
+    for _ in tl.static_range(M):
+        partial_1 = partial_1 + (tl.zeros((I_LANES,), ACC),)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+        logit = ()
+        for m in tl.static_range(M):
+            logit = logit + (
+                contract(h[m], W_tiles[m], ACC, PRECISION)
+                + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
+            )
+        peak = float("-inf")
+        for m in tl.static_range(M):
+            peak = maximum(peak, logit[m])
+        exp = ()
+        for m in tl.static_range(M):
+            exp = exp + (exponential(logit[m] - peak),)
+        total = 0.0
+        for m in tl.static_range(M):
+            total = total + exp[m]
+        # g[m,i] = softmax[m](logit[m,i])
+        g = ()
+        for m in tl.static_range(M):
+            g = g + (exp[m] * (1.0 / total),)
+        g_bar = ()
+        for m in tl.static_range(M):
+            g_bar = g_bar + (
+                (
+                    tl.load(
+                        g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+                    ).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS, I_LANES), ACC)
+                ),
+            )
+        total_2 = ()
+        for m in tl.static_range(M):
+            total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
+        total_3 = 0.0
+        for m in tl.static_range(M):
+            total_3 = total_3 + total_2[m] * g[m]
+        logit_bar = ()
+        for m in tl.static_range(M):
+            logit_bar = logit_bar + (g[m] * (total_2[m] - total_3),)
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                out_bar * g[m]
+                + contract(tl.where(in_i[None, :], logit_bar[m], 0.0), W_tiles_2[m], ACC, PRECISION),
+            )
+        for m in tl.static_range(M):
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        more = ()
+        for m in tl.static_range(M):
+            more = more + (partial_1[m] + tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),)
+        partial_1 = more
+        for m in tl.static_range(M):
+            tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_b_i)
     for m in tl.static_range(M):
-        peak = maximum(peak, logit[m])
-    exp = ()
-    for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
-    total = 0.0
-    for m in tl.static_range(M):
-        total = total + exp[m]
-    # g[m,i] = softmax[m](logit[m,i])
-    g = ()
-    for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
-    g_bar = ()
-    for m in tl.static_range(M):
-        g_bar = g_bar + (
-            (
-                tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-                ).to(ACC)
-                if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
-            ),
-        )
-    total_2 = ()
-    for m in tl.static_range(M):
-        total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-    total_3 = 0.0
-    for m in tl.static_range(M):
-        total_3 = total_3 + total_2[m] * g[m]
-    logit_bar = ()
-    for m in tl.static_range(M):
-        logit_bar = logit_bar + (g[m] * (total_2[m] - total_3),)
-    h_bar = ()
-    for m in tl.static_range(M):
-        W_tile_2 = tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0)
-        h_bar = h_bar + (
-            out_bar * g[m] + contract(tl.where(in_i[None, :], logit_bar[m], 0.0), W_tile_2, ACC, PRECISION),
-        )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    for m in tl.static_range(M):
-        tl.store(
-            partial_1_ptr + m * dim * programs + program * dim + i,
-            tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),
-            mask=in_i,
-        )
-    for m in tl.static_range(M):
-        tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_b_i)
+        tl.store(partial_1_ptr + m * dim * programs + program * dim + i, partial_1[m], mask=in_i)
 
 
 @triton.jit
@@ -405,14 +429,14 @@ def gate_backward_products_2(
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
+        exp = exp + (exponential(logit[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -421,13 +445,7 @@ def gate_backward_products_2(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
+                else tl.zeros((ROWS, I_LANES), ACC)
             ),
         )
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
@@ -501,14 +519,14 @@ def gate_backward_products(
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
+        exp = exp + (exponential(logit[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     product_2 = ()
     for m in tl.static_range(M):
         total_2 = tl.zeros((ROWS, I_LANES), ACC)
@@ -579,14 +597,14 @@ def gate_backward_operands_1(
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
+        exp = exp + (exponential(logit[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -595,13 +613,7 @@ def gate_backward_operands_1(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
+                else tl.zeros((ROWS, I_LANES), ACC)
             ),
         )
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
@@ -669,14 +681,14 @@ def gate_backward_epilogue(
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(logit[m] - peak),)
+        exp = exp + (exponential(logit[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
@@ -702,7 +714,7 @@ def _constants(
     return {
         "M": len(h),
         "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -725,7 +737,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::gate_forward", mutates_args=())
+@operator("sparank_fusion::gate_forward")
 def forward(
     h: list[Tensor],
     W: list[Tensor],
@@ -740,13 +752,12 @@ def forward(
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    chosen = schedule(
-        h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim * M, kept=keep
-    )
+    held = lanes * lanes * M
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(gate_forward_kernel, h[0], constants, numbers, most=128):
+        for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
                 gate_forward_kernel,
                 batch,
@@ -764,7 +775,7 @@ def forward(
                 tile,
                 (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
     else:
@@ -785,7 +796,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::gate_forward")
 def _outputs(
     h: list[Tensor],
     W: list[Tensor],
@@ -806,7 +817,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::gate_backward", mutates_args=())
+@operator("sparank_fusion::gate_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -822,14 +833,15 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
+    held = 2 * lanes * lanes * M
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, dim * dim, 4 * dim * dim * M, 3 * dim * M, kept=bool(kept)
+        h[0], constants["PRECISION"], numbers, held, 4 * dim * dim * M, 3 * dim * M, kept=bool(kept)
     )
     if chosen == "resident":
-        for tile in row_tiles(gate_backward_kernel, h[0], constants, numbers, most=32):
-            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+        for tile in walking_tiles(gate_backward_kernel, h, constants, numbers, held, stages=1, most=32):
+            partial_1 = partial_sums(h[0], (M, tile.programs(batch), dim))
             rows_2 = h[0].new_empty((M, batch, dim))
             launch(
                 gate_backward_kernel,
@@ -853,7 +865,7 @@ def backward(
     elif chosen == "columns":
         for tile in column_tiles(gate_backward_products_2, h[0], constants, numbers // lanes):
             product_1 = h[0].new_empty((M, batch, dim))
-            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (M, tile.programs(batch), dim))
             rows_2 = h[0].new_empty((M, batch, dim))
             tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
             launch(
@@ -873,7 +885,7 @@ def backward(
                     batch,
                 ),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
         for tile in column_tiles(gate_backward_products, h[0], constants, numbers // lanes):
@@ -884,7 +896,7 @@ def backward(
                 tile,
                 (tuple(W), tuple(c), tuple(h_bar), out_bar, rows_2, product_1, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
     else:
@@ -896,7 +908,7 @@ def backward(
         product_1 = kept[:M]
 
         for tile in row_tiles(gate_backward_operands_1, h[0], constants, numbers, least=1, most=32):
-            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (M, tile.programs(batch), dim))
             rows_2 = h[0].new_empty((M, batch, dim))
             launch(
                 gate_backward_operands_1,
@@ -934,12 +946,20 @@ def backward(
         c_bar = partial_1.sum(1)  # (M, dim)
     return [
         *h_bar,
-        *shaped(W_bar, W),
-        *shaped(c_bar, c),
+        *shaped(
+            [
+                *W_bar,
+                *c_bar,
+            ],
+            [
+                *W,
+                *c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::gate_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -966,13 +986,13 @@ def _keeps(
     dim = h[0].shape[1]
     M = len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        dim * dim,
+        lanes * lanes * M,
         2 * dim * dim * M,
         (2 * dim * dim * M, 2 * dim * M),
         (4 * dim * dim * M, 3 * dim * M),
@@ -993,6 +1013,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

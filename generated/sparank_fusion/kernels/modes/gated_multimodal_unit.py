@@ -9,11 +9,22 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import (
+    column_tiles,
+    keeps,
+    launch,
+    multiplied_in,
+    precision,
+    row_tiles,
+    schedule,
+    walking_tiles,
+)
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     row_strides,
     separate,
     shaped,
@@ -22,6 +33,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract, sigmoid, square, tanh
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -57,60 +69,71 @@ def gated_multimodal_unit_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     v_{m,o} = \tanh\left(\sum_{i} W_{m,o,i}\,h_{m,i}\right)
     z_{m,o} = \sigma\left(\sum_{t,u} Z_{m,o,t,u}\,h_{t,u}\right)
     \mathrm{out}_{o} = \sum_{m} z_{m,o}\,v_{m,o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     o = tl.arange(0, O_LANES)
     in_o = o < units
-    in_b_o = in_b[:, None] & in_o[None, :]
-    h = ()
+    Z_tiles = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    total = ()
-    for m in tl.static_range(M):
-        total_2 = 0.0
         for t in tl.static_range(M):
-            Z_tile = tl.load(
-                Z_ptrs[m] + o[None, :] * starts[M] + starts[t] + i[:, None],
-                mask=(i[:, None] < dims[t]) & in_o[None, :],
-                other=0.0,
+            Z_tiles = Z_tiles + (
+                tl.load(
+                    Z_ptrs[m] + o[None, :] * starts[M] + starts[t] + i[:, None],
+                    mask=(i[:, None] < dims[t]) & in_o[None, :],
+                    other=0.0,
+                ),
             )
-            total_2 = total_2 + contract(h[t], Z_tile, ACC, PRECISION)
-        total = total + (total_2,)
-    # z[m,o] = sigmoid(sum[t,u](Z[m,o,t,u] * h[t,u]))
-    z = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        z = z + (sigmoid(total[m]),)
-    # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
-    v = ()
-    for m in tl.static_range(M):
-        W_tile = tl.load(
-            W_ptrs[m] + o[None, :] * dims[m] + i[:, None],
-            mask=(i[:, None] < dims[m]) & in_o[None, :],
-            other=0.0,
+        W_tiles = W_tiles + (
+            tl.load(
+                W_ptrs[m] + o[None, :] * dims[m] + i[:, None],
+                mask=(i[:, None] < dims[m]) & in_o[None, :],
+                other=0.0,
+            ),
         )
-        v = v + (tanh(contract(h[m], W_tile, ACC, PRECISION)),)
-    # out[o] = sum[m](z[m,o] * v[m,o])
-    out = 0.0
-    for m in tl.static_range(M):
-        out = out + z[m] * v[m]
-    tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
-    if HAS_EXTRAS:
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_o = in_b[:, None] & in_o[None, :]
+        h = ()
         for m in tl.static_range(M):
-            tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        total = ()
+        for m in tl.static_range(M):
+            total_2 = 0.0
+            for t in tl.static_range(M):
+                total_2 = total_2 + contract(h[t], Z_tiles[m * M + t], ACC, PRECISION)
+            total = total + (total_2,)
+        # z[m,o] = sigmoid(sum[t,u](Z[m,o,t,u] * h[t,u]))
+        z = ()
+        for m in tl.static_range(M):
+            z = z + (sigmoid(total[m]),)
+        # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
+        v = ()
+        for m in tl.static_range(M):
+            v = v + (tanh(contract(h[m], W_tiles[m], ACC, PRECISION)),)
+        # out[o] = sum[m](z[m,o] * v[m,o])
+        out = 0.0
+        for m in tl.static_range(M):
+            out = out + z[m] * v[m]
+        tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
+        if HAS_EXTRAS:
+            for m in tl.static_range(M):
+                tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
 
 
 @triton.jit
@@ -280,111 +303,131 @@ def gated_multimodal_unit_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     v_{m,o} = \tanh\left(\sum_{i} W_{m,o,i}\,h_{m,i}\right)
     z_{m,o} = \sigma\left(\sum_{t,u} Z_{m,o,t,u}\,h_{t,u}\right)
     \mathrm{out}_{o} = \sum_{m} z_{m,o}\,v_{m,o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     o = tl.arange(0, O_LANES)
     in_o = o < units
-    in_b_o = in_b[:, None] & in_o[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * units + o[None, :], mask=in_b_o, other=0.0).to(ACC)
-    h = ()
+    Z_tiles = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    total = ()
-    for m in tl.static_range(M):
-        total_2 = 0.0
         for t in tl.static_range(M):
-            Z_tile = tl.load(
-                Z_ptrs[m] + o[None, :] * starts[M] + starts[t] + i[:, None],
-                mask=(i[:, None] < dims[t]) & in_o[None, :],
-                other=0.0,
-            )
-            total_2 = total_2 + contract(h[t], Z_tile, ACC, PRECISION)
-        total = total + (total_2,)
-    # z[m,o] = sigmoid(sum[t,u](Z[m,o,t,u] * h[t,u]))
-    z = ()
-    for m in tl.static_range(M):
-        z = z + (sigmoid(total[m]),)
-    v_bar = ()
-    for m in tl.static_range(M):
-        v_bar = v_bar + (out_bar * z[m],)
-    # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
-    v = ()
-    for m in tl.static_range(M):
-        W_tile = tl.load(
-            W_ptrs[m] + o[None, :] * dims[m] + i[:, None],
-            mask=(i[:, None] < dims[m]) & in_o[None, :],
-            other=0.0,
-        )
-        v = v + (tanh(contract(h[m], W_tile, ACC, PRECISION)),)
-    product = ()
-    for m in tl.static_range(M):
-        product = product + (v_bar[m] * (1 - square(v[m])),)
-    z_bar = ()
-    for m in tl.static_range(M):
-        z_bar = z_bar + (
-            (
+            Z_tiles = Z_tiles + (
                 tl.load(
-                    z_bar_ptr + b[:, None] * M * units + m * units + o[None, :], mask=in_b_o, other=0.0
-                ).to(ACC)
-                if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        O_LANES,
-                    ),
-                    ACC,
-                )
+                    Z_ptrs[m] + o[None, :] * starts[M] + starts[t] + i[:, None],
+                    mask=(i[:, None] < dims[t]) & in_o[None, :],
+                    other=0.0,
+                ),
+            )
+    W_tiles = ()
+    for m in tl.static_range(M):
+        W_tiles = W_tiles + (
+            tl.load(
+                W_ptrs[m] + o[None, :] * dims[m] + i[:, None],
+                mask=(i[:, None] < dims[m]) & in_o[None, :],
+                other=0.0,
             ),
         )
-    product_2 = ()
+    Z_tiles_2 = ()
     for m in tl.static_range(M):
-        product_2 = product_2 + ((z_bar[m] + out_bar * v[m]) * z[m] * (1 - z[m]),)
-    total_2 = ()
-    for t in tl.static_range(M):
-        total_3 = 0.0
-        for m in tl.static_range(M):
-            Z_tile_2 = tl.load(
-                Z_ptrs[m] + o[:, None] * starts[M] + starts[t] + i[None, :],
-                mask=in_o[:, None] & (i[None, :] < dims[t]),
-                other=0.0,
+        for t in tl.static_range(M):
+            Z_tiles_2 = Z_tiles_2 + (
+                tl.load(
+                    Z_ptrs[m] + o[:, None] * starts[M] + starts[t] + i[None, :],
+                    mask=in_o[:, None] & (i[None, :] < dims[t]),
+                    other=0.0,
+                ),
             )
-            total_3 = total_3 + contract(tl.where(in_o[None, :], product_2[m], 0.0), Z_tile_2, ACC, PRECISION)
-        total_2 = total_2 + (total_3,)
-    h_bar = ()
+    W_tiles_2 = ()
     for m in tl.static_range(M):
-        W_tile_2 = tl.load(
-            W_ptrs[m] + o[:, None] * dims[m] + i[None, :],
-            mask=in_o[:, None] & (i[None, :] < dims[m]),
-            other=0.0,
+        W_tiles_2 = W_tiles_2 + (
+            tl.load(
+                W_ptrs[m] + o[:, None] * dims[m] + i[None, :],
+                mask=in_o[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ),
         )
-        h_bar = h_bar + (
-            contract(tl.where(in_o[None, :], product[m], 0.0), W_tile_2, ACC, PRECISION) + total_2[m],
-        )
-    for m in tl.static_range(M):
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
-            h_bar[m],
-            mask=in_b[:, None] & (i[None, :] < dims[m]),
-        )
-    for m in tl.static_range(M):
-        tl.store(rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_b_o)
-    for m in tl.static_range(M):
-        tl.store(rows_2_ptr + m * batch * units + b[:, None] * units + o[None, :], product_2[m], mask=in_b_o)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_o = in_b[:, None] & in_o[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * units + o[None, :], mask=in_b_o, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        total = ()
+        for m in tl.static_range(M):
+            total_2 = 0.0
+            for t in tl.static_range(M):
+                total_2 = total_2 + contract(h[t], Z_tiles[m * M + t], ACC, PRECISION)
+            total = total + (total_2,)
+        # z[m,o] = sigmoid(sum[t,u](Z[m,o,t,u] * h[t,u]))
+        z = ()
+        for m in tl.static_range(M):
+            z = z + (sigmoid(total[m]),)
+        v_bar = ()
+        for m in tl.static_range(M):
+            v_bar = v_bar + (out_bar * z[m],)
+        # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
+        v = ()
+        for m in tl.static_range(M):
+            v = v + (tanh(contract(h[m], W_tiles[m], ACC, PRECISION)),)
+        product = ()
+        for m in tl.static_range(M):
+            product = product + (v_bar[m] * (1 - square(v[m])),)
+        z_bar = ()
+        for m in tl.static_range(M):
+            z_bar = z_bar + (
+                (
+                    tl.load(
+                        z_bar_ptr + b[:, None] * M * units + m * units + o[None, :], mask=in_b_o, other=0.0
+                    ).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS, O_LANES), ACC)
+                ),
+            )
+        product_2 = ()
+        for m in tl.static_range(M):
+            product_2 = product_2 + ((z_bar[m] + out_bar * v[m]) * z[m] * (1 - z[m]),)
+        total_2 = ()
+        for t in tl.static_range(M):
+            total_3 = 0.0
+            for m in tl.static_range(M):
+                total_3 = total_3 + contract(
+                    tl.where(in_o[None, :], product_2[m], 0.0), Z_tiles_2[m * M + t], ACC, PRECISION
+                )
+            total_2 = total_2 + (total_3,)
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                contract(tl.where(in_o[None, :], product[m], 0.0), W_tiles_2[m], ACC, PRECISION) + total_2[m],
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                h_bar[m],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_b_o
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                rows_2_ptr + m * batch * units + b[:, None] * units + o[None, :], product_2[m], mask=in_b_o
+            )
 
 
 @triton.jit
@@ -486,13 +529,7 @@ def gated_multimodal_unit_backward_products_2(
                     z_bar_ptr + b[:, None] * M * units + m * units + o[None, :], mask=in_b_o, other=0.0
                 ).to(ACC)
                 if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        O_LANES,
-                    ),
-                    ACC,
-                )
+                else tl.zeros((ROWS, O_LANES), ACC)
             ),
         )
     for m in tl.static_range(M):
@@ -626,13 +663,7 @@ def gated_multimodal_unit_backward_operands_1(
                     z_bar_ptr + b[:, None] * M * units + m * units + o[None, :], mask=in_b_o, other=0.0
                 ).to(ACC)
                 if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        O_LANES,
-                    ),
-                    ACC,
-                )
+                else tl.zeros((ROWS, O_LANES), ACC)
             ),
         )
     for m in tl.static_range(M):
@@ -659,8 +690,8 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "units": units,
-        "I_LANES": triton.next_power_of_2(max(dims)),
-        "O_LANES": triton.next_power_of_2(units),
+        "I_LANES": next_power_of_2(max(dims)),
+        "O_LANES": next_power_of_2(units),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -685,7 +716,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::gated_multimodal_unit_forward", mutates_args=())
+@operator("sparank_fusion::gated_multimodal_unit_forward")
 def forward(
     h: list[Tensor],
     W: list[Tensor],
@@ -703,19 +734,22 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, W, Z, units, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 5 * M * constants["O_LANES"] + constants["O_LANES"]
+    held = lanes * M * constants["O_LANES"] + lanes * M * M * constants["O_LANES"]
     chosen = schedule(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dims) * units,
+        held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         4 * M * units,
         kept=keep,
     )
     if chosen == "resident":
-        for tile in row_tiles(gated_multimodal_unit_forward_kernel, h[0], constants, 3 * numbers, most=128):
+        for tile in walking_tiles(
+            gated_multimodal_unit_forward_kernel, h, constants, 3 * numbers, held, stages=3, most=128
+        ):
             launch(
                 gated_multimodal_unit_forward_kernel,
                 batch,
@@ -733,7 +767,7 @@ def forward(
                 tile,
                 (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
                 tiled,
-                triton.cdiv(units, tile.columns),
+                -(-units // tile.columns),
             )
 
     else:
@@ -758,7 +792,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::gated_multimodal_unit_forward")
 def _outputs(
     h: list[Tensor],
     W: list[Tensor],
@@ -782,7 +816,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::gated_multimodal_unit_backward", mutates_args=())
+@operator("sparank_fusion::gated_multimodal_unit_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -801,19 +835,22 @@ def backward(
 
     constants = _constants(h, W, Z, units, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (5 * M * constants["O_LANES"] + constants["O_LANES"])
+    held = 2 * lanes * M * constants["O_LANES"] + 2 * lanes * M * M * constants["O_LANES"]
     chosen = schedule(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dims) * units,
+        held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         4 * M * units,
         kept=bool(kept),
     )
     if chosen == "resident":
-        for tile in row_tiles(gated_multimodal_unit_backward_kernel, h[0], constants, 3 * numbers, most=32):
+        for tile in walking_tiles(
+            gated_multimodal_unit_backward_kernel, h, constants, 3 * numbers, held, stages=1, most=32
+        ):
             rows_1 = h[0].new_empty((M, batch, units))
             rows_2 = h[0].new_empty((M, batch, units))
             launch(
@@ -848,7 +885,7 @@ def backward(
                 tile,
                 (tuple(h), row_strides(h), tuple(W), tuple(Z), out_bar, weights_bar, rows_1, rows_2, batch),
                 tiled,
-                triton.cdiv(units, tile.columns),
+                -(-units // tile.columns),
             )
 
         with multiplied_in(product_dtype, h[0]):
@@ -913,12 +950,20 @@ def backward(
         Z_bar = [torch.einsum("mbo,bu->muo", rows_2, h_t) for h_t in h]
     return [
         *h_bar,
-        *shaped([W_bar_m.transpose(0, 1) for W_bar_m in W_bar], W),
-        *shaped(torch.cat([Z_bar_t.transpose(1, 2) for Z_bar_t in Z_bar], -1), Z),
+        *shaped(
+            [
+                *([W_bar_m.transpose(0, 1) for W_bar_m in W_bar]),
+                *(torch.cat([Z_bar_t.transpose(1, 2) for Z_bar_t in Z_bar], -1)),
+            ],
+            [
+                *W,
+                *Z,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::gated_multimodal_unit_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -947,12 +992,13 @@ def _keeps(
     dims = widths(h)
     M = len(h)
     constants = _constants(h, W, Z, units, return_extras, product_dtype, result_dtype)
+    lanes = next_power_of_2(max(dims))
     numbers = 5 * M * constants["O_LANES"] + constants["O_LANES"]
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dims) * units,
+        lanes * M * constants["O_LANES"] + lanes * M * M * constants["O_LANES"],
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 4 * M * units),
         (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 4 * M * units),
@@ -973,6 +1019,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

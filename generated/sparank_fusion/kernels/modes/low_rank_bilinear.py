@@ -9,11 +9,22 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import (
+    column_tiles,
+    keeps,
+    launch,
+    multiplied_in,
+    precision,
+    row_tiles,
+    schedule,
+    walking_tiles,
+)
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -23,6 +34,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract, square, tanh
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -64,15 +76,14 @@ def low_rank_bilinear_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
     y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
     \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     r = tl.arange(0, R_LANES)
     in_r = r < rank
@@ -81,33 +92,36 @@ def low_rank_bilinear_forward_kernel(
     in_i_r = in_i[:, None] & in_r[None, :]
     in_j_r = in_j[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
     U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
-    x = tanh(
-        contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-    )
-    # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
     V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
-    y = tanh(
-        contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-    )
-    # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
     P_tile = tl.load(P_ptr + i[None, :] * rank + r[:, None], mask=in_r_i, other=0.0)
-    out = (
-        contract(tl.where(in_r[None, :], x * y, 0.0), P_tile, ACC, PRECISION)
-        + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+        x = tanh(
+            contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
+        )
+        # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
+        y = tanh(
+            contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
+        )
+        # out[o] = sum[r](P[o,r] * x[r] * y[r]) + c[o]
+        out = (
+            contract(tl.where(in_r[None, :], x * y, 0.0), P_tile, ACC, PRECISION)
+            + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -317,15 +331,14 @@ def low_rank_bilinear_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     x_{r} = \tanh\left(\sum_{i} U_{r,i}\,h_{0,i} + u_{r}\right)
     y_{r} = \tanh\left(\sum_{j} V_{r,j}\,h_{1,j} + v_{r}\right)
     \mathrm{out}_{o} = \sum_{r} P_{o,r}\,x_{r}\,y_{r} + c_{o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     r = tl.arange(0, R_LANES)
@@ -333,61 +346,66 @@ def low_rank_bilinear_backward_kernel(
     in_j = i < dims[1]
     in_i = i < dims[0]
     in_j_r = in_j[:, None] & in_r[None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_r = in_i[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
     in_r_j = in_r[:, None] & in_j[None, :]
-    in_b_j = in_b[:, None] & in_j[None, :]
-    in_b_r = in_b[:, None] & in_r[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
     V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
-    y = tanh(
-        contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-    )
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
-    total = contract(out_bar, P_tile, ACC, PRECISION)
-    x_bar = y * total
-    # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
     U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
-    x = tanh(
-        contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-    )
-    product = x_bar * (1 - square(x))
     U_tile_2 = tl.load(U_ptr + r[:, None] * dims[0] + i[None, :], mask=in_r_i, other=0.0)
-    tl.store(
-        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
-        contract(tl.where(in_r[None, :], product, 0.0), U_tile_2, ACC, PRECISION),
-        mask=in_b_i,
-    )
-    y_bar = x * total
-    product_2 = y_bar * (1 - square(y))
     V_tile_2 = tl.load(V_ptr + r[:, None] * dims[1] + i[None, :], mask=in_r_j, other=0.0)
-    tl.store(
-        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
-        contract(tl.where(in_r[None, :], product_2, 0.0), V_tile_2, ACC, PRECISION),
-        mask=in_b_j,
-    )
-    tl.store(
-        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
-    )
-    tl.store(
-        partial_2_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0), mask=in_r
-    )
-    tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
-    tl.store(partial_4_ptr + program * rank + r, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_r)
-    tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
-    tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
-    tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+    partial_1 = tl.zeros((I_LANES,), ACC)
+    partial_2 = tl.zeros((R_LANES,), ACC)
+    partial_4 = tl.zeros((R_LANES,), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_j = in_b[:, None] & in_j[None, :]
+        in_b_r = in_b[:, None] & in_r[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
+        y = tanh(
+            contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
+        )
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        total = contract(out_bar, P_tile, ACC, PRECISION)
+        x_bar = y * total
+        # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
+        x = tanh(
+            contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
+        )
+        product = x_bar * (1 - square(x))
+        tl.store(
+            h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+            contract(tl.where(in_r[None, :], product, 0.0), U_tile_2, ACC, PRECISION),
+            mask=in_b_i,
+        )
+        y_bar = x * total
+        product_2 = y_bar * (1 - square(y))
+        tl.store(
+            h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+            contract(tl.where(in_r[None, :], product_2, 0.0), V_tile_2, ACC, PRECISION),
+            mask=in_b_j,
+        )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
+        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0)
+        tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
+        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
+        tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
+        tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
+        tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+    tl.store(partial_1_ptr + program * dims[0] + i, partial_1, mask=in_i)
+    tl.store(partial_2_ptr + program * rank + r, partial_2, mask=in_r)
+    tl.store(partial_4_ptr + program * rank + r, partial_4, mask=in_r)
 
 
 @triton.jit
@@ -708,8 +726,8 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "rank": rank,
-        "I_LANES": triton.next_power_of_2(max(dims)),
-        "R_LANES": triton.next_power_of_2(rank),
+        "I_LANES": next_power_of_2(max(dims)),
+        "R_LANES": next_power_of_2(rank),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -737,7 +755,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::low_rank_bilinear_forward", mutates_args=())
+@operator("sparank_fusion::low_rank_bilinear_forward")
 def forward(
     h: list[Tensor],
     U: Tensor,
@@ -759,19 +777,16 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * lanes + 6 * constants["R_LANES"]
+    held = 3 * lanes * constants["R_LANES"]
     chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        max(dims) * rank,
-        6 * max(dims) * rank,
-        2 * max(dims) + 4 * rank,
-        kept=keep,
+        h[0], constants["PRECISION"], numbers, held, 6 * max(dims) * rank, 2 * max(dims) + 4 * rank, kept=keep
     )
     if chosen == "resident":
-        for tile in row_tiles(low_rank_bilinear_forward_kernel, h[0], constants, numbers, most=128):
+        for tile in walking_tiles(
+            low_rank_bilinear_forward_kernel, h, constants, numbers, held, stages=3, most=128
+        ):
             launch(
                 low_rank_bilinear_forward_kernel,
                 batch,
@@ -790,7 +805,7 @@ def forward(
                 tile,
                 (tuple(h), row_strides(h), U, u, V, v, operand_1, batch),
                 tiled,
-                triton.cdiv(rank, tile.columns),
+                -(-rank // tile.columns),
             )
 
         for tile in column_tiles(low_rank_bilinear_forward_products, h[0], constants, numbers // lanes):
@@ -801,7 +816,7 @@ def forward(
                 tile,
                 (P, c, out, operand_1, batch),
                 tiled,
-                triton.cdiv(dims[0], tile.columns),
+                -(-(dims[0]) // tile.columns),
             )
 
     else:
@@ -831,7 +846,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::low_rank_bilinear_forward")
 def _outputs(
     h: list[Tensor],
     U: Tensor,
@@ -859,7 +874,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::low_rank_bilinear_backward", mutates_args=())
+@operator("sparank_fusion::low_rank_bilinear_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -881,23 +896,20 @@ def backward(
 
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
+    held = 5 * lanes * constants["R_LANES"]
     chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        max(dims) * rank,
-        6 * max(dims) * rank,
-        6 * rank,
-        kept=bool(kept),
+        h[0], constants["PRECISION"], numbers, held, 6 * max(dims) * rank, 6 * rank, kept=bool(kept)
     )
     if chosen == "resident":
-        for tile in row_tiles(low_rank_bilinear_backward_kernel, h[0], constants, numbers, most=32):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+        for tile in walking_tiles(
+            low_rank_bilinear_backward_kernel, h, constants, numbers, held, stages=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_3 = h[0].new_empty((batch, rank))
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_5 = h[0].new_empty((batch, rank))
             rows_6 = h[0].new_empty((batch, rank))
             rows_7 = h[0].new_empty((batch, dims[0]))
@@ -931,7 +943,7 @@ def backward(
         for tile in row_tiles(
             low_rank_bilinear_backward_operands_1_after_columns, h[0], constants, numbers, least=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
             rows_7 = h[0].new_empty((batch, dims[0]))
             launch(
                 low_rank_bilinear_backward_operands_1_after_columns,
@@ -942,9 +954,9 @@ def backward(
             )
 
         for tile in column_tiles(low_rank_bilinear_backward_products_2, h[0], constants, numbers // lanes):
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_3 = h[0].new_empty((batch, rank))
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_5 = h[0].new_empty((batch, rank))
             rows_6 = h[0].new_empty((batch, rank))
             tiled = constants | {"R_LANES": tile.columns, "INNER": tile.inner}
@@ -969,7 +981,7 @@ def backward(
                     batch,
                 ),
                 tiled,
-                triton.cdiv(rank, tile.columns),
+                -(-rank // tile.columns),
             )
 
         with multiplied_in(product_dtype, h[0]):
@@ -998,7 +1010,7 @@ def backward(
         for tile in row_tiles(
             low_rank_bilinear_backward_operands_1, h[0], constants, numbers, least=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
             rows_6 = h[0].new_empty((batch, rank))
             rows_7 = h[0].new_empty((batch, dims[0]))
             launch(
@@ -1014,9 +1026,9 @@ def backward(
         for tile in row_tiles(
             low_rank_bilinear_backward_operands_2, h[0], constants, numbers, least=1, most=32
         ):
-            partial_2 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            partial_2 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_3 = h[0].new_empty((batch, rank))
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), rank))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_5 = h[0].new_empty((batch, rank))
             launch(
                 low_rank_bilinear_backward_operands_2,
@@ -1049,16 +1061,28 @@ def backward(
         c_bar = partial_1.sum(0)  # (dim[0],)
     return [
         *h_bar,
-        *shaped([U_bar.transpose(0, 1)], [U]),
-        *shaped([u_bar], [u]),
-        *shaped([V_bar.transpose(0, 1)], [V]),
-        *shaped([v_bar], [v]),
-        *shaped([P_bar.transpose(0, 1)], [P]),
-        *shaped([c_bar], [c]),
+        *shaped(
+            [
+                U_bar.transpose(0, 1),
+                u_bar,
+                V_bar.transpose(0, 1),
+                v_bar,
+                P_bar.transpose(0, 1),
+                c_bar,
+            ],
+            [
+                U,
+                u,
+                V,
+                v,
+                P,
+                c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::low_rank_bilinear_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -1093,13 +1117,13 @@ def _keeps(
     """Whether the forward pass keeps matrix products for the backward one."""
     dims = widths(h)
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * lanes + 6 * constants["R_LANES"]
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dims) * rank,
+        3 * lanes * constants["R_LANES"],
         4 * max(dims) * rank,
         (6 * max(dims) * rank, 2 * max(dims) + 4 * rank),
         (6 * max(dims) * rank, 6 * rank),
@@ -1120,6 +1144,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -23,6 +25,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -55,52 +58,61 @@ def low_rank_fusion_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     x_{m,r,o} = \sum_{i} W_{m,r,o,i}\,h_{m,i} + c_{m,r,o}
     \mathrm{out}_{o} = \sum_{r} \prod_{m} x_{m,r,o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     r = tl.arange(0, R_LANES)
     in_r = r < terms
     in_o = i < dims[0]
     in_r_o = in_r[:, None] & in_o[None, :]
-    in_b_o = in_b[:, None] & in_o[None, :]
-    h = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
-    x = ()
-    for m in tl.static_range(M):
-        W_tile = tl.load(
-            W_ptrs[m] + r[None, :, None] * dims[0] * dims[m] + i[None, None, :] * dims[m] + i[:, None, None],
-            mask=(i[:, None, None] < dims[m]) & in_r[None, :, None] & in_o[None, None, :],
-            other=0.0,
-        )
-        x = x + (
+        W_tiles = W_tiles + (
             tl.reshape(
-                contract(h[m], tl.reshape(W_tile, (I_LANES, R_LANES * I_LANES)), ACC, PRECISION),
-                (ROWS, R_LANES, I_LANES),
-            )
-            + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
-                None, :, :
-            ],
+                tl.load(
+                    W_ptrs[m]
+                    + r[None, :, None] * dims[0] * dims[m]
+                    + i[None, None, :] * dims[m]
+                    + i[:, None, None],
+                    mask=(i[:, None, None] < dims[m]) & in_r[None, :, None] & in_o[None, None, :],
+                    other=0.0,
+                ),
+                (I_LANES, R_LANES * I_LANES),
+            ),
         )
-    prod = 1.0
-    for m in tl.static_range(M):
-        prod = prod * x[m]
-    # out[o] = sum[r](prod[m](x[m,r,o]))
-    out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)
-    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_o)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_o = in_b[:, None] & in_o[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
+        x = ()
+        for m in tl.static_range(M):
+            x = x + (
+                tl.reshape(contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, R_LANES, I_LANES))
+                + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
+                    None, :, :
+                ],
+            )
+        prod = 1.0
+        for m in tl.static_range(M):
+            prod = prod * x[m]
+        # out[o] = sum[r](prod[m](x[m,r,o]))
+        out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_o)
 
 
 @triton.jit
@@ -182,14 +194,13 @@ def low_rank_fusion_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     x_{m,r,o} = \sum_{i} W_{m,r,o,i}\,h_{m,i} + c_{m,r,o}
     \mathrm{out}_{o} = \sum_{r} \prod_{m} x_{m,r,o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0).to(tl.int64)
@@ -197,70 +208,107 @@ def low_rank_fusion_backward_kernel(
     r = tl.arange(0, R_LANES)
     in_r = r < terms
     in_o = i < dims[0]
-    in_b_o = in_b[:, None] & in_o[None, :]
     in_r_o = in_r[:, None] & in_o[None, :]
-    in_b_r_o = in_b[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_o, other=0.0).to(ACC)
-    h = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
-    x = ()
-    for m in tl.static_range(M):
-        W_tile = tl.load(
-            W_ptrs[m] + r[None, :, None] * dims[0] * dims[m] + i[None, None, :] * dims[m] + i[:, None, None],
-            mask=(i[:, None, None] < dims[m]) & in_r[None, :, None] & in_o[None, None, :],
-            other=0.0,
-        )
-        x = x + (
+        W_tiles = W_tiles + (
             tl.reshape(
-                contract(h[m], tl.reshape(W_tile, (I_LANES, R_LANES * I_LANES)), ACC, PRECISION),
-                (ROWS, R_LANES, I_LANES),
-            )
-            + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
-                None, :, :
-            ],
-        )
-    product_of_others_2 = ()
-    for m in tl.static_range(M):
-        total = 1.0
-        for m_other in tl.static_range(M):
-            if m_other != m:
-                total = total * x[m_other]
-        product_of_others_2 = product_of_others_2 + (total,)
-    x_bar = ()
-    for m in tl.static_range(M):
-        x_bar = x_bar + (out_bar[:, None, :] * product_of_others_2[m],)
-    h_bar = ()
-    for m in tl.static_range(M):
-        W_tile_2 = tl.load(
-            W_ptrs[m] + r[:, None, None] * dims[0] * dims[m] + i[None, :, None] * dims[m] + i[None, None, :],
-            mask=in_r[:, None, None] & in_o[None, :, None] & (i[None, None, :] < dims[m]),
-            other=0.0,
-        )
-        h_bar = h_bar + (
-            contract(
-                tl.reshape(
-                    tl.where(in_r[None, :, None] & in_o[None, None, :], x_bar[m], 0.0),
-                    (ROWS, R_LANES * I_LANES),
+                tl.load(
+                    W_ptrs[m]
+                    + r[None, :, None] * dims[0] * dims[m]
+                    + i[None, None, :] * dims[m]
+                    + i[:, None, None],
+                    mask=(i[:, None, None] < dims[m]) & in_r[None, :, None] & in_o[None, None, :],
+                    other=0.0,
                 ),
-                tl.reshape(W_tile_2, (R_LANES * I_LANES, I_LANES)),
-                ACC,
-                PRECISION,
+                (I_LANES, R_LANES * I_LANES),
             ),
         )
+    W_tiles_2 = ()
     for m in tl.static_range(M):
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
-            h_bar[m],
-            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        W_tiles_2 = W_tiles_2 + (
+            tl.reshape(
+                tl.load(
+                    W_ptrs[m]
+                    + r[:, None, None] * dims[0] * dims[m]
+                    + i[None, :, None] * dims[m]
+                    + i[None, None, :],
+                    mask=in_r[:, None, None] & in_o[None, :, None] & (i[None, None, :] < dims[m]),
+                    other=0.0,
+                ),
+                (R_LANES * I_LANES, I_LANES),
+            ),
         )
+    partial_1 = ()
+    for _ in tl.static_range(M):
+        partial_1 = partial_1 + (tl.zeros((R_LANES, I_LANES), ACC),)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_o = in_b[:, None] & in_o[None, :]
+        in_b_r_o = in_b[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_o, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
+        x = ()
+        for m in tl.static_range(M):
+            x = x + (
+                tl.reshape(contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, R_LANES, I_LANES))
+                + tl.load(c_ptrs[m] + r[:, None] * dims[0] + i[None, :], mask=in_r_o, other=0.0).to(ACC)[
+                    None, :, :
+                ],
+            )
+        product_of_others_2 = ()
+        for m in tl.static_range(M):
+            total = 1.0
+            for m_other in tl.static_range(M):
+                if m_other != m:
+                    total = total * x[m_other]
+            product_of_others_2 = product_of_others_2 + (total,)
+        x_bar = ()
+        for m in tl.static_range(M):
+            x_bar = x_bar + (out_bar[:, None, :] * product_of_others_2[m],)
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                contract(
+                    tl.reshape(
+                        tl.where(in_r[None, :, None] & in_o[None, None, :], x_bar[m], 0.0),
+                        (ROWS, R_LANES * I_LANES),
+                    ),
+                    W_tiles_2[m],
+                    ACC,
+                    PRECISION,
+                ),
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                h_bar[m],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+            )
+        more = ()
+        for m in tl.static_range(M):
+            more = more + (partial_1[m] + tl.sum(tl.where(in_b[:, None, None], x_bar[m], 0.0), 0),)
+        partial_1 = more
+        for m in tl.static_range(M):
+            tl.store(
+                rows_2_ptr
+                + m * batch * dims[0] * terms
+                + b[:, None, None] * dims[0] * terms
+                + r[None, :, None] * dims[0]
+                + i[None, None, :],
+                x_bar[m],
+                mask=in_b_r_o,
+            )
     for m in tl.static_range(M):
         tl.store(
             partial_1_ptr
@@ -268,18 +316,8 @@ def low_rank_fusion_backward_kernel(
             + program * dims[0] * terms
             + r[:, None] * dims[0]
             + i[None, :],
-            tl.sum(tl.where(in_b[:, None, None], x_bar[m], 0.0), 0),
+            partial_1[m],
             mask=in_r_o,
-        )
-    for m in tl.static_range(M):
-        tl.store(
-            rows_2_ptr
-            + m * batch * dims[0] * terms
-            + b[:, None, None] * dims[0] * terms
-            + r[None, :, None] * dims[0]
-            + i[None, None, :],
-            x_bar[m],
-            mask=in_b_r_o,
         )
 
 
@@ -428,8 +466,8 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "terms": terms,
-        "I_LANES": triton.next_power_of_2(max(dims)),
-        "R_LANES": triton.next_power_of_2(terms),
+        "I_LANES": next_power_of_2(max(dims)),
+        "R_LANES": next_power_of_2(terms),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -453,7 +491,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::low_rank_fusion_forward", mutates_args=())
+@operator("sparank_fusion::low_rank_fusion_forward")
 def forward(
     h: list[Tensor],
     W: list[Tensor],
@@ -471,15 +509,18 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms, kept=keep)
+    held = lanes * lanes * M * constants["R_LANES"]
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             low_rank_fusion_forward_kernel,
-            h[0],
+            h,
             constants,
             numbers + lanes * M * constants["R_LANES"],
+            held,
+            stages=3,
             most=128,
         ):
             launch(
@@ -509,7 +550,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::low_rank_fusion_forward")
 def _outputs(
     h: list[Tensor],
     W: list[Tensor],
@@ -533,7 +574,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::low_rank_fusion_backward", mutates_args=())
+@operator("sparank_fusion::low_rank_fusion_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -551,18 +592,21 @@ def backward(
 
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"])
-    chosen = schedule(h[0], constants["PRECISION"], numbers, max(dims) * max(dims) * terms, kept=bool(kept))
+    held = 2 * lanes * lanes * M * constants["R_LANES"]
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             low_rank_fusion_backward_kernel,
-            h[0],
+            h,
             constants,
             3 * (numbers + 2 * (lanes * M * constants["R_LANES"])),
+            held,
+            stages=1,
             most=32,
         ):
-            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), terms, dims[0]))
+            partial_1 = partial_sums(h[0], (M, tile.programs(batch), terms, dims[0]))
             rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
             launch(
                 low_rank_fusion_backward_kernel,
@@ -594,7 +638,7 @@ def backward(
         for tile in row_tiles(
             low_rank_fusion_backward_operands_1, h[0], constants, numbers, least=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), terms, dims[0]))
+            partial_1 = partial_sums(h[0], (M, tile.programs(batch), terms, dims[0]))
             rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
             launch(
                 low_rank_fusion_backward_operands_1,
@@ -622,12 +666,20 @@ def backward(
         c_bar = partial_1.sum(1)  # (M, terms, dim[0])
     return [
         *h_bar,
-        *shaped([W_bar_m.permute(1, 2, 0) for W_bar_m in W_bar], W),
-        *shaped(c_bar, c),
+        *shaped(
+            [
+                *([W_bar_m.permute(1, 2, 0) for W_bar_m in W_bar]),
+                *c_bar,
+            ],
+            [
+                *W,
+                *c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::low_rank_fusion_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -655,13 +707,13 @@ def _keeps(
     dims = widths(h)
     M = len(h)
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(dims) * max(dims) * terms,
+        lanes * lanes * M * constants["R_LANES"],
         2 * max(dims) * max(dims) * M * terms,
     )
 
@@ -680,6 +732,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

@@ -8,10 +8,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import launch, precision, row_tiles
-from sparank_fusion.kernels.arguments import acc, grouped, row_strides, unit_stride
+from sparank_fusion.kernels.arguments import acc, grouped, next_power_of_2, row_strides, unit_stride
 from sparank_fusion.kernels.functions import maximum
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -106,7 +108,7 @@ def _constants(
     return {
         "M": len(h),
         "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": next_power_of_2(dim),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -125,7 +127,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::maximum_forward", mutates_args=())
+@operator("sparank_fusion::maximum_forward")
 def forward(
     h: list[Tensor],
     return_extras: bool,
@@ -137,7 +139,7 @@ def forward(
     (out,) = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
     for tile in row_tiles(maximum_forward_kernel, h[0], constants, numbers, least=1, most=128):
         launch(maximum_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
@@ -145,10 +147,10 @@ def forward(
     return results
 
 
-forward.register_fake(_results)
+fake("sparank_fusion::maximum_forward")(_results)
 
 
-@torch.library.custom_op("sparank_fusion::maximum_backward", mutates_args=())
+@operator("sparank_fusion::maximum_backward")
 def backward(
     out_bar: Tensor,
     h: list[Tensor],
@@ -160,7 +162,7 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 2 * lanes * M)
     for tile in row_tiles(maximum_backward_kernel, h[0], constants, numbers, least=1, most=32):
         launch(
@@ -176,7 +178,7 @@ def backward(
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::maximum_backward")
 def _gradients(
     out_bar: Tensor,
     h: list[Tensor],
@@ -197,6 +199,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
         return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -22,7 +24,8 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
     widths,
 )
-from sparank_fusion.kernels.functions import contract, maximum
+from sparank_fusion.kernels.functions import contract, exponential, maximum
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -61,68 +64,82 @@ def mixture_of_experts_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     p_{e} = \mathop{\mathrm{softmax}}_{e}\left(\sum_{j,m} R_{e,m,j}\,h_{m,j} + r_{e}\right)
     \mathrm{expert}_{e,i} = \sum_{j,m} W_{e,i,m,j}\,h_{m,j} + c_{e,i}
     \mathrm{out}_{i} = \sum_{e} p_{e}\,\mathrm{expert}_{e,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     e = tl.arange(0, E_LANES)
     in_e = e < experts
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
     in_e_i = in_e[:, None] & in_i[None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_b_e = in_b[:, None] & in_e[None, :]
-    h = ()
+    R_tiles = ()
     for m in tl.static_range(M):
-        h = h + (
+        R_tiles = R_tiles + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                R_ptr + e[None, :] * starts[M] + starts[m] + i[:, None],
+                mask=(i[:, None] < dims[m]) & in_e[None, :],
                 other=0.0,
-            ).to(ACC),
+            ),
         )
-    total = 0.0
+    W_tiles = ()
     for m in tl.static_range(M):
-        R_tile = tl.load(
-            R_ptr + e[None, :] * starts[M] + starts[m] + i[:, None],
-            mask=(i[:, None] < dims[m]) & in_e[None, :],
-            other=0.0,
+        W_tiles = W_tiles + (
+            tl.reshape(
+                tl.load(
+                    W_ptr
+                    + e[None, :, None] * dims[0] * starts[M]
+                    + i[None, None, :] * starts[M]
+                    + starts[m]
+                    + i[:, None, None],
+                    mask=(i[:, None, None] < dims[m]) & in_e[None, :, None] & in_i[None, None, :],
+                    other=0.0,
+                ),
+                (I_LANES, E_LANES * I_LANES),
+            ),
         )
-        total = total + contract(h[m], R_tile, ACC, PRECISION)
-    total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
-    exp = tl.exp(total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None])
-    # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-    p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
-    total_3 = 0.0
-    for m in tl.static_range(M):
-        W_tile = tl.load(
-            W_ptr
-            + e[None, :, None] * dims[0] * starts[M]
-            + i[None, None, :] * starts[M]
-            + starts[m]
-            + i[:, None, None],
-            mask=(i[:, None, None] < dims[m]) & in_e[None, :, None] & in_i[None, None, :],
-            other=0.0,
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_e = in_b[:, None] & in_e[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        total = 0.0
+        for m in tl.static_range(M):
+            total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
+        total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
+        exp = exponential(
+            total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None]
         )
-        total_3 = total_3 + tl.reshape(
-            contract(h[m], tl.reshape(W_tile, (I_LANES, E_LANES * I_LANES)), ACC, PRECISION),
-            (ROWS, E_LANES, I_LANES),
+        # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
+        p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+        total_3 = 0.0
+        for m in tl.static_range(M):
+            total_3 = total_3 + tl.reshape(
+                contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, E_LANES, I_LANES)
+            )
+        # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
+        expert = (
+            total_3
+            + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
         )
-    # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
-    expert = (
-        total_3
-        + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
-    )
-    # out[i] = sum[e](p[e] * expert[e,i])
-    out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
-    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
+        # out[i] = sum[e](p[e] * expert[e,i])
+        out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        if HAS_EXTRAS:
+            tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
 
 
 @triton.jit
@@ -163,9 +180,9 @@ def mixture_of_experts_forward_epilogue(
     in_b_i = in_b[:, None] & in_i[None, :]
     product_1 = tl.load(product_1_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
     total = product_1 + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
-    exp = tl.exp(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
+    exp = exponential(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-    p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
+    p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
     product_2 = tl.load(
         product_2_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         mask=in_b_e_i,
@@ -210,128 +227,147 @@ def mixture_of_experts_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     p_{e} = \mathop{\mathrm{softmax}}_{e}\left(\sum_{j,m} R_{e,m,j}\,h_{m,j} + r_{e}\right)
     \mathrm{expert}_{e,i} = \sum_{j,m} W_{e,i,m,j}\,h_{m,j} + c_{e,i}
     \mathrm{out}_{i} = \sum_{e} p_{e}\,\mathrm{expert}_{e,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, E_LANES)
     in_e = e < experts
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    in_b_e = in_b[:, None] & in_e[None, :]
     in_e_i = in_e[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h = ()
+    R_tiles = ()
     for m in tl.static_range(M):
-        h = h + (
+        R_tiles = R_tiles + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                R_ptr + e[None, :] * starts[M] + starts[m] + i[:, None],
+                mask=(i[:, None] < dims[m]) & in_e[None, :],
                 other=0.0,
-            ).to(ACC),
-        )
-    total = 0.0
-    for m in tl.static_range(M):
-        R_tile = tl.load(
-            R_ptr + e[None, :] * starts[M] + starts[m] + i[:, None],
-            mask=(i[:, None] < dims[m]) & in_e[None, :],
-            other=0.0,
-        )
-        total = total + contract(h[m], R_tile, ACC, PRECISION)
-    total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
-    exp = tl.exp(total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None])
-    # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-    p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
-    expert_bar = out_bar[:, None, :] * p[:, :, None]
-    p_bar = (
-        tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
-        if HAS_EXTRAS
-        else tl.zeros(
-            (
-                ROWS,
-                E_LANES,
             ),
-            ACC,
         )
-    )
-    total_3 = 0.0
+    W_tiles = ()
     for m in tl.static_range(M):
-        W_tile = tl.load(
-            W_ptr
-            + e[None, :, None] * dims[0] * starts[M]
-            + i[None, None, :] * starts[M]
-            + starts[m]
-            + i[:, None, None],
-            mask=(i[:, None, None] < dims[m]) & in_e[None, :, None] & in_i[None, None, :],
-            other=0.0,
-        )
-        total_3 = total_3 + tl.reshape(
-            contract(h[m], tl.reshape(W_tile, (I_LANES, E_LANES * I_LANES)), ACC, PRECISION),
-            (ROWS, E_LANES, I_LANES),
-        )
-    # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
-    expert = (
-        total_3
-        + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
-    )
-    total_4 = p_bar + tl.sum(out_bar[:, None, :] * expert, 2)
-    product = p * (total_4 - tl.sum(tl.where(in_e[None, :], total_4 * p, 0.0), 1)[:, None])
-    h_bar = ()
-    for m in tl.static_range(M):
-        W_tile_2 = tl.load(
-            W_ptr
-            + e[:, None, None] * dims[0] * starts[M]
-            + i[None, :, None] * starts[M]
-            + starts[m]
-            + i[None, None, :],
-            mask=in_e[:, None, None] & in_i[None, :, None] & (i[None, None, :] < dims[m]),
-            other=0.0,
-        )
-        R_tile_2 = tl.load(
-            R_ptr + e[:, None] * starts[M] + starts[m] + i[None, :],
-            mask=in_e[:, None] & (i[None, :] < dims[m]),
-            other=0.0,
-        )
-        h_bar = h_bar + (
-            contract(
-                tl.reshape(
-                    tl.where(in_e[None, :, None] & in_i[None, None, :], expert_bar, 0.0),
-                    (ROWS, E_LANES * I_LANES),
+        W_tiles = W_tiles + (
+            tl.reshape(
+                tl.load(
+                    W_ptr
+                    + e[None, :, None] * dims[0] * starts[M]
+                    + i[None, None, :] * starts[M]
+                    + starts[m]
+                    + i[:, None, None],
+                    mask=(i[:, None, None] < dims[m]) & in_e[None, :, None] & in_i[None, None, :],
+                    other=0.0,
                 ),
-                tl.reshape(W_tile_2, (E_LANES * I_LANES, I_LANES)),
-                ACC,
-                PRECISION,
+                (I_LANES, E_LANES * I_LANES),
+            ),
+        )
+    W_tiles_2 = ()
+    for m in tl.static_range(M):
+        W_tiles_2 = W_tiles_2 + (
+            tl.reshape(
+                tl.load(
+                    W_ptr
+                    + e[:, None, None] * dims[0] * starts[M]
+                    + i[None, :, None] * starts[M]
+                    + starts[m]
+                    + i[None, None, :],
+                    mask=in_e[:, None, None] & in_i[None, :, None] & (i[None, None, :] < dims[m]),
+                    other=0.0,
+                ),
+                (E_LANES * I_LANES, I_LANES),
+            ),
+        )
+    R_tiles_2 = ()
+    for m in tl.static_range(M):
+        R_tiles_2 = R_tiles_2 + (
+            tl.load(
+                R_ptr + e[:, None] * starts[M] + starts[m] + i[None, :],
+                mask=in_e[:, None] & (i[None, :] < dims[m]),
+                other=0.0,
+            ),
+        )
+    partial_4 = tl.zeros((E_LANES,), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_e = in_b[:, None] & in_e[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
             )
-            + contract(tl.where(in_e[None, :], product, 0.0), R_tile_2, ACC, PRECISION),
+        total = 0.0
+        for m in tl.static_range(M):
+            total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
+        total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
+        exp = exponential(
+            total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None]
         )
-    for m in tl.static_range(M):
-        tl.store(
-            h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
-            h_bar[m],
-            mask=in_b[:, None] & (i[None, :] < dims[m]),
+        # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
+        p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+        expert_bar = out_bar[:, None, :] * p[:, :, None]
+        p_bar = (
+            tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
+            if HAS_EXTRAS
+            else tl.zeros((ROWS, E_LANES), ACC)
         )
-    tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
-    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
-    for m in tl.static_range(M):
-        tl.store(
-            rows_3_ptrs[m]
-            + b[:, None, None] * dims[m] * experts
-            + e[None, :, None] * dims[m]
-            + i[None, None, :],
-            p[:, :, None] * h[m][:, None, :],
-            mask=in_b[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
+        total_3 = 0.0
+        for m in tl.static_range(M):
+            total_3 = total_3 + tl.reshape(
+                contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, E_LANES, I_LANES)
+            )
+        # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
+        expert = (
+            total_3
+            + tl.load(c_ptr + e[:, None] * dims[0] + i[None, :], mask=in_e_i, other=0.0).to(ACC)[None, :, :]
         )
-    tl.store(
-        partial_4_ptr + program * experts + e, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_e
-    )
-    tl.store(rows_5_ptr + b[:, None] * experts + e[None, :], product, mask=in_b_e)
+        total_4 = p_bar + tl.sum(out_bar[:, None, :] * expert, 2)
+        product = p * (total_4 - tl.sum(tl.where(in_e[None, :], total_4 * p, 0.0), 1)[:, None])
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                contract(
+                    tl.reshape(
+                        tl.where(in_e[None, :, None] & in_i[None, None, :], expert_bar, 0.0),
+                        (ROWS, E_LANES * I_LANES),
+                    ),
+                    W_tiles_2[m],
+                    ACC,
+                    PRECISION,
+                )
+                + contract(tl.where(in_e[None, :], product, 0.0), R_tiles_2[m], ACC, PRECISION),
+            )
+        for m in tl.static_range(M):
+            tl.store(
+                h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
+                h_bar[m],
+                mask=in_b[:, None] & (i[None, :] < dims[m]),
+            )
+        tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+        for m in tl.static_range(M):
+            tl.store(
+                rows_3_ptrs[m]
+                + b[:, None, None] * dims[m] * experts
+                + e[None, :, None] * dims[m]
+                + i[None, None, :],
+                p[:, :, None] * h[m][:, None, :],
+                mask=in_b[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
+            )
+        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
+        tl.store(rows_5_ptr + b[:, None] * experts + e[None, :], product, mask=in_b_e)
+    tl.store(partial_4_ptr + program * experts + e, partial_4, mask=in_e)
 
 
 @triton.jit
@@ -382,9 +418,9 @@ def mixture_of_experts_backward_operands_1(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = tl.load(product_1_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
     total = product_1 + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
-    exp = tl.exp(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
+    exp = exponential(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-    p = exp / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None]
+    p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
     expert_bar = out_bar[:, None, :] * p[:, :, None]
     tl.store(
         operand_3_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
@@ -414,13 +450,7 @@ def mixture_of_experts_backward_operands_1(
     p_bar = (
         tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
         if HAS_EXTRAS
-        else tl.zeros(
-            (
-                ROWS,
-                E_LANES,
-            ),
-            ACC,
-        )
+        else tl.zeros((ROWS, E_LANES), ACC)
     )
     product_2 = tl.load(
         product_2_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
@@ -513,8 +543,8 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "experts": experts,
-        "E_LANES": triton.next_power_of_2(experts),
-        "I_LANES": triton.next_power_of_2(max(dims)),
+        "E_LANES": next_power_of_2(experts),
+        "I_LANES": next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -542,7 +572,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::mixture_of_experts_forward", mutates_args=())
+@operator("sparank_fusion::mixture_of_experts_forward")
 def forward(
     h: list[Tensor],
     R: Tensor,
@@ -558,25 +588,22 @@ def forward(
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     out, weights = results
-    batch = h[0].shape[0]
+    batch, M = h[0].shape[0], len(h)
     dims = widths(h)
 
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes
-    chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        max(experts * max(dims), experts * max(dims) * max(dims)),
-        kept=keep,
-    )
+    held = constants["E_LANES"] * lanes * M + constants["E_LANES"] * lanes * lanes * M
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             mixture_of_experts_forward_kernel,
-            h[0],
+            h,
             constants,
             numbers + constants["E_LANES"] * lanes,
+            held,
+            stages=3,
             most=128,
         ):
             launch(
@@ -610,7 +637,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::mixture_of_experts_forward")
 def _outputs(
     h: list[Tensor],
     R: Tensor,
@@ -637,7 +664,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::mixture_of_experts_backward", mutates_args=())
+@operator("sparank_fusion::mixture_of_experts_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -653,32 +680,29 @@ def backward(
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
     """The gradients of features and parameters, in the order of the arguments; what is not ``kept`` is computed again."""
-    batch = h[0].shape[0]
+    batch, M = h[0].shape[0], len(h)
     dims = widths(h)
 
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes)
-    chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        max(experts * max(dims), experts * max(dims) * max(dims)),
-        kept=bool(kept),
-    )
+    held = 2 * constants["E_LANES"] * lanes * M + 2 * constants["E_LANES"] * lanes * lanes * M
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
-        for tile in row_tiles(
+        for tile in walking_tiles(
             mixture_of_experts_backward_kernel,
-            h[0],
+            h,
             constants,
             3 * (numbers + 2 * (constants["E_LANES"] * lanes)),
+            held,
+            stages=1,
             most=32,
         ):
             rows_1 = h[0].new_empty((batch, experts))
             rows_2 = h[0].new_empty((batch, dims[0]))
             rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), experts))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), experts))
             rows_5 = h[0].new_empty((batch, experts))
             launch(
                 mixture_of_experts_backward_kernel,
@@ -722,7 +746,7 @@ def backward(
             rows_1 = h[0].new_empty((batch, experts))
             rows_2 = h[0].new_empty((batch, dims[0]))
             rows_3 = [h[0].new_empty((batch, experts, dim_m)) for dim_m in dims]
-            partial_4 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), experts))
+            partial_4 = partial_sums(h[0], (tile.programs(batch), experts))
             rows_5 = h[0].new_empty((batch, experts))
             launch(
                 mixture_of_experts_backward_operands_1,
@@ -774,14 +798,24 @@ def backward(
         c_bar = rows_1.transpose(0, 1) @ rows_2  # (experts, dim[0])
     return [
         *h_bar,
-        *shaped([torch.cat(R_bar, -1)], [R]),
-        *shaped([r_bar], [r]),
-        *shaped([torch.cat([W_bar_m.flatten(0, 1) for W_bar_m in W_bar], -1)], [W]),
-        *shaped([c_bar], [c]),
+        *shaped(
+            [
+                torch.cat(R_bar, -1),
+                r_bar,
+                torch.cat([W_bar_m.flatten(0, 1) for W_bar_m in W_bar], -1),
+                c_bar,
+            ],
+            [
+                R,
+                r,
+                W,
+                c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::mixture_of_experts_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -814,13 +848,13 @@ def _keeps(
     dims = widths(h)
     M = len(h)
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        max(experts * max(dims), experts * max(dims) * max(dims)),
+        constants["E_LANES"] * lanes * M + constants["E_LANES"] * lanes * lanes * M,
         2 * experts * max(dims) * M + 2 * experts * max(dims) * max(dims) * M,
     )
 
@@ -839,6 +873,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

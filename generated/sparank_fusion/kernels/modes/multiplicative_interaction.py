@@ -9,11 +9,13 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     shaped,
@@ -22,6 +24,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = (
@@ -55,52 +58,59 @@ def multiplicative_interaction_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     \mathrm{out}_{o} = \sum_{i,j} W_{o,i,j}\,h_{0,i}\,h_{1,j} + \sum_{i} U_{o,i}\,h_{0,i} + \sum_{j} V_{o,j}\,h_{1,j} + c_{o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
     in_j = i < dims[1]
     in_i_j_i = in_i[:, None, None] & in_j[None, :, None] & in_i[None, None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
     in_j_i = in_j[:, None] & in_i[None, :]
-    in_b_i = in_b[:, None] & in_i[None, :]
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
-    # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
-    W_tile = tl.load(
-        W_ptr + i[None, None, :] * dims[0] * dims[1] + i[:, None, None] * dims[1] + i[None, :, None],
-        mask=in_i_j_i,
-        other=0.0,
+    W_tile = tl.reshape(
+        tl.load(
+            W_ptr + i[None, None, :] * dims[0] * dims[1] + i[:, None, None] * dims[1] + i[None, :, None],
+            mask=in_i_j_i,
+            other=0.0,
+        ),
+        (I_LANES * I_LANES, I_LANES),
     )
     U_tile = tl.load(U_ptr + i[None, :] * dims[0] + i[:, None], mask=in_i_i, other=0.0)
     V_tile = tl.load(V_ptr + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0)
-    out = (
-        contract(
-            tl.reshape(
-                tl.where(in_i[None, :, None] & in_j[None, None, :], h[0][:, :, None] * h[1][:, None, :], 0.0),
-                (ROWS, I_LANES * I_LANES),
-            ),
-            tl.reshape(W_tile, (I_LANES * I_LANES, I_LANES)),
-            ACC,
-            PRECISION,
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
+        out = (
+            contract(
+                tl.reshape(
+                    tl.where(
+                        in_i[None, :, None] & in_j[None, None, :], h[0][:, :, None] * h[1][:, None, :], 0.0
+                    ),
+                    (ROWS, I_LANES * I_LANES),
+                ),
+                W_tile,
+                ACC,
+                PRECISION,
+            )
+            + contract(h[0], U_tile, ACC, PRECISION)
+            + contract(h[1], V_tile, ACC, PRECISION)
+            + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
         )
-        + contract(h[0], U_tile, ACC, PRECISION)
-        + contract(h[1], V_tile, ACC, PRECISION)
-        + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    )
-    tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
 @triton.jit
@@ -196,87 +206,95 @@ def multiplicative_interaction_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     \mathrm{out}_{o} = \sum_{i,j} W_{o,i,j}\,h_{0,i}\,h_{1,j} + \sum_{i} U_{o,i}\,h_{0,i} + \sum_{j} V_{o,j}\,h_{1,j} + c_{o}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
     in_j = i < dims[1]
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
     in_j_i_i = in_j[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
     in_i_j = in_i[:, None] & in_j[None, :]
     in_i_i_j = in_i[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
-    in_b_j = in_b[:, None] & in_j[None, :]
-    in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h = ()
-    for m in tl.static_range(M):
-        h = h + (
-            tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
-                other=0.0,
-            ).to(ACC),
-        )
     U_tile = tl.load(U_ptr + i[:, None] * dims[0] + i[None, :], mask=in_i_i, other=0.0)
-    W_tile = tl.load(
-        W_ptr + i[None, :, None] * dims[0] * dims[1] + i[None, None, :] * dims[1] + i[:, None, None],
-        mask=in_j_i_i,
-        other=0.0,
-    )
-    tl.store(
-        h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
-        contract(out_bar, U_tile, ACC, PRECISION)
-        + contract(
-            tl.reshape(
-                tl.where(
-                    in_j[None, :, None] & in_i[None, None, :], out_bar[:, None, :] * h[1][:, :, None], 0.0
-                ),
-                (ROWS, I_LANES * I_LANES),
-            ),
-            tl.reshape(W_tile, (I_LANES * I_LANES, I_LANES)),
-            ACC,
-            PRECISION,
+    W_tile = tl.reshape(
+        tl.load(
+            W_ptr + i[None, :, None] * dims[0] * dims[1] + i[None, None, :] * dims[1] + i[:, None, None],
+            mask=in_j_i_i,
+            other=0.0,
         ),
-        mask=in_b_i,
+        (I_LANES * I_LANES, I_LANES),
     )
     V_tile = tl.load(V_ptr + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0)
-    W_tile_2 = tl.load(
-        W_ptr + i[None, :, None] * dims[0] * dims[1] + i[:, None, None] * dims[1] + i[None, None, :],
-        mask=in_i_i_j,
-        other=0.0,
-    )
-    tl.store(
-        h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
-        contract(out_bar, V_tile, ACC, PRECISION)
-        + contract(
-            tl.reshape(
-                tl.where(
-                    in_i[None, :, None] & in_i[None, None, :], out_bar[:, None, :] * h[0][:, :, None], 0.0
-                ),
-                (ROWS, I_LANES * I_LANES),
-            ),
-            tl.reshape(W_tile_2, (I_LANES * I_LANES, I_LANES)),
-            ACC,
-            PRECISION,
+    W_tile_2 = tl.reshape(
+        tl.load(
+            W_ptr + i[None, :, None] * dims[0] * dims[1] + i[:, None, None] * dims[1] + i[None, None, :],
+            mask=in_i_i_j,
+            other=0.0,
         ),
-        mask=in_b_j,
+        (I_LANES * I_LANES, I_LANES),
     )
-    tl.store(
-        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
-    )
-    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
-    tl.store(
-        rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
-        h[1][:, None, :] * h[0][:, :, None],
-        mask=in_b_i_j,
-    )
+    partial_1 = tl.zeros((I_LANES,), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        in_b_j = in_b[:, None] & in_j[None, :]
+        in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(
+                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    mask=in_b[:, None] & (i[None, :] < dims[m]),
+                    other=0.0,
+                ).to(ACC),
+            )
+        tl.store(
+            h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
+            contract(out_bar, U_tile, ACC, PRECISION)
+            + contract(
+                tl.reshape(
+                    tl.where(
+                        in_j[None, :, None] & in_i[None, None, :], out_bar[:, None, :] * h[1][:, :, None], 0.0
+                    ),
+                    (ROWS, I_LANES * I_LANES),
+                ),
+                W_tile,
+                ACC,
+                PRECISION,
+            ),
+            mask=in_b_i,
+        )
+        tl.store(
+            h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
+            contract(out_bar, V_tile, ACC, PRECISION)
+            + contract(
+                tl.reshape(
+                    tl.where(
+                        in_i[None, :, None] & in_i[None, None, :], out_bar[:, None, :] * h[0][:, :, None], 0.0
+                    ),
+                    (ROWS, I_LANES * I_LANES),
+                ),
+                W_tile_2,
+                ACC,
+                PRECISION,
+            ),
+            mask=in_b_j,
+        )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+        tl.store(
+            rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
+            h[1][:, None, :] * h[0][:, :, None],
+            mask=in_b_i_j,
+        )
+    tl.store(partial_1_ptr + program * dims[0] + i, partial_1, mask=in_i)
 
 
 @triton.jit
@@ -394,7 +412,7 @@ def _constants(
         "M": len(h),
         "dims": dims,
         "starts": starts(dims),
-        "I_LANES": triton.next_power_of_2(max(dims)),
+        "I_LANES": next_power_of_2(max(dims)),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -419,7 +437,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::multiplicative_interaction_forward", mutates_args=())
+@operator("sparank_fusion::multiplicative_interaction_forward")
 def forward(
     h: list[Tensor],
     W: Tensor,
@@ -437,13 +455,14 @@ def forward(
     dims = widths(h)
 
     constants = _constants(h, W, c, U, V, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 6 * lanes + lanes * lanes
-    chosen = schedule(
-        h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
-    )
+    held = 2 * lanes * lanes + lanes * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held)
     if chosen == "resident":
-        for tile in row_tiles(multiplicative_interaction_forward_kernel, h[0], constants, numbers, most=128):
+        for tile in walking_tiles(
+            multiplicative_interaction_forward_kernel, h, constants, numbers, held, stages=3, most=128
+        ):
             launch(
                 multiplicative_interaction_forward_kernel,
                 batch,
@@ -483,10 +502,10 @@ def forward(
     return results
 
 
-forward.register_fake(_results)
+fake("sparank_fusion::multiplicative_interaction_forward")(_results)
 
 
-@torch.library.custom_op("sparank_fusion::multiplicative_interaction_backward", mutates_args=())
+@operator("sparank_fusion::multiplicative_interaction_backward")
 def backward(
     out_bar: Tensor,
     h: list[Tensor],
@@ -504,16 +523,15 @@ def backward(
 
     constants = _constants(h, W, c, U, V, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(max(dims))
+    lanes = next_power_of_2(max(dims))
     numbers = 2 * (6 * lanes + lanes * lanes)
-    chosen = schedule(
-        h[0], constants["PRECISION"], numbers, max(max(dims) * max(dims) * max(dims), max(dims) * max(dims))
-    )
+    held = 2 * lanes * lanes + 2 * lanes * lanes * lanes
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held)
     if chosen == "resident":
-        for tile in row_tiles(
-            multiplicative_interaction_backward_kernel, h[0], constants, 3 * numbers, most=32
+        for tile in walking_tiles(
+            multiplicative_interaction_backward_kernel, h, constants, 3 * numbers, held, stages=1, most=32
         ):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
             rows_2 = h[0].new_empty((batch, dims[0]))
             rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
             launch(
@@ -530,7 +548,7 @@ def backward(
         ):
             operand_4 = h[0].new_empty((batch, dims[1], dims[0]))
             operand_5 = h[0].new_empty((batch, dims[0], dims[0]))
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dims[0]))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
             rows_2 = h[0].new_empty((batch, dims[0]))
             rows_3 = h[0].new_empty((batch, dims[0], dims[1]))
             launch(
@@ -566,14 +584,24 @@ def backward(
         V_bar = h[1].transpose(0, 1) @ rows_2  # (dim[1], dim[0])
     return [
         *h_bar,
-        *shaped([W_bar.permute(2, 0, 1)], [W]),
-        *shaped([c_bar], [c]),
-        *shaped([U_bar.transpose(0, 1)], [U]),
-        *shaped([V_bar.transpose(0, 1)], [V]),
+        *shaped(
+            [
+                W_bar.permute(2, 0, 1),
+                c_bar,
+                U_bar.transpose(0, 1),
+                V_bar.transpose(0, 1),
+            ],
+            [
+                W,
+                c,
+                U,
+                V,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::multiplicative_interaction_backward")
 def _gradients(
     out_bar: Tensor,
     h: list[Tensor],
@@ -598,6 +626,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
         return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)

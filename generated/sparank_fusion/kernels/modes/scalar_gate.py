@@ -8,11 +8,21 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import place
 from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles
-from sparank_fusion.kernels.arguments import acc, grouped, partial_sums, row_strides, shaped, unit_stride
-from sparank_fusion.kernels.functions import maximum
+from sparank_fusion.kernels.arguments import (
+    acc,
+    grouped,
+    next_power_of_2,
+    partial_sums,
+    row_strides,
+    shaped,
+    unit_stride,
+)
+from sparank_fusion.kernels.functions import exponential, maximum
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -67,14 +77,14 @@ def scalar_gate_forward_kernel(
         peak = maximum(peak, score[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(score[m] - peak),)
+        exp = exp + (exponential(score[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m] = softmax[m](score[m])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     # out[i] = sum[m](g[m] * h[m,i])
     out = 0.0
     for m in tl.static_range(M):
@@ -134,14 +144,14 @@ def scalar_gate_backward_kernel(
         peak = maximum(peak, score[m])
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(score[m] - peak),)
+        exp = exp + (exponential(score[m] - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m] = softmax[m](score[m])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] / total,)
+        g = g + (exp[m] * (1.0 / total),)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -191,7 +201,7 @@ def _constants(
     return {
         "M": len(h),
         "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -214,7 +224,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::scalar_gate_forward", mutates_args=())
+@operator("sparank_fusion::scalar_gate_forward")
 def forward(
     h: list[Tensor],
     W: list[Tensor],
@@ -228,7 +238,7 @@ def forward(
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M + 6 * M
     for tile in row_tiles(scalar_gate_forward_kernel, h[0], constants, numbers, least=1, most=128):
         launch(
@@ -242,10 +252,10 @@ def forward(
     return results
 
 
-forward.register_fake(_results)
+fake("sparank_fusion::scalar_gate_forward")(_results)
 
 
-@torch.library.custom_op("sparank_fusion::scalar_gate_backward", mutates_args=())
+@operator("sparank_fusion::scalar_gate_backward")
 def backward(
     out_bar: Tensor,
     weights_bar: Tensor,
@@ -260,11 +270,11 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 2 * lanes * M + 6 * M)
     for tile in row_tiles(scalar_gate_backward_kernel, h[0], constants, numbers, least=1, most=32):
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows)))
-        partial_2 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows), dim))
+        partial_1 = partial_sums(h[0], (M, tile.programs(batch)))
+        partial_2 = partial_sums(h[0], (M, tile.programs(batch), dim))
         launch(
             scalar_gate_backward_kernel,
             batch,
@@ -289,12 +299,20 @@ def backward(
         c_bar = place(partial_1.sum(-1), 0, 0, 1)  # (1, M)
     return [
         *h_bar,
-        *shaped(W_bar.transpose(0, 1), W),
-        *shaped(c_bar.transpose(0, 1), c),
+        *shaped(
+            [
+                *W_bar.transpose(0, 1),
+                *c_bar.transpose(0, 1),
+            ],
+            [
+                *W,
+                *c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::scalar_gate_backward")
 def _gradients(
     out_bar: Tensor,
     weights_bar: Tensor,
@@ -318,6 +336,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
         return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)

@@ -8,11 +8,21 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import dot
 from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles
-from sparank_fusion.kernels.arguments import acc, grouped, partial_sums, row_strides, shaped, unit_stride
-from sparank_fusion.kernels.functions import maximum
+from sparank_fusion.kernels.arguments import (
+    acc,
+    grouped,
+    next_power_of_2,
+    partial_sums,
+    row_strides,
+    shaped,
+    unit_stride,
+)
+from sparank_fusion.kernels.functions import exponential, maximum
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -56,14 +66,14 @@ def scalar_mix_forward_kernel(
         peak = maximum(peak, tl.load(s_ptr + m).to(ACC))
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(tl.load(s_ptr + m).to(ACC) - peak),)
+        exp = exp + (exponential(tl.load(s_ptr + m).to(ACC) - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # w[m] = softmax[m](s[m])
     w = ()
     for m in tl.static_range(M):
-        w = w + (exp[m] / total,)
+        w = w + (exp[m] * (1.0 / total),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -117,14 +127,14 @@ def scalar_mix_backward_kernel(
         peak = maximum(peak, tl.load(s_ptr + m).to(ACC))
     exp = ()
     for m in tl.static_range(M):
-        exp = exp + (tl.exp(tl.load(s_ptr + m).to(ACC) - peak),)
+        exp = exp + (exponential(tl.load(s_ptr + m).to(ACC) - peak),)
     total = 0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # w[m] = softmax[m](s[m])
     w = ()
     for m in tl.static_range(M):
-        w = w + (exp[m] / total,)
+        w = w + (exp[m] * (1.0 / total),)
     h_bar = ()
     for m in tl.static_range(M):
         h_bar = h_bar + (out_bar * tl.load(gamma_ptr).to(ACC) * w[m],)
@@ -170,7 +180,7 @@ def _constants(
     return {
         "M": len(h),
         "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -193,7 +203,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::scalar_mix_forward", mutates_args=())
+@operator("sparank_fusion::scalar_mix_forward")
 def forward(
     h: list[Tensor],
     s: Tensor,
@@ -207,7 +217,7 @@ def forward(
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, s, gamma, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
     for tile in row_tiles(scalar_mix_forward_kernel, h[0], constants, numbers, least=1, most=128):
         launch(
@@ -221,10 +231,10 @@ def forward(
     return results
 
 
-forward.register_fake(_results)
+fake("sparank_fusion::scalar_mix_forward")(_results)
 
 
-@torch.library.custom_op("sparank_fusion::scalar_mix_backward", mutates_args=())
+@operator("sparank_fusion::scalar_mix_backward")
 def backward(
     out_bar: Tensor,
     weights_bar: Tensor,
@@ -239,12 +249,12 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, s, gamma, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (2 * lanes + 2 * lanes * M)
     for tile in row_tiles(scalar_mix_backward_kernel, h[0], constants, numbers, least=1, most=32):
-        partial_1 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows)))
-        partial_2 = partial_sums(h[0], (M, triton.cdiv(batch, tile.rows)))
-        partial_3 = partial_sums(h[0], (triton.cdiv(batch, tile.rows),))
+        partial_1 = partial_sums(h[0], (M, tile.programs(batch)))
+        partial_2 = partial_sums(h[0], (M, tile.programs(batch)))
+        partial_3 = partial_sums(h[0], (tile.programs(batch),))
         launch(
             scalar_mix_backward_kernel,
             batch,
@@ -273,12 +283,20 @@ def backward(
         gamma_bar = partial_3.sum(-1)  # ()
     return [
         *h_bar,
-        *shaped([s_bar], [s]),
-        *shaped([gamma_bar], [gamma]),
+        *shaped(
+            [
+                s_bar,
+                gamma_bar,
+            ],
+            [
+                s,
+                gamma,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::scalar_mix_backward")
 def _gradients(
     out_bar: Tensor,
     weights_bar: Tensor,
@@ -302,6 +320,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
         return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)

@@ -9,11 +9,22 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sparank_fusion.kernels import column_tiles, keeps, launch, multiplied_in, precision, row_tiles, schedule
+from sparank_fusion.kernels import (
+    column_tiles,
+    keeps,
+    launch,
+    multiplied_in,
+    precision,
+    row_tiles,
+    schedule,
+    walking_tiles,
+)
 from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
+    next_power_of_2,
     partial_sums,
     row_strides,
     separate,
@@ -21,6 +32,7 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
 )
 from sparank_fusion.kernels.functions import contract, sigmoid
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -53,42 +65,50 @@ def sigmoid_gate_forward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The forward pass on a tile of rows: from features to results.
+    r"""The forward pass on tile after tile of rows: from features to results.
 
     z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
     g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
     \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
-    h = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = 0.0
-    for m in tl.static_range(M):
-        W_tile = tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0)
-        total = total + contract(h[m], W_tile, ACC, PRECISION)
-    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-    z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    # g[0,i] = z[i]
-    # g[1,i] = 1 - z[i]
-    g = ()
-    for m in tl.static_range(M):
-        g = g + (((z) if m == 0 else (1 - z)),)
-    # out[i] = sum[m](g[m,i] * h[m,i])
-    out = 0.0
-    for m in tl.static_range(M):
-        out = out + g[m] * h[m]
-    tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
+        W_tiles = W_tiles + (
+            tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0),
+        )
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        h = ()
         for m in tl.static_range(M):
-            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        total = 0.0
+        for m in tl.static_range(M):
+            total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
+        # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+        z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+        # g[0,i] = z[i]
+        # g[1,i] = 1 - z[i]
+        g = ()
+        for m in tl.static_range(M):
+            g = g + (((z) if m == 0 else (1 - z)),)
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = 0.0
+        for m in tl.static_range(M):
+            out = out + g[m] * h[m]
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        if HAS_EXTRAS:
+            for m in tl.static_range(M):
+                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -225,69 +245,78 @@ def sigmoid_gate_backward_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    r"""The backward pass on a tile of rows: from cotangents to gradients.
+    r"""The backward pass on tile after tile of rows: from cotangents to gradients.
 
     z_{i} = \sigma\left(\sum_{j,m} W_{i,m,j}\,h_{m,j} + c_{i}\right)
     g_{0,i} = z_{i} \qquad g_{1,i} = 1 - z_{i}
     \mathrm{out}_{i} = \sum_{m} g_{m,i}\,h_{m,i}
     """
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    in_b = b < B
     batch = tl.zeros((), tl.int64) + B
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
     in_i = i < dim
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_i_i = in_i[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    h = ()
+    W_tiles = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = 0.0
-    for m in tl.static_range(M):
-        W_tile = tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0)
-        total = total + contract(h[m], W_tile, ACC, PRECISION)
-    # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-    z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
-    difference = 1 - z
-    # g[0,i] = z[i]
-    # g[1,i] = 1 - z[i]
-    g = ()
-    for m in tl.static_range(M):
-        g = g + (((z) if m == 0 else (difference)),)
-    g_bar = ()
-    for m in tl.static_range(M):
-        g_bar = g_bar + (
-            (
-                tl.load(
-                    g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-                ).to(ACC)
-                if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
-            ),
+        W_tiles = W_tiles + (
+            tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0),
         )
-    total_2 = ()
+    W_tiles_2 = ()
     for m in tl.static_range(M):
-        total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-    z_bar = total_2[0] - total_2[1]
-    product = z_bar * z * difference
-    h_bar = ()
-    for m in tl.static_range(M):
-        W_tile_2 = tl.load(W_ptr + i[:, None] * dim * M + m * dim + i[None, :], mask=in_i_i, other=0.0)
-        h_bar = h_bar + (
-            out_bar * g[m] + contract(tl.where(in_i[None, :], product, 0.0), W_tile_2, ACC, PRECISION),
+        W_tiles_2 = W_tiles_2 + (
+            tl.load(W_ptr + i[:, None] * dim * M + m * dim + i[None, :], mask=in_i_i, other=0.0),
         )
-    for m in tl.static_range(M):
-        tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], product, 0.0), 0), mask=in_i)
-    tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
+    partial_1 = tl.zeros((I_LANES,), ACC)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
+        b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        in_b = b < B
+        in_b_i = in_b[:, None] & in_i[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
+        for m in tl.static_range(M):
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        total = 0.0
+        for m in tl.static_range(M):
+            total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
+        # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+        z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+        difference = 1 - z
+        # g[0,i] = z[i]
+        # g[1,i] = 1 - z[i]
+        g = ()
+        for m in tl.static_range(M):
+            g = g + (((z) if m == 0 else (difference)),)
+        g_bar = ()
+        for m in tl.static_range(M):
+            g_bar = g_bar + (
+                (
+                    tl.load(
+                        g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+                    ).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS, I_LANES), ACC)
+                ),
+            )
+        total_2 = ()
+        for m in tl.static_range(M):
+            total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
+        z_bar = total_2[0] - total_2[1]
+        product = z_bar * z * difference
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                out_bar * g[m]
+                + contract(tl.where(in_i[None, :], product, 0.0), W_tiles_2[m], ACC, PRECISION),
+            )
+        for m in tl.static_range(M):
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
+        tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
+    tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
 
 
 @triton.jit
@@ -348,13 +377,7 @@ def sigmoid_gate_backward_products_2(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
+                else tl.zeros((ROWS, I_LANES), ACC)
             ),
         )
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
@@ -474,13 +497,7 @@ def sigmoid_gate_backward_operands_1(
                     g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
                 ).to(ACC)
                 if HAS_EXTRAS
-                else tl.zeros(
-                    (
-                        ROWS,
-                        I_LANES,
-                    ),
-                    ACC,
-                )
+                else tl.zeros((ROWS, I_LANES), ACC)
             ),
         )
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
@@ -562,7 +579,7 @@ def _constants(
     return {
         "M": len(h),
         "dim": dim,
-        "I_LANES": triton.next_power_of_2(dim),
+        "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
@@ -585,7 +602,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::sigmoid_gate_forward", mutates_args=())
+@operator("sparank_fusion::sigmoid_gate_forward")
 def forward(
     h: list[Tensor],
     W: Tensor,
@@ -600,11 +617,14 @@ def forward(
     out, weights = results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, dim * dim, 2 * dim * dim * M, 2 * dim, kept=keep)
+    held = lanes * lanes * M
+    chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim, kept=keep)
     if chosen == "resident":
-        for tile in row_tiles(sigmoid_gate_forward_kernel, h[0], constants, numbers, most=128):
+        for tile in walking_tiles(
+            sigmoid_gate_forward_kernel, h, constants, numbers, held, stages=3, most=128
+        ):
             launch(
                 sigmoid_gate_forward_kernel,
                 batch,
@@ -622,7 +642,7 @@ def forward(
                 tile,
                 (tuple(h), row_strides(h), W, c, out, weights, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
     else:
@@ -643,7 +663,7 @@ def forward(
     return results
 
 
-@forward.register_fake
+@fake("sparank_fusion::sigmoid_gate_forward")
 def _outputs(
     h: list[Tensor],
     W: Tensor,
@@ -664,7 +684,7 @@ def _outputs(
     return results
 
 
-@torch.library.custom_op("sparank_fusion::sigmoid_gate_backward", mutates_args=())
+@operator("sparank_fusion::sigmoid_gate_backward")
 def backward(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -680,20 +700,17 @@ def backward(
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
+    held = 2 * lanes * lanes * M
     chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        dim * dim,
-        4 * dim * dim * M,
-        dim + 2 * dim * M,
-        kept=bool(kept),
+        h[0], constants["PRECISION"], numbers, held, 4 * dim * dim * M, dim + 2 * dim * M, kept=bool(kept)
     )
     if chosen == "resident":
-        for tile in row_tiles(sigmoid_gate_backward_kernel, h[0], constants, numbers, most=32):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+        for tile in walking_tiles(
+            sigmoid_gate_backward_kernel, h, constants, numbers, held, stages=1, most=32
+        ):
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_2 = h[0].new_empty((batch, dim))
             launch(
                 sigmoid_gate_backward_kernel,
@@ -717,7 +734,7 @@ def backward(
     elif chosen == "columns":
         for tile in column_tiles(sigmoid_gate_backward_products_2, h[0], constants, numbers // lanes):
             product_1 = h[0].new_empty((batch, dim))
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_2 = h[0].new_empty((batch, dim))
             tiled = constants | {"I_LANES": tile.columns, "INNER": tile.inner}
             launch(
@@ -726,7 +743,7 @@ def backward(
                 tile,
                 (tuple(h), row_strides(h), W, c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
         for tile in column_tiles(sigmoid_gate_backward_products, h[0], constants, numbers // lanes):
@@ -737,7 +754,7 @@ def backward(
                 tile,
                 (W, c, tuple(h_bar), out_bar, rows_2, product_1, batch),
                 tiled,
-                triton.cdiv(dim, tile.columns),
+                -(-dim // tile.columns),
             )
 
     else:
@@ -749,7 +766,7 @@ def backward(
         product_1 = kept[0]
 
         for tile in row_tiles(sigmoid_gate_backward_operands_1, h[0], constants, numbers, least=1, most=32):
-            partial_1 = partial_sums(h[0], (triton.cdiv(batch, tile.rows), dim))
+            partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_2 = h[0].new_empty((batch, dim))
             launch(
                 sigmoid_gate_backward_operands_1,
@@ -775,12 +792,20 @@ def backward(
         c_bar = partial_1.sum(0)  # (dim,)
     return [
         *h_bar,
-        *shaped([torch.stack(W_bar).transpose(0, 1)], [W]),
-        *shaped([c_bar], [c]),
+        *shaped(
+            [
+                torch.stack(W_bar).transpose(0, 1),
+                c_bar,
+            ],
+            [
+                W,
+                c,
+            ],
+        ),
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::sigmoid_gate_backward")
 def _gradients(
     kept: list[Tensor],
     out_bar: Tensor,
@@ -807,13 +832,13 @@ def _keeps(
     dim = h[0].shape[1]
     M = len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
-    lanes = triton.next_power_of_2(dim)
+    lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
     return keeps(
         h[0],
         constants["PRECISION"],
         numbers,
-        dim * dim,
+        lanes * lanes * M,
         2 * dim * dim * M,
         (2 * dim * dim * M, 2 * dim),
         (4 * dim * dim * M, dim + 2 * dim * M),
@@ -834,6 +859,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:2])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])

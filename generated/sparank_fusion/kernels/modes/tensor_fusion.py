@@ -8,9 +8,19 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import launch, precision, row_tiles
-from sparank_fusion.kernels.arguments import acc, grouped, row_strides, starts, unit_stride, widths
+from sparank_fusion.kernels.arguments import (
+    acc,
+    grouped,
+    next_power_of_2,
+    row_strides,
+    starts,
+    unit_stride,
+    widths,
+)
+from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -162,8 +172,8 @@ def _constants(
         "M": len(h),
         "dims": dims,
         "starts": starts(dims),
-        "I_LANES": triton.next_power_of_2(max(dims)),
-        "P_LANES": triton.next_power_of_2(max(dims) + 1),
+        "I_LANES": next_power_of_2(max(dims)),
+        "P_LANES": next_power_of_2(max(dims) + 1),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -184,7 +194,7 @@ def _results(
     ]
 
 
-@torch.library.custom_op("sparank_fusion::tensor_fusion_forward", mutates_args=())
+@operator("sparank_fusion::tensor_fusion_forward")
 def forward(
     h: list[Tensor],
     return_extras: bool,
@@ -204,10 +214,10 @@ def forward(
     return results
 
 
-forward.register_fake(_results)
+fake("sparank_fusion::tensor_fusion_forward")(_results)
 
 
-@torch.library.custom_op("sparank_fusion::tensor_fusion_backward", mutates_args=())
+@operator("sparank_fusion::tensor_fusion_backward")
 def backward(
     out_bar: Tensor,
     h: list[Tensor],
@@ -235,7 +245,7 @@ def backward(
     ]
 
 
-@backward.register_fake
+@fake("sparank_fusion::tensor_fusion_backward")
 def _gradients(
     out_bar: Tensor,
     h: list[Tensor],
@@ -256,6 +266,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(forward(*grouped(tensors, M, LISTED), *options))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
         return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
