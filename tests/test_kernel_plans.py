@@ -263,7 +263,7 @@ def test_offsets_that_grow_with_the_batch_are_64_bits(mode: str) -> None:
     for kernel in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith(f"{mode}_")):
         wide = {
             target.id
-            for node in kernel.body
+            for node in ast.walk(kernel)
             if isinstance(node, ast.Assign) and "tl.int64" in ast.unparse(node.value)
             for target in node.targets
             if isinstance(target, ast.Name)

@@ -114,6 +114,7 @@ class Launched:
 def run(some: Launched, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of all launches of a call."""
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     some.rows.clear()
     for tile in row_tiles(some, X, {}, MANY, least=8):
         launch(some, 100, tile, (SimpleNamespace(is_cuda=True, device=X.device),), {})
@@ -158,7 +159,7 @@ def test_recorded_launches_are_those_that_fit() -> None:
     from sparank_fusion import FusionLayer
 
     layer = FusionLayer(16, 2, "gate").to(torch.bfloat16)
-    with kernels.recording("cuda", lambda made: 0 if made.constants["ROWS"] == 32 else 100) as found, torch.no_grad():
+    with kernels.recording(spilled=lambda made: 0 if made.constants["ROWS"] == 32 else 100) as found, torch.no_grad():
         layer._fuse_kernels([torch.empty(64, 16, dtype=torch.bfloat16)] * 2, False)
     assert [made.constants["ROWS"] for made in found.launches] == [32]
     assert not kernels._fitting

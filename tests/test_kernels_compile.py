@@ -22,6 +22,8 @@ from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, c
 MOST_SPILLED = 64
 # Modes with a weight of dim ** 3 numbers, which no program holds: the library multiplies with it.
 CUBIC = {"multiplicative_interaction"}
+# Modes whose weights fill shared memory when they are held as the backward pass multiplies with them too.
+HEAVY = {"factorized_bilinear"}
 # Modes whose result has dim ** 2 numbers, and no matrix product: a program owns as few rows as it needs. Where it cannot
 # hold one, they are torch's work; with one and 128 the lanes are 256, and a few find no register.
 SQUARE = {"tensor_fusion"}
@@ -55,7 +57,7 @@ def test_kernels_compile(mode: str, target: str) -> None:
 @pytest.mark.parametrize("mode", list_modes())
 def test_narrow_layers_stay_in_registers(mode: str, target: str) -> None:
     kernels = kernels_of(mode, "bfloat16", 2, 64, target)
-    if mode not in CUBIC and TARGETS[target].backend == "cuda":
+    if mode not in CUBIC | HEAVY and TARGETS[target].backend == "cuda":
         assert [kernel.name for kernel in kernels] == [f"{mode}_forward_kernel", f"{mode}_backward_kernel"]
         assert all(kernel.rows in (16, 32, 64, 128) or mode in SQUARE for kernel in kernels)
     assert all(kernel.spilled <= MOST_SPILLED for kernel in kernels)

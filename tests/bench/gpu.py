@@ -130,8 +130,6 @@ def measure(case: Case, setup: Setup, clock: Clock, seconds: float) -> Result:
 
 def setup_of(arguments: argparse.Namespace) -> tuple[Setup, str]:
     """How candidates are built, and what the published layer is."""
-    # Its backward pass fails for many samples of a few tokens, so torch chooses among its other kernels for attention.
-    torch.backends.cuda.enable_cudnn_sdp(False)
     published, what = published_layer(arguments.reference)
     # Autotuning takes up to a minute a cell, and a grid has about a thousand.
     skip = {*arguments.skip, *((RESIDENT, COLUMNS, SPLIT, MAX_AUTOTUNE) if arguments.grid else ())}

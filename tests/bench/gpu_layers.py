@@ -188,8 +188,19 @@ def stepping(layer: Callable[[list[Tensor]], Tensor]) -> Callable[[list[Tensor]]
     return call
 
 
+def choose_attention(batch: int) -> None:
+    """Leave torch those of its kernels for attention that run, forward and backward, for so many samples of a few tokens.
+
+    cuDNN's fails backward, and the others lay samples out in a grid of 65,535 at most.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(batch < 65536)
+    torch.backends.cuda.enable_mem_efficient_sdp(batch < 65536)
+
+
 def candidates(case: Case, setup: Setup) -> dict[str, Call]:
     """Every layer of a case, by name, with the same weights."""
+    choose_attention(case.batch)
     torch.manual_seed(SEED)
     published = prepared(setup.published(case.dim, case.modalities, case.mode, HEADS), case, setup)
     layers: dict[str, tuple[nn.Module, Any]] = {}

@@ -173,12 +173,11 @@ def walking_tiles(
     numbers_per_row: int,
     held: int,
     stages: int,
-    most: int = 128,
+    most: int,
 ) -> Iterable[Tile]:
     """The tiles for a kernel that walks over them and holds its weights meanwhile, as :func:`row_tiles` has them.
 
-    The more rows a multiprocessor has at once, the less it waits. Among equals, smaller tiles in more programs are faster,
-    unless they are too small for the matrix units to read a weight once for many rows.
+    The more rows a multiprocessor has at once, the less it waits; among equals, larger tiles read their weights less often.
 
     Args:
         kernel, constants, numbers_per_row: as there.
@@ -192,8 +191,8 @@ def walking_tiles(
         return _fitting[key]
     chip, size, limit = chip_of(h[0].device), h[0].dtype.itemsize, most_numbers()
     widths = [next_power_of_2(x.shape[1]) for x in h]
-    best, most_rows = Tile(16, warps_for(False)), (0, 0, 0)
-    for rows in (128, 64, 32, 16):
+    best, most_rows = Tile(16, warps_for(False)), 0
+    for rows in (64, 32, 16):
         for staged in range(stages, 0, -1):
             # Of the features, one tile less than are on their way; and what the widest one's columns have of results.
             shared = size * (held + rows * (sum(widths) * max(staged - 1, 1) + max(widths)))
@@ -201,12 +200,9 @@ def walking_tiles(
                 break
         each = min(PROGRAMS_A_PROCESSOR, limit // (rows * numbers_per_row), chip.shared // shared)
         each = max(each, 1 if rows == 16 else 0)
-        found = rows * each, min(rows, 32), -rows
-        if rows <= most and found > most_rows:
-            best, most_rows = (
-                Tile(rows, best.warps, stages=staged, most_programs=each * chip.processors),
-                found,
-            )
+        if rows <= most and rows * each > most_rows:
+            best = Tile(rows, best.warps, stages=staged, most_programs=each * chip.processors)
+            most_rows = rows * each
     return _until_one_fits(_ever_smaller(best, 16), key)
 
 

@@ -113,6 +113,16 @@ def product_of_others(x):
 
 
 @triton.jit
+def middle_sum(x):
+    """The sum over the second of three dimensions.
+
+    As it stands, Triton's compiler may take that of a product for a matrix product, of tf32 numbers, and with terms that
+    count twice where there are fewer of them than matrix units add up at once.
+    """
+    return tl.sum(tl.permute(x, (0, 2, 1)), 2)
+
+
+@triton.jit
 def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
     """The matrix product of a tile and a weight, in the weight's type or the one that autocast says, summed in ``ACC``."""
     if PRECISION == "bfloat16":
@@ -130,5 +140,5 @@ def contract(x, w, ACC: tl.constexpr, PRECISION: tl.constexpr):
         y = tl.dot(x, w, input_precision="tf32" if PRECISION == "tf32" else "ieee", out_dtype=ACC)
     else:
         # In a branch: what follows a return is compiled too, and this tile of three dimensions may be too large.
-        y = tl.sum(x[:, :, None] * w.to(ACC)[None, :, :], 1)
+        y = middle_sum(x[:, :, None] * w.to(ACC)[None, :, :])
     return y

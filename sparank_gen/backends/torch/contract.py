@@ -144,7 +144,7 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
     is_small = any(union - own <= modality for own in [*axes, set(rest)])
     if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
         rest = _as_multiplied(tensors, rest)
-        return _matrix_product(tensors, over, rest) or einsum(_vector_first(tensors), rest)
+        return _matrix_product(tensors, over, rest) or _rows_summed(tensors, over) or einsum(_vector_first(tensors), rest)
     if len(tensors) == 2:
         return _dot(lowering, tensors, over)
     return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
@@ -200,6 +200,18 @@ def _matrix_product(values: Sequence[Dense], over: Sequence[str], result: tuple[
             matrices = (left.ordered((*shared, *rows, *over)), right.ordered((*shared, *over, *columns)))
             return Dense(f"{parenthesised(matrices[0], 7)} @ {parenthesised(matrices[1], 8)}", result, 7)
     return None
+
+
+def _rows_summed(values: Sequence[Dense], over: Sequence[str]) -> Dense | None:
+    """A contraction of two tensors along all their first axes, which einsum would copy to sum them in another order."""
+    if len(values) != 2 or len(over) < 2:
+        return None
+    left, right = values
+    first, count = left.axes[: len(over)], len(over)
+    if set(first) != set(over) or right.axes[:count] != first or set(left.axes[count:]) & set(right.axes[count:]):
+        return None
+    code = f"torch.tensordot({left.code}, {right.code}, ({list(range(count))}, {list(range(count))}))"
+    return Dense(code, left.axes[count:] + right.axes[count:])
 
 
 def _as_multiplied(values: Sequence[Dense], result: tuple[str, ...]) -> tuple[str, ...]:

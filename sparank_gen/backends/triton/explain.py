@@ -94,7 +94,7 @@ def _what_is_kept(products: Sequence[str], keeping: Any) -> str:
 
 def _why(choice: Any, has_columns: bool) -> str:
     rows = f"16 rows touch {choice.numbers:,} numbers, of {choice.most_numbers:,} that registers hold"
-    weight = f"their weights have {choice.weights:,} bytes, of {choice.most_bytes:,} of shared memory"
+    weight = f"the weights have {choice.weights:,} bytes, of {choice.most_bytes:,} of shared memory"
     if choice.schedule == "resident":
         return f"resident: {rows}; {weight}"
     fits = choice.numbers <= choice.most_numbers and choice.weights <= choice.most_bytes

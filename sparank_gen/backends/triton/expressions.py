@@ -14,6 +14,7 @@ from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of
 from sparank_gen.ir.rewrite import is_tensor
+from sparank_gen.ir.simplify import factors_of
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of
 from sparank_gen.plan.stages import contraction_of
@@ -267,6 +268,8 @@ class ExpressionPrinter(KernelScope):
         for axis in node.over:
             at = tile.axes.index(axis)
             call = f"tl.sum({tile.code}, {at})" if node.op == "sum" else f"tl.reduce({tile.code}, {at}, {OPERATORS[node.op].triton})"
+            if node.op == "sum" and len(tile.axes) == 3 and at == 1 and _is_outer_product(node.args[0], tile.axes):
+                call = f"middle_sum({bare(tile.code)})"
             padding = {a: v for a, v in tile.padding.items() if a != axis and v == NEUTRAL[node.op]}
             tile = Tile(call, tile.axes[:at] + tile.axes[at + 1 :], padding=padding)
         return tile
@@ -388,6 +391,15 @@ class ExpressionPrinter(KernelScope):
         if name in self.optional:
             code = f"{code} if {self.optional[name]} else {self.zeros(axes)}"
         return code
+
+
+def _is_outer_product(node: Node, axes: Sequence[str]) -> bool:
+    """Whether a product of three dimensions may have a factor without the first, and one without the last."""
+    while node.op == "rename":
+        names, node = {new: old for old, new in node.data}, node.args[0]
+        axes = [names.get(axis, axis) for axis in axes]
+    factors = factors_of(node)
+    return len(factors) > 1 and all(any(axis not in factor.axes for factor in factors) for axis in (axes[0], axes[2]))
 
 
 def neutral_code(op: str) -> str:

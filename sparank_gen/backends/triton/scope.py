@@ -19,7 +19,7 @@ from sparank_gen.plan.pieces import is_unrolled
 TILE_FUNCTIONS = tuple(
     """
     add multiply maximum minimum contract exponential square integer_power power interpolate sigmoid tanh gelu silu softplus
-    finite product_of_others
+    finite product_of_others middle_sum
     """.split()
 )
 RESERVED = frozenset(

@@ -1455,7 +1455,7 @@ def forward(
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(
-            attention_forward_kernel, h, constants, numbers + 3 * lanes * M, held, stages=3, most=128
+            attention_forward_kernel, h, constants, numbers + 3 * lanes * M, held, stages=3, most=64
         ):
             launch(
                 attention_forward_kernel,
@@ -1702,7 +1702,7 @@ def backward(
         W_bar = sum_all(torch.einsum("bj,bpak->pakj", h_m, rows_5_m) for h_m, rows_5_m in zip(h, rows_5))
         c_bar = partial_4.sum(0)  # (3, attn_heads, dim // attn_heads)
         # U_bar: (attn_heads, dim // attn_heads, dim)
-        U_bar = torch.einsum("tbak,tbi->aki", rows_6, rows_7)
+        U_bar = torch.tensordot(rows_6, rows_7, ([0, 1], [0, 1]))
         d_bar = partial_3.sum(0)  # (dim,)
         scale_bar = partial_2.sum(0)  # (dim,)
         shift_bar = partial_1.sum(0) * M  # (dim,)

@@ -1451,7 +1451,7 @@ def forward(
             numbers + lanes + 2 * lanes * M,
             held,
             stages=3,
-            most=128,
+            most=64,
         ):
             launch(
                 cross_attention_forward_kernel,

@@ -1466,7 +1466,7 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        for tile in walking_tiles(deep_sets_forward_kernel, h, constants, numbers, held, stages=3, most=128):
+        for tile in walking_tiles(deep_sets_forward_kernel, h, constants, numbers, held, stages=3, most=64):
             launch(
                 deep_sets_forward_kernel,
                 batch,
@@ -1876,7 +1876,7 @@ def backward(
         # A_bar: (dim, hidden)
         A_bar = sum_all(h_m.transpose(0, 1) @ rows_5_m for h_m, rows_5_m in zip(h, rows_5))
         a_bar = partial_4.sum(0)  # (hidden,)
-        C_bar = torch.einsum("mbk,mbl->kl", rows_6, rows_7)  # (hidden, hidden)
+        C_bar = torch.tensordot(rows_6, rows_7, ([0, 1], [0, 1]))  # (hidden, hidden)
         c_bar = partial_3.sum(0)  # (hidden,)
         D_bar = rows_8.transpose(0, 1) @ rows_9  # (hidden, hidden)
         d_bar = partial_2.sum(0)  # (hidden,)

@@ -601,7 +601,7 @@ def forward(
             numbers + 2 * constants["K_LANES"] * lanes,
             held,
             stages=3,
-            most=128,
+            most=64,
         ):
             launch(
                 factorized_bilinear_forward_kernel,

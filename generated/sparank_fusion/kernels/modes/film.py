@@ -500,7 +500,7 @@ def forward(
         h[0], constants["PRECISION"], numbers, held, 4 * max(dims) * max(dims), 4 * max(dims), kept=keep
     )
     if chosen == "resident":
-        for tile in walking_tiles(film_forward_kernel, h, constants, numbers, held, stages=3, most=128):
+        for tile in walking_tiles(film_forward_kernel, h, constants, numbers, held, stages=3, most=64):
             launch(
                 film_forward_kernel,
                 batch,

@@ -757,7 +757,7 @@ def forward(
     held = lanes * lanes * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, kept=keep)
     if chosen == "resident":
-        for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=128):
+        for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=64):
             launch(
                 gate_forward_kernel,
                 batch,

@@ -748,7 +748,7 @@ def forward(
     )
     if chosen == "resident":
         for tile in walking_tiles(
-            gated_multimodal_unit_forward_kernel, h, constants, 3 * numbers, held, stages=3, most=128
+            gated_multimodal_unit_forward_kernel, h, constants, 3 * numbers, held, stages=3, most=64
         ):
             launch(
                 gated_multimodal_unit_forward_kernel,

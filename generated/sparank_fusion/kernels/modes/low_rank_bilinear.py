@@ -785,7 +785,7 @@ def forward(
     )
     if chosen == "resident":
         for tile in walking_tiles(
-            low_rank_bilinear_forward_kernel, h, constants, numbers, held, stages=3, most=128
+            low_rank_bilinear_forward_kernel, h, constants, numbers, held, stages=3, most=64
         ):
             launch(
                 low_rank_bilinear_forward_kernel,

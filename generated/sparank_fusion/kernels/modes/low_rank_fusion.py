@@ -521,7 +521,7 @@ def forward(
             numbers + lanes * M * constants["R_LANES"],
             held,
             stages=3,
-            most=128,
+            most=64,
         ):
             launch(
                 low_rank_fusion_forward_kernel,

@@ -604,7 +604,7 @@ def forward(
             numbers + constants["E_LANES"] * lanes,
             held,
             stages=3,
-            most=128,
+            most=64,
         ):
             launch(
                 mixture_of_experts_forward_kernel,

@@ -461,7 +461,7 @@ def forward(
     chosen = schedule(h[0], constants["PRECISION"], numbers, held)
     if chosen == "resident":
         for tile in walking_tiles(
-            multiplicative_interaction_forward_kernel, h, constants, numbers, held, stages=3, most=128
+            multiplicative_interaction_forward_kernel, h, constants, numbers, held, stages=3, most=64
         ):
             launch(
                 multiplicative_interaction_forward_kernel,

@@ -623,7 +623,7 @@ def forward(
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(
-            sigmoid_gate_forward_kernel, h, constants, numbers, held, stages=3, most=128
+            sigmoid_gate_forward_kernel, h, constants, numbers, held, stages=3, most=64
         ):
             launch(
                 sigmoid_gate_forward_kernel,
