@@ -93,11 +93,11 @@ def test_a_tile_that_the_compiler_fails_on_gives_way_to_a_smaller_one(monkeypatc
 
 @pytest.mark.usefixtures("nothing_compiled")
 def test_it_says_how_a_pass_runs_and_why() -> None:
-    plan = invoke("kernels", "gate", "--dim", "512", "--modalities", "2", code=0).stdout.split("\n\n")[0].splitlines()[1:]
-    # 16 rows of 512 columns need 9 numbers each forward: softmax and sum over two modalities.
+    plan = invoke("kernels", "gate", "--dim", "200", "--modalities", "2", code=0).stdout.split("\n\n")[0].splitlines()[1:]
+    # 16 rows of 256 lanes need 9 numbers each forward: softmax and sum over two modalities.
     assert plan[0] == (
-        "gate forward: columns: 16 rows touch 73,728 numbers, of 125,000 that registers hold; the weights have 1,048,576"
-        " bytes, of 203,392 of shared memory; tiles of columns spare 4,096 bytes a row, and lose the time of 1,384"
+        "gate forward: columns: 16 rows touch 36,864 numbers, of 125,000 that registers hold; the weights have 262,144"
+        " bytes, of 203,392 of shared memory; tiles of columns spare 1,600 bytes a row, and lose the time of 800"
     )
     assert [line.split(": ")[0] for line in plan] == [
         "gate forward",

@@ -67,9 +67,7 @@ def test_narrow_layers_stay_in_registers(mode: str, target: str) -> None:
 @pytest.mark.parametrize("mode", list_modes())
 def test_forward_kernels_stay_in_registers(mode: str, dim: int) -> None:
     """With as many as three modalities, and where the padding of rows is large."""
-    most = mode_class(mode).most_modalities
-    launch = launches("sparank_fusion", mode, dim, min(3, most or 3), "bfloat16").launches[0]
-    assert compile_launch(launch, TARGETS["sm_90"]).spilled <= MOST_SPILLED
+    assert kernels_of(mode, "bfloat16", 3, dim, "sm_90")[0].spilled <= MOST_SPILLED
 
 
 @pytest.mark.parametrize("mode", ["mean", "scalar_gate"])

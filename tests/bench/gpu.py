@@ -247,7 +247,6 @@ def parse() -> argparse.Namespace:
         parser.error("there is no GPU; TRITON_INTERPRET=1 and --smoke run tiny cases on a CPU")
     usual = 0.0 if arguments.smoke else GRID_SECONDS if arguments.grid else CASE_SECONDS
     arguments.seconds = usual if arguments.seconds is None else arguments.seconds
-    arguments.deadline = time.monotonic() + 60 * arguments.minutes
     return arguments
 
 
@@ -274,12 +273,13 @@ def main() -> int:
     clock = Clock(device)
     chosen = list(cases(arguments.modes, steps=arguments.steps, **sizes(arguments)))
     if arguments.tune:
-        tune(chosen, clock, arguments.deadline, smoke=arguments.smoke)
+        tune(chosen, clock, time.monotonic() + 60 * arguments.minutes, smoke=arguments.smoke)
         return 0
     setup, what = setup_of(arguments)
     about = {**machine(device), "published": what}
     if arguments.jobs:
         compile_first(chosen, arguments)
+    arguments.deadline = time.monotonic() + 60 * arguments.minutes
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     results, peak = run(chosen, arguments, setup, clock, about)
     bad = report_grid(results) if arguments.grid else report_targets(results, peak)

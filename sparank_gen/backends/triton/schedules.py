@@ -134,8 +134,16 @@ def schedules(made: Pass, stores: Sequence[Store], buffers: Sequence[Buffer], be
     for definition in products:
         ways_spared = Extent.number(1 if definition.name in kept else 2)
         saved = saved + elements(definition.node.axes, made.program) * ways_spared
+        saved = saved + _joined(definition.node, made) * Extent.number(2)
     steps = _told_apart(_steps(made, split, stores, written, tiled), found.split, "after_columns")
     return replace(found, columns=steps, operations=_operations(products, made), numbers=saved.code(made.symbols))
+
+
+def _joined(node: Node, made: Pass) -> Extent:
+    """How many numbers of a row stand one after another for the library to multiply with, as they do not in kernels."""
+    contraction = contraction_of(node, made.is_unrolled)
+    is_joined = contraction is not None and bool(made.program.modality_axes & set(node.over))
+    return elements(contraction.operand.axes, made.program) if contraction and is_joined else Extent.number(0)
 
 
 def _around_products(

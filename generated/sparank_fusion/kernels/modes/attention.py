@@ -1455,7 +1455,7 @@ def forward(
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(
-            attention_forward_kernel, h, constants, numbers + 3 * lanes * M, held, stages=3, most=64
+            attention_forward_kernel, h, constants, numbers + 3 * lanes * M, held, stages=3, most=128
         ):
             launch(
                 attention_forward_kernel,
@@ -1469,7 +1469,7 @@ def forward(
         with multiplied_in(product_dtype, h[0]):
             # product_1: M × (B, 3, attn_heads, dim // attn_heads)
             product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
-        for tile in row_tiles(attention_forward_operands_2, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(attention_forward_operands_2, h[0], constants, numbers // 2, least=1, most=64):
             operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             launch(
                 attention_forward_operands_2,
@@ -1481,7 +1481,7 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(operand_1.flatten(-2), U)  # (M, B, dim)
-        for tile in row_tiles(attention_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(attention_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64):
             launch(
                 attention_forward_epilogue,
                 batch,
@@ -1602,7 +1602,7 @@ def backward(
                 # product_1: M × (B, 3, attn_heads, dim // attn_heads)
                 product_1 = [F.linear(h_m, W).unflatten(-1, (3, attn_heads, dim // attn_heads)) for h_m in h]
             for tile in row_tiles(
-                attention_forward_operands_2_again, h[0], constants, numbers, least=1, most=32
+                attention_forward_operands_2_again, h[0], constants, numbers // 2, least=1, most=32
             ):
                 operand_1 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
                 launch(
@@ -1621,7 +1621,7 @@ def backward(
             )
         product_1, product_2 = kept[:M], kept[M]
 
-        for tile in row_tiles(attention_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(attention_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             partial_2 = partial_sums(h[0], (tile.programs(batch), dim))
             partial_3 = partial_sums(h[0], (tile.programs(batch), dim))
@@ -1653,7 +1653,7 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             # product_3: (M, B, attn_heads, dim // attn_heads)
             product_3 = F.linear(rows_7, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
-        for tile in row_tiles(attention_backward_operands_2, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(attention_backward_operands_2, h[0], constants, numbers // 2, least=1, most=32):
             partial_4 = partial_sums(h[0], (tile.programs(batch), 3, attn_heads, dim // attn_heads))
             rows_5 = h[0].new_empty((M, batch, 3, attn_heads, dim // attn_heads))
             launch(
@@ -1678,7 +1678,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(rows_5.flatten(-3), W.t())  # (M, B, dim)
-        for tile in row_tiles(attention_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(attention_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32):
             launch(
                 attention_backward_epilogue,
                 batch,

@@ -1451,7 +1451,7 @@ def forward(
             numbers + lanes + 2 * lanes * M,
             held,
             stages=3,
-            most=64,
+            most=128,
         ):
             launch(
                 cross_attention_forward_kernel,
@@ -1470,7 +1470,9 @@ def forward(
             product_2 = [F.linear(h_u, W_1).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
             # product_3: M × (B, attn_heads, dim // attn_heads)
             product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
-        for tile in row_tiles(cross_attention_forward_operands_2, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(
+            cross_attention_forward_operands_2, h[0], constants, numbers // 2, least=1, most=64
+        ):
             operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
             launch(
                 cross_attention_forward_operands_2,
@@ -1490,7 +1492,9 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(operand_1.flatten(-2), U)  # (B, dim)
-        for tile in row_tiles(cross_attention_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(
+            cross_attention_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
+        ):
             launch(
                 cross_attention_forward_epilogue,
                 batch,
@@ -1632,7 +1636,7 @@ def backward(
                 # product_3: M × (B, attn_heads, dim // attn_heads)
                 product_3 = [F.linear(h_u, W_2).unflatten(-1, (attn_heads, dim // attn_heads)) for h_u in h]
             for tile in row_tiles(
-                cross_attention_forward_operands_2_again, h[0], constants, numbers, least=1, most=32
+                cross_attention_forward_operands_2_again, h[0], constants, numbers // 2, least=1, most=32
             ):
                 operand_1 = h[0].new_empty((batch, attn_heads, dim // attn_heads))
                 launch(
@@ -1670,7 +1674,7 @@ def backward(
         )
 
         for tile in row_tiles(
-            cross_attention_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            cross_attention_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             partial_2 = partial_sums(h[0], (tile.programs(batch), dim))
@@ -1706,7 +1710,7 @@ def backward(
             # product_5: (B, attn_heads, dim // attn_heads)
             product_5 = F.linear(rows_11, U.t()).unflatten(-1, (attn_heads, dim // attn_heads))
         for tile in row_tiles(
-            cross_attention_backward_operands_2, h[0], constants, numbers, least=1, most=32
+            cross_attention_backward_operands_2, h[0], constants, numbers // 2, least=1, most=32
         ):
             operand_5 = h[0].new_empty((M, batch, attn_heads, dim // attn_heads))
             partial_4 = partial_sums(h[0], (tile.programs(batch), attn_heads, dim // attn_heads))
@@ -1747,7 +1751,9 @@ def backward(
             product_6 = F.linear(operand_5.flatten(-2), W_2.t())  # (M, B, dim)
             product_7 = F.linear(rows_8.flatten(-2), W_1.t())  # (M, B, dim)
             product_8 = F.linear(rows_9.flatten(-2), W_0.t())  # (B, dim)
-        for tile in row_tiles(cross_attention_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(
+            cross_attention_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
+        ):
             launch(
                 cross_attention_backward_epilogue,
                 batch,

@@ -1466,7 +1466,7 @@ def forward(
         kept=keep,
     )
     if chosen == "resident":
-        for tile in walking_tiles(deep_sets_forward_kernel, h, constants, numbers, held, stages=3, most=64):
+        for tile in walking_tiles(deep_sets_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
                 deep_sets_forward_kernel,
                 batch,
@@ -1526,7 +1526,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-        for tile in row_tiles(deep_sets_forward_operands_2, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(deep_sets_forward_operands_2, h[0], constants, numbers // 2, least=1, most=64):
             operand_1 = h[0].new_empty((M, batch, hidden))
             launch(
                 deep_sets_forward_operands_2, batch, tile, (a, tuple(product_1), operand_1, batch), constants
@@ -1534,7 +1534,7 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(operand_1, C)  # (M, B, hidden)
-        for tile in row_tiles(deep_sets_forward_operands_3, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(deep_sets_forward_operands_3, h[0], constants, numbers // 2, least=1, most=64):
             operand_2 = h[0].new_empty((batch, hidden))
             launch(
                 deep_sets_forward_operands_3,
@@ -1546,13 +1546,13 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(operand_2, D)  # (B, hidden)
-        for tile in row_tiles(deep_sets_forward_operands_4, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(deep_sets_forward_operands_4, h[0], constants, numbers // 2, least=1, most=64):
             operand_3 = h[0].new_empty((batch, hidden))
             launch(deep_sets_forward_operands_4, batch, tile, (d, product_3, operand_3, batch), constants)
 
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(operand_3, E)  # (B, dim)
-        for tile in row_tiles(deep_sets_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(deep_sets_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64):
             launch(deep_sets_forward_epilogue, batch, tile, (e, out, product_4, batch), constants)
 
         if keep:
@@ -1624,6 +1624,7 @@ def backward(
         2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
         2 * dim * M + 5 * hidden + 4 * hidden * M,
         kept=bool(kept),
+        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(deep_sets_backward_kernel, h, constants, numbers, held, stages=1, most=32):
@@ -1672,7 +1673,7 @@ def backward(
 
     elif chosen == "columns":
         for tile in row_tiles(
-            deep_sets_backward_operands_1_after_columns, h[0], constants, numbers, least=1, most=32
+            deep_sets_backward_operands_1_after_columns, h[0], constants, numbers // 2, least=1, most=32
         ):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_11 = h[0].new_empty((batch, dim))
@@ -1766,7 +1767,9 @@ def backward(
         if not kept:
             with multiplied_in(product_dtype, h[0]):
                 product_1 = [F.linear(h_m, A) for h_m in h]  # M × (B, hidden)
-            for tile in row_tiles(deep_sets_forward_operands_2, h[0], constants, numbers, least=1, most=32):
+            for tile in row_tiles(
+                deep_sets_forward_operands_2, h[0], constants, numbers // 2, least=1, most=32
+            ):
                 operand_1 = h[0].new_empty((M, batch, hidden))
                 launch(
                     deep_sets_forward_operands_2,
@@ -1778,7 +1781,9 @@ def backward(
 
             with multiplied_in(product_dtype, h[0]):
                 product_2 = F.linear(operand_1, C)  # (M, B, hidden)
-            for tile in row_tiles(deep_sets_forward_operands_3, h[0], constants, numbers, least=1, most=32):
+            for tile in row_tiles(
+                deep_sets_forward_operands_3, h[0], constants, numbers // 2, least=1, most=32
+            ):
                 operand_2 = h[0].new_empty((batch, hidden))
                 launch(
                     deep_sets_forward_operands_3,
@@ -1794,7 +1799,7 @@ def backward(
             kept = separate([*product_1, product_2.contiguous(), product_3], product_dtype or h[0].dtype)
         product_1, product_2, product_3 = kept[:M], kept[M], kept[M + 1]
 
-        for tile in row_tiles(deep_sets_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(deep_sets_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_6 = h[0].new_empty((M, batch, hidden))
             rows_8 = h[0].new_empty((batch, hidden))
@@ -1824,7 +1829,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_5 = F.linear(rows_11, E.t())  # (B, hidden)
-        for tile in row_tiles(deep_sets_backward_operands_2, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(deep_sets_backward_operands_2, h[0], constants, numbers // 2, least=1, most=32):
             partial_2 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_9 = h[0].new_empty((batch, hidden))
             launch(
@@ -1837,7 +1842,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_6 = F.linear(rows_9, D.t())  # (B, hidden)
-        for tile in row_tiles(deep_sets_backward_operands_3, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(deep_sets_backward_operands_3, h[0], constants, numbers // 2, least=1, most=32):
             partial_3 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_7 = h[0].new_empty((M, batch, hidden))
             launch(
@@ -1850,7 +1855,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_7 = F.linear(rows_7, C.t())  # (M, B, hidden)
-        for tile in row_tiles(deep_sets_backward_operands_4, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(deep_sets_backward_operands_4, h[0], constants, numbers // 2, least=1, most=32):
             partial_4 = partial_sums(h[0], (tile.programs(batch), hidden))
             rows_5 = h[0].new_empty((M, batch, hidden))
             launch(
@@ -1863,7 +1868,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_8 = F.linear(rows_5, A.t())  # (M, B, dim)
-        for tile in row_tiles(deep_sets_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(deep_sets_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32):
             launch(
                 deep_sets_backward_epilogue,
                 batch,

@@ -601,7 +601,7 @@ def forward(
             numbers + 2 * constants["K_LANES"] * lanes,
             held,
             stages=3,
-            most=64,
+            most=128,
         ):
             launch(
                 factorized_bilinear_forward_kernel,
@@ -616,7 +616,7 @@ def forward(
             product_1 = F.linear(h[0], U).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
             product_2 = F.linear(h[1], V).unflatten(-1, (dims[0], factors))  # (B, dim[0], factors)
         for tile in row_tiles(
-            factorized_bilinear_forward_epilogue, h[0], constants, numbers, least=1, most=64
+            factorized_bilinear_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
         ):
             launch(
                 factorized_bilinear_forward_epilogue,
@@ -729,7 +729,7 @@ def backward(
         product_1, product_2 = kept[0], kept[1]
 
         for tile in row_tiles(
-            factorized_bilinear_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            factorized_bilinear_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0], factors))
             rows_2 = h[0].new_empty((batch, dims[0], factors))
@@ -747,7 +747,7 @@ def backward(
             product_3 = F.linear(rows_4.flatten(-2), U.t())  # (B, dim[0])
             product_4 = F.linear(rows_2.flatten(-2), V.t())  # (B, dim[1])
         for tile in row_tiles(
-            factorized_bilinear_backward_epilogue, h[0], constants, numbers, least=1, most=32
+            factorized_bilinear_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 factorized_bilinear_backward_epilogue,

@@ -500,7 +500,7 @@ def forward(
         h[0], constants["PRECISION"], numbers, held, 4 * max(dims) * max(dims), 4 * max(dims), kept=keep
     )
     if chosen == "resident":
-        for tile in walking_tiles(film_forward_kernel, h, constants, numbers, held, stages=3, most=64):
+        for tile in walking_tiles(film_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
                 film_forward_kernel,
                 batch,
@@ -524,7 +524,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(h[1], W).unflatten(-1, (2, dims[0]))  # (B, 2, dim[0])
-        for tile in row_tiles(film_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(film_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64):
             launch(
                 film_forward_epilogue,
                 batch,
@@ -615,7 +615,7 @@ def backward(
             kept = separate([product_1.contiguous()], product_dtype or h[0].dtype)
         product_1 = kept[0]
 
-        for tile in row_tiles(film_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(film_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32):
             partial_1 = partial_sums(h[0], (tile.programs(batch), 2, dims[0]))
             rows_2 = h[0].new_empty((batch, 2, dims[0]))
             launch(
@@ -639,7 +639,7 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(rows_2.flatten(-2), W.t())  # (B, dim[1])
-        for tile in row_tiles(film_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(film_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32):
             launch(film_backward_epilogue, batch, tile, (tuple(h_bar), product_2, batch), constants)
 
     with multiplied_in(product_dtype, h[0]):

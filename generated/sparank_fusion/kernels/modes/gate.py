@@ -757,7 +757,7 @@ def forward(
     held = lanes * lanes * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, kept=keep)
     if chosen == "resident":
-        for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=64):
+        for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
                 gate_forward_kernel,
                 batch,
@@ -781,7 +781,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, dim)
-        for tile in row_tiles(gate_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(gate_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64):
             launch(
                 gate_forward_epilogue,
                 batch,
@@ -837,7 +837,14 @@ def backward(
     numbers = 2 * (lanes + 4 * lanes * M)
     held = 2 * lanes * lanes * M
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, held, 4 * dim * dim * M, 3 * dim * M, kept=bool(kept)
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        held,
+        4 * dim * dim * M,
+        3 * dim * M,
+        kept=bool(kept),
+        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(gate_backward_kernel, h, constants, numbers, held, stages=1, most=32):
@@ -907,7 +914,7 @@ def backward(
             kept = separate([*product_1], product_dtype or h[0].dtype)
         product_1 = kept[:M]
 
-        for tile in row_tiles(gate_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(gate_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32):
             partial_1 = partial_sums(h[0], (M, tile.programs(batch), dim))
             rows_2 = h[0].new_empty((M, batch, dim))
             launch(
@@ -931,7 +938,7 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             # product_2: M × (B, dim)
             product_2 = [F.linear(rows_2_m, W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
-        for tile in row_tiles(gate_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(gate_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32):
             launch(
                 gate_backward_epilogue,
                 batch,

@@ -743,12 +743,12 @@ def forward(
         numbers,
         held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
-        4 * M * units,
+        2 * max(dims) * M + 4 * M * units,
         kept=keep,
     )
     if chosen == "resident":
         for tile in walking_tiles(
-            gated_multimodal_unit_forward_kernel, h, constants, 3 * numbers, held, stages=3, most=64
+            gated_multimodal_unit_forward_kernel, h, constants, 3 * numbers, held, stages=3, most=128
         ):
             launch(
                 gated_multimodal_unit_forward_kernel,
@@ -776,7 +776,7 @@ def forward(
             product_1 = [F.linear(joined, Z_m) for Z_m in Z]  # M × (B, units)
             product_2 = [F.linear(h_m, W_m) for h_m, W_m in zip(h, W)]  # M × (B, units)
         for tile in row_tiles(
-            gated_multimodal_unit_forward_epilogue, h[0], constants, numbers, least=1, most=64
+            gated_multimodal_unit_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
         ):
             launch(
                 gated_multimodal_unit_forward_epilogue,
@@ -844,8 +844,9 @@ def backward(
         numbers,
         held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
-        4 * M * units,
+        2 * max(dims) * M + 4 * M * units,
         kept=bool(kept),
+        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -894,7 +895,7 @@ def backward(
             # product_4: M × (B, dim[t])
             product_4 = [torch.einsum("mou,mbo->bu", Z_t, rows_2) for Z_t in torch.stack(Z, 0).split(dims, 2)]
         for tile in row_tiles(
-            gated_multimodal_unit_backward_epilogue, h[0], constants, numbers, least=1, most=32
+            gated_multimodal_unit_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 gated_multimodal_unit_backward_epilogue,
@@ -915,7 +916,7 @@ def backward(
         product_1, product_2 = kept[:M], kept[M : 2 * M]
 
         for tile in row_tiles(
-            gated_multimodal_unit_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            gated_multimodal_unit_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             rows_1 = h[0].new_empty((M, batch, units))
             rows_2 = h[0].new_empty((M, batch, units))
@@ -933,7 +934,7 @@ def backward(
             # product_4: M × (B, dim[t])
             product_4 = [torch.einsum("mou,mbo->bu", Z_t, rows_2) for Z_t in torch.stack(Z, 0).split(dims, 2)]
         for tile in row_tiles(
-            gated_multimodal_unit_backward_epilogue, h[0], constants, numbers, least=1, most=32
+            gated_multimodal_unit_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 gated_multimodal_unit_backward_epilogue,
@@ -1000,8 +1001,8 @@ def _keeps(
         numbers,
         lanes * M * constants["O_LANES"] + lanes * M * M * constants["O_LANES"],
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
-        (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 4 * M * units),
-        (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 4 * M * units),
+        (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 2 * max(dims) * M + 4 * M * units),
+        (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 2 * max(dims) * M + 4 * M * units),
     )
 
 

@@ -785,7 +785,7 @@ def forward(
     )
     if chosen == "resident":
         for tile in walking_tiles(
-            low_rank_bilinear_forward_kernel, h, constants, numbers, held, stages=3, most=64
+            low_rank_bilinear_forward_kernel, h, constants, numbers, held, stages=3, most=128
         ):
             launch(
                 low_rank_bilinear_forward_kernel,
@@ -824,7 +824,7 @@ def forward(
             product_1 = F.linear(h[0], U)  # (B, rank)
             product_2 = F.linear(h[1], V)  # (B, rank)
         for tile in row_tiles(
-            low_rank_bilinear_forward_operands_2, h[0], constants, numbers, least=1, most=64
+            low_rank_bilinear_forward_operands_2, h[0], constants, numbers // 2, least=1, most=64
         ):
             operand_1 = h[0].new_empty((batch, rank))
             launch(
@@ -837,7 +837,9 @@ def forward(
 
         with multiplied_in(product_dtype, h[0]):
             product_3 = F.linear(operand_1, P)  # (B, dim[0])
-        for tile in row_tiles(low_rank_bilinear_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(
+            low_rank_bilinear_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
+        ):
             launch(low_rank_bilinear_forward_epilogue, batch, tile, (c, out, product_3, batch), constants)
 
         if keep:
@@ -900,7 +902,14 @@ def backward(
     numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
     held = 5 * lanes * constants["R_LANES"]
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, held, 6 * max(dims) * rank, 6 * rank, kept=bool(kept)
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        held,
+        6 * max(dims) * rank,
+        6 * rank,
+        kept=bool(kept),
+        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -941,7 +950,12 @@ def backward(
 
     elif chosen == "columns":
         for tile in row_tiles(
-            low_rank_bilinear_backward_operands_1_after_columns, h[0], constants, numbers, least=1, most=32
+            low_rank_bilinear_backward_operands_1_after_columns,
+            h[0],
+            constants,
+            numbers // 2,
+            least=1,
+            most=32,
         ):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
             rows_7 = h[0].new_empty((batch, dims[0]))
@@ -988,7 +1002,7 @@ def backward(
             product_4 = F.linear(rows_5, U.t())  # (B, dim[0])
             product_5 = F.linear(rows_3, V.t())  # (B, dim[1])
         for tile in row_tiles(
-            low_rank_bilinear_backward_epilogue_after_columns, h[0], constants, numbers, least=1, most=32
+            low_rank_bilinear_backward_epilogue_after_columns, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 low_rank_bilinear_backward_epilogue_after_columns,
@@ -1008,7 +1022,7 @@ def backward(
         product_1, product_2 = kept[0], kept[1]
 
         for tile in row_tiles(
-            low_rank_bilinear_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            low_rank_bilinear_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dims[0]))
             rows_6 = h[0].new_empty((batch, rank))
@@ -1024,7 +1038,7 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             product_4 = F.linear(rows_7, P.t())  # (B, rank)
         for tile in row_tiles(
-            low_rank_bilinear_backward_operands_2, h[0], constants, numbers, least=1, most=32
+            low_rank_bilinear_backward_operands_2, h[0], constants, numbers // 2, least=1, most=32
         ):
             partial_2 = partial_sums(h[0], (tile.programs(batch), rank))
             rows_3 = h[0].new_empty((batch, rank))
@@ -1042,7 +1056,7 @@ def backward(
             product_5 = F.linear(rows_5, U.t())  # (B, dim[0])
             product_6 = F.linear(rows_3, V.t())  # (B, dim[1])
         for tile in row_tiles(
-            low_rank_bilinear_backward_epilogue, h[0], constants, numbers, least=1, most=32
+            low_rank_bilinear_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 low_rank_bilinear_backward_epilogue,

@@ -521,7 +521,7 @@ def forward(
             numbers + lanes * M * constants["R_LANES"],
             held,
             stages=3,
-            most=64,
+            most=128,
         ):
             launch(
                 low_rank_fusion_forward_kernel,
@@ -535,7 +535,9 @@ def forward(
         with multiplied_in(product_dtype, h[0]):
             # product_1: M × (B, terms, dim[0])
             product_1 = [F.linear(h_m, W_m).unflatten(-1, (terms, dims[0])) for h_m, W_m in zip(h, W)]
-        for tile in row_tiles(low_rank_fusion_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(
+            low_rank_fusion_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
+        ):
             launch(
                 low_rank_fusion_forward_epilogue,
                 batch,
@@ -636,7 +638,7 @@ def backward(
         product_1 = kept[:M]
 
         for tile in row_tiles(
-            low_rank_fusion_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            low_rank_fusion_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             partial_1 = partial_sums(h[0], (M, tile.programs(batch), terms, dims[0]))
             rows_2 = h[0].new_empty((M, batch, terms, dims[0]))
@@ -651,7 +653,9 @@ def backward(
         with multiplied_in(product_dtype, h[0]):
             # product_2: M × (B, dim[m])
             product_2 = [F.linear(rows_2_m.flatten(-2), W_m.t()) for rows_2_m, W_m in zip(rows_2, W)]
-        for tile in row_tiles(low_rank_fusion_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(
+            low_rank_fusion_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
+        ):
             launch(
                 low_rank_fusion_backward_epilogue,
                 batch,

@@ -604,7 +604,7 @@ def forward(
             numbers + constants["E_LANES"] * lanes,
             held,
             stages=3,
-            most=64,
+            most=128,
         ):
             launch(
                 mixture_of_experts_forward_kernel,
@@ -621,7 +621,7 @@ def forward(
             # product_2: (B, experts, dim[0])
             product_2 = F.linear(joined, W).unflatten(-1, (experts, dims[0]))
         for tile in row_tiles(
-            mixture_of_experts_forward_epilogue, h[0], constants, numbers, least=1, most=64
+            mixture_of_experts_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
         ):
             launch(
                 mixture_of_experts_forward_epilogue,
@@ -740,7 +740,7 @@ def backward(
         product_1, product_2 = kept[0], kept[1]
 
         for tile in row_tiles(
-            mixture_of_experts_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            mixture_of_experts_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             operand_3 = h[0].new_empty((batch, experts, dims[0]))
             rows_1 = h[0].new_empty((batch, experts))
@@ -780,7 +780,7 @@ def backward(
             ]
             product_4 = [rows_5 @ R_m for R_m in R.split(dims, 1)]  # M × (B, dim[m])
         for tile in row_tiles(
-            mixture_of_experts_backward_epilogue, h[0], constants, numbers, least=1, most=32
+            mixture_of_experts_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 mixture_of_experts_backward_epilogue,

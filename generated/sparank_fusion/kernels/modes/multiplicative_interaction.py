@@ -461,7 +461,7 @@ def forward(
     chosen = schedule(h[0], constants["PRECISION"], numbers, held)
     if chosen == "resident":
         for tile in walking_tiles(
-            multiplicative_interaction_forward_kernel, h, constants, numbers, held, stages=3, most=64
+            multiplicative_interaction_forward_kernel, h, constants, numbers, held, stages=3, most=128
         ):
             launch(
                 multiplicative_interaction_forward_kernel,
@@ -473,7 +473,7 @@ def forward(
 
     else:
         for tile in row_tiles(
-            multiplicative_interaction_forward_operands_1, h[0], constants, numbers, least=1, most=64
+            multiplicative_interaction_forward_operands_1, h[0], constants, numbers // 2, least=1, most=64
         ):
             operand_1 = h[0].new_empty((batch, dims[0], dims[1]))
             launch(
@@ -489,7 +489,7 @@ def forward(
             product_2 = F.linear(h[0], U)  # (B, dim[0])
             product_3 = F.linear(h[1], V)  # (B, dim[0])
         for tile in row_tiles(
-            multiplicative_interaction_forward_epilogue, h[0], constants, numbers, least=1, most=64
+            multiplicative_interaction_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64
         ):
             launch(
                 multiplicative_interaction_forward_epilogue,
@@ -544,7 +544,7 @@ def backward(
 
     else:
         for tile in row_tiles(
-            multiplicative_interaction_backward_operands_1, h[0], constants, numbers, least=1, most=32
+            multiplicative_interaction_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
         ):
             operand_4 = h[0].new_empty((batch, dims[1], dims[0]))
             operand_5 = h[0].new_empty((batch, dims[0], dims[0]))
@@ -567,7 +567,7 @@ def backward(
             # product_7: (B, dim[1])
             product_7 = F.linear(operand_5.transpose(1, 2).flatten(-2), W.permute(2, 0, 1).flatten(1))
         for tile in row_tiles(
-            multiplicative_interaction_backward_epilogue, h[0], constants, numbers, least=1, most=32
+            multiplicative_interaction_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
         ):
             launch(
                 multiplicative_interaction_backward_epilogue,

@@ -620,10 +620,12 @@ def forward(
     lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
     held = lanes * lanes * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim, kept=keep)
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim + 2 * dim * M, kept=keep
+    )
     if chosen == "resident":
         for tile in walking_tiles(
-            sigmoid_gate_forward_kernel, h, constants, numbers, held, stages=3, most=64
+            sigmoid_gate_forward_kernel, h, constants, numbers, held, stages=3, most=128
         ):
             launch(
                 sigmoid_gate_forward_kernel,
@@ -648,7 +650,7 @@ def forward(
     else:
         with multiplied_in(product_dtype, h[0]):
             product_1 = F.linear(torch.cat(h, -1), W)  # (B, dim)
-        for tile in row_tiles(sigmoid_gate_forward_epilogue, h[0], constants, numbers, least=1, most=64):
+        for tile in row_tiles(sigmoid_gate_forward_epilogue, h[0], constants, numbers // 2, least=1, most=64):
             launch(
                 sigmoid_gate_forward_epilogue,
                 batch,
@@ -704,7 +706,14 @@ def backward(
     numbers = 2 * (5 * lanes + lanes * M)
     held = 2 * lanes * lanes * M
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, held, 4 * dim * dim * M, dim + 2 * dim * M, kept=bool(kept)
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        held,
+        4 * dim * dim * M,
+        dim + 4 * dim * M,
+        kept=bool(kept),
+        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -765,7 +774,9 @@ def backward(
             kept = separate([product_1], product_dtype or h[0].dtype)
         product_1 = kept[0]
 
-        for tile in row_tiles(sigmoid_gate_backward_operands_1, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(
+            sigmoid_gate_backward_operands_1, h[0], constants, numbers // 2, least=1, most=32
+        ):
             partial_1 = partial_sums(h[0], (tile.programs(batch), dim))
             rows_2 = h[0].new_empty((batch, dim))
             launch(
@@ -778,7 +789,9 @@ def backward(
 
         with multiplied_in(product_dtype, h[0]):
             product_2 = F.linear(rows_2, W.t()).unflatten(-1, (M, dim))  # (B, M, dim)
-        for tile in row_tiles(sigmoid_gate_backward_epilogue, h[0], constants, numbers, least=1, most=32):
+        for tile in row_tiles(
+            sigmoid_gate_backward_epilogue, h[0], constants, numbers // 2, least=1, most=32
+        ):
             launch(
                 sigmoid_gate_backward_epilogue,
                 batch,
@@ -840,8 +853,8 @@ def _keeps(
         numbers,
         lanes * lanes * M,
         2 * dim * dim * M,
-        (2 * dim * dim * M, 2 * dim),
-        (4 * dim * dim * M, dim + 2 * dim * M),
+        (2 * dim * dim * M, 2 * dim + 2 * dim * M),
+        (4 * dim * dim * M, dim + 4 * dim * M),
     )
 
 
