@@ -16,7 +16,7 @@ import torch
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from sparank_fusion import kernels
-from sparank_fusion.kernels import Tile, column_tiles, launch, row_tiles
+from sparank_fusion.kernels import Chip, Tile, column_tiles, launch, row_tiles, walking_tiles
 
 X = torch.empty(8, 16)
 NO_ROOM = triton.OutOfResources(300_000, 200_000, "shared memory")
@@ -88,6 +88,49 @@ def test_tiles_of_columns_lose_rows_too() -> None:
     second = next(tiles)
     assert (first.rows, second.rows) == (128, 64)
     assert (first.columns, first.inner) == (second.columns, second.inner) == (128, 32)
+
+
+def walking(numbers: int, weights: int, stages: int = 3, most: int = 128, count: int = 3) -> tuple[int, int, int]:
+    """The rows, stages and programs on each multiprocessor of a kernel for features of 128 numbers of two bytes."""
+    h = [torch.empty(8, 128, dtype=torch.bfloat16)] * count
+    (tile,) = walking_tiles(kernel(), h, {}, numbers, weights, stages=stages, most=most)
+    return tile.rows, tile.stages, tile.most_programs
+
+
+WEIGHT = 128 * 128
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        # The tiles that were fastest on an H100: gates of three and two, a sigmoid gate, and their backward passes.
+        (((1 + 4 * 3) * 128, 3 * WEIGHT), (64, 3, 1)),
+        (((1 + 4 * 2) * 128, 2 * WEIGHT, 3, 128, 2), (32, 3, 2)),
+        ((7 * 128, 2 * WEIGHT, 3, 128, 2), (128, 3, 1)),
+        ((2 * (1 + 4 * 3) * 128, 6 * WEIGHT, 1, 32), (32, 1, 1)),
+        ((2 * (1 + 4 * 2) * 128, 4 * WEIGHT, 1, 32, 2), (32, 1, 1)),
+        # Weights that leave less room have fewer tiles on their way, or smaller ones.
+        (((1 + 4 * 3) * 128, 5 * WEIGHT), (64, 2, 1)),
+        (((1 + 4 * 3) * 128, 6 * WEIGHT), (32, 2, 1)),
+        # More than registers hold is left to the compiler, which says what does not fit.
+        ((10_000, 4 * WEIGHT), (16, 3, 1)),
+    ],
+)
+def test_programs_that_walk_have_as_many_rows_as_there_is_room_for(
+    asked: tuple[int, ...], found: tuple[int, int, int]
+) -> None:
+    assert walking(*asked) == found
+
+
+def test_a_chip_of_many_multiprocessors_has_programs_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "INTERPRETED", Chip(100, 227 * 1024))
+    assert walking((1 + 4 * 2) * 128, 2 * WEIGHT, 3, 128, 2) == (32, 3, 200)
+
+
+def test_programs_share_the_tiles_of_a_batch() -> None:
+    tile = Tile(32, 8, stages=3, most_programs=4)
+    assert [tile.programs(batch) for batch in (0, 1, 64, 65, 1000)] == [0, 1, 2, 3, 4]
+    assert [Tile(32, 8).programs(batch) for batch in (0, 1, 64, 65, 1000)] == [0, 1, 2, 3, 32]
 
 
 class Launched:

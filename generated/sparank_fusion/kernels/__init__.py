@@ -188,6 +188,8 @@ def walking_tiles(
         stages: how many tiles of features are on their way at once, where there is room.
         most: the largest number of rows.
     """
+    if _forced is not None and _forced[1] is not None:
+        return (Tile(_forced[1][0], 4, stages=1, most_programs=2),)
     key = _key(kernel, h[0], constants)
     if key in _fitting and _recorded is None:
         return _fitting[key]
@@ -287,7 +289,8 @@ def forced(chosen: str, tile: tuple[int, int, int] | None = None) -> Iterator[No
     Args:
         chosen: ``"resident"``, ``"columns"``, ``"split"``, or ``"again"``: split, with products that the backward pass
             computes again and the forward pass does not keep.
-        tile: rows, columns, and the step along what is contracted, of kernels that own a tile of columns.
+        tile: rows, columns, and the step along what is contracted, of kernels that own a tile of columns; rows, of those
+            that walk over tiles, in two programs.
     """
     global _forced
     before, _forced = _forced, (chosen, tile)
