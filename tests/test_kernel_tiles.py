@@ -16,7 +16,7 @@ import torch
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from sparank_fusion import kernels
-from sparank_fusion.kernels import Chip, Tile, column_tiles, launch, row_tiles, walking_tiles
+from sparank_fusion.kernels import Chip, Tile, column_tiles, launch, row_tiles, tiles, walking_tiles
 
 X = torch.empty(8, 16)
 NO_ROOM = triton.OutOfResources(300_000, 200_000, "shared memory")
@@ -26,7 +26,7 @@ FEW, MANY = 10, 3000  # numbers that a row needs
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_fitting", {})
+    monkeypatch.setattr(tiles, "_fitting", {})
 
 
 def kernel(name: str = "some_kernel") -> Any:
@@ -78,7 +78,7 @@ def test_what_is_known_holds_for_what_was_compiled() -> None:
 def test_a_launch_of_nothing_says_nothing() -> None:
     """Nor do kernels that are interpreted."""
     assert tried(row_tiles(kernel(), X, {}, MANY)) == [(32, 8)]
-    assert not kernels._fitting
+    assert not tiles._fitting
 
 
 def test_tiles_of_columns_lose_rows_too() -> None:
@@ -123,7 +123,7 @@ def test_programs_that_walk_have_as_many_rows_as_there_is_room_for(
 
 
 def test_a_chip_of_many_multiprocessors_has_programs_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "INTERPRETED", Chip(100, 227 * 1024))
+    monkeypatch.setattr(tiles, "INTERPRETED", Chip(100, 227 * 1024))
     assert walking((1 + 4 * 2) * 128, 2 * WEIGHT, 3, 128, 2) == (32, 3, 200)
 
 
@@ -205,4 +205,4 @@ def test_recorded_launches_are_those_that_fit() -> None:
     with kernels.recording(spilled=lambda made: 0 if made.constants["ROWS"] == 32 else 100) as found, torch.no_grad():
         layer._fuse_kernels([torch.empty(64, 16, dtype=torch.bfloat16)] * 2, False)
     assert [made.constants["ROWS"] for made in found.launches] == [32]
-    assert not kernels._fitting
+    assert not tiles._fitting

@@ -228,6 +228,8 @@ class Renderer:
             f"{package}/kernels/__init__.py": self.render("triton/kernels.py.j2", source),
             f"{package}/kernels/arguments.py": self.render("triton/arguments.py.j2", source),
             f"{package}/kernels/functions.py": self.render("triton/functions.py.j2", source),
+            f"{package}/kernels/launches.py": self.render("triton/launches.py.j2", source),
+            f"{package}/kernels/tiles.py": self.render("triton/tiles.py.j2", source),
             f"{package}/kernels/operators.py": self.render("triton/operators.py.j2", source),
             f"{package}/kernels/modes/__init__.py": self.render("triton/modes.py.j2", source),
             f"{package}/py.typed": "",

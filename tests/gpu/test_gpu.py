@@ -135,12 +135,12 @@ def test_as_exact_as_torch_by_every_schedule(
 @pytest.mark.parametrize("mode, count", LAYERS)
 def test_the_first_call_gives_the_bits_of_later_ones(mode: str, count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it has to look for tiles that fit."""
-    from sparank_fusion import kernels
+    from sparank_fusion.kernels import tiles
 
-    monkeypatch.setattr(kernels, "_fitting", {})
+    monkeypatch.setattr(tiles, "_fitting", {})
     layer, inputs = make(mode, count, 128, dtype, "triton"), features(count, 1000, 128, dtype)
     first = everything(layer, list(layer.parameters()), inputs, dtype)
-    assert kernels._fitting
+    assert tiles._fitting
     second = everything(layer, list(layer.parameters()), inputs, dtype)
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 

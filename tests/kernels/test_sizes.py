@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparank_fusion import FusionLayer, kernels
-from sparank_fusion.kernels import forced
+from sparank_fusion.kernels import forced, tiles
 
 CASES: list[tuple[str, int, int, dict[str, Any]]] = [
     ("gate", 8, 5, {}),
@@ -69,7 +69,7 @@ def test_launches_with_tiles_that_spill_leave_nothing_behind(mode: str, schedule
         tile.spilled = 1000 * tile.rows
 
     monkeypatch.setattr(module, "launch", launch)
-    monkeypatch.setattr(kernels, "_fitting", {})
+    monkeypatch.setattr(tiles, "_fitting", {})
     with forced(schedule):
         check(mode, 2, 20, 70, {})
     assert len(set(rows)) > 1
