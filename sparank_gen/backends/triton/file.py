@@ -15,8 +15,9 @@ from sparank_gen.backends.torch.pieces import laid_out
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import host_emitter, parameter_variables
+from sparank_gen.backends.triton.printed import Pass, buffer_store
 from sparank_gen.backends.triton.results import HAS_EXTRAS, Result, but_listed, storages_of, with_results
-from sparank_gen.backends.triton.schedules import Before, Pass, buffer_store, schedules, split_of
+from sparank_gen.backends.triton.schedules import Before, schedules, split_of
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.ir import node as ir
