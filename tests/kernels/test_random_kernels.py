@@ -87,6 +87,28 @@ def test_parts_of_different_widths(schedule: str) -> None:
     check_kernels(PARTS, 2, 3, 1, 2, schedule)
 
 
+# The parameters of one modality, which have another size for each: their gradient stands at one position of all.
+ROLES = """
+version: 1
+mode: random
+summary: The heads of one modality, applied to the features of all.
+modalities: '>=2'
+axes: {t: modalities, u: 'dim[t]', k: hidden}
+hyperparameters: {hidden: {default: 2}}
+params:
+  heads: {module: Linear, per: m, weight: 'W[m,k,(t u)]', bias: 'c[m,k]'}
+math: |
+  v[k]   = tanh(mean[t,u](h[t,u] * W[0,k,t,u]))
+  out[k] = v[k] * sum[m](c[m,k])
+"""
+
+
+@pytest.mark.parametrize("schedule", ["resident", "split"])
+def test_parameters_of_one_modality_by_widths_of_all(schedule: str) -> None:
+    check_program(ROLES, 2, 3, 2, 2)
+    check_kernels(ROLES, 2, 3, 2, 2, schedule)
+
+
 def test_a_product_whose_strides_torch_chooses() -> None:
     """It is contracted along a dimension that is not its operand's last, and einsum returns a transposed view."""
     text = """

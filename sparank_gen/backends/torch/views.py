@@ -104,16 +104,21 @@ def _stacked(lowering: Lowering, node: Node, pieces: Sequence[Dense]) -> Dense:
 def place(lowering: Lowering, node: Node) -> Value:
     """A value at one position of a new first dimension, zero elsewhere; only derivatives have it."""
     (axis,) = node.over
-    value = lowering.dense(lowering.tensor(lowering.lower(node.args[0])))
+    value = lowering.tensor(lowering.lower(node.args[0]))
     position = _position(lowering, node.data)
     if axis in owners(node.axes, lowering.program.extents).values():
-        named = lowering.emitter.name_for(value, "placed")
+        named = lowering.emitter.name_for(lowering.dense(value), "placed")
         assert isinstance(named, Dense)
         sizes = ", ".join(lowering.emitter.extent_code(other) for other in named.axes)
         code = f"{named.code} if {axis} == {position} else {named.code}.new_zeros({sizes})"
         element = Dense(code, named.axes, 0)
         return lowering.emitter.with_widths(Listed(axis, element, ((axis, f"range({lowering.emitter.extent_code(axis)})"),)))
-    return Dense(f"place({value.code}, 0, {position}, {lowering.emitter.extent_code(axis)})", (axis, *value.axes))
+
+    def placed(x: Dense) -> Dense:
+        return Dense(f"place({x.code}, 0, {position}, {lowering.emitter.extent_code(axis)})", (axis, *x.axes))
+
+    is_apart = isinstance(value, Listed) and lowering.emitter.differs(value)
+    return lowering.lift(placed, value) if is_apart else placed(lowering.dense(value))
 
 
 def _position(lowering: Lowering, position: int | Extent) -> str:
