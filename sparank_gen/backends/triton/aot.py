@@ -104,23 +104,22 @@ def compiled(
             return math.inf
         return found.spilled if found.shared <= target.shared else math.inf
 
-    found = _recorded(package, mode, dim, n_modalities, dtype, batch, target, spilled)
+    found = _recorded(package, mode, dim, n_modalities, dtype, batch, target, spilled=spilled)
     return found, tuple(made[id(launch)] for launch in found.launches)
 
 
-def _recorded(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int, *options: Any) -> Any:
-    """What both passes of a layer would launch; ``options`` are a target, and what ``recording`` has for ``spilled``."""
+def _recorded(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int, target: Target | None = None, **options: Any) -> Any:
+    """What both passes of a layer would launch, on a target if it is given; ``options`` are more of ``recording``'s."""
     import torch
 
     kernels = importlib.import_module(f"{package}.kernels")
-    if options:
-        target, spilled = options
-        options = target.backend, kernels.Chip(target.processors, target.shared), spilled
+    if target is not None:
+        options |= {"backend": target.backend, "chip": kernels.Chip(target.processors, target.shared)}
     # The library's products take no time there, and what lies between kernels no memory.
     like: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": "meta"}
     layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(**like)
     features = [torch.empty(batch, dim, requires_grad=True, **like) for _ in range(n_modalities)]
-    with kernels.recording(*options) as found, _operators_run(package):
+    with kernels.recording(**options) as found, _operators_run(package):
         results = layer._fuse_kernels(features, bool(layer.extras))
         torch.autograd.backward(results, [torch.empty_like(result) for result in results])
     return found
