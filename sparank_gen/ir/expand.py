@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.rewrite import rewrite
-from sparank_gen.ir.simplify import IDENTITIES, fold_constants, merge_views
+from sparank_gen.ir.simplify import IDENTITIES, factors_of, fold_constants, merge_views, product_of
 from sparank_gen.ir.template import instantiate
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -30,6 +30,27 @@ def expand_short_norms(program: Program) -> Program:
         return node.op == "layernorm" and math.prod(length or LEAST_NORMALISED for length in lengths) < LEAST_NORMALISED
 
     return _expanded(program, is_short)
+
+
+def divide_last(program: Program) -> Program:
+    """``program`` with what a softmax gate is multiplied by summed before it is divided.
+
+    A sum of quotients by one divisor that is as large as the sum, as of ``exp(x) / total * h``, is a quotient of sums: one
+    multiplication for each of its numbers, and not one for each of its terms.
+    """
+    return rewrite(program, (_quotient_of_sum,))
+
+
+def _quotient_of_sum(node: Node) -> Node | None:
+    if node.op != "sum":
+        return None
+    factors = factors_of(node.args[0])
+    found = next((f for f in factors if f.op == "div" and f.args[1].axes == node.axes), None)
+    if found is None or len(factors) == 1:
+        return None
+    dividends = [factor.args[0] if factor is found else factor for factor in factors]
+    total = ir.reduce("sum", product_of(dividends), node.over)
+    return ir.apply("mul", total, ir.apply("div", ir.constant(1), found.args[1]))
 
 
 def _expanded(program: Program, is_wanted: Callable[[Node], bool]) -> Program:

@@ -118,20 +118,22 @@ def schedule(
 def keeps(
     tensor: Tensor,
     precision: str,
-    numbers_per_row: int,
-    held: int,
+    numbers_per_row: tuple[int, int],
+    held: tuple[int, int],
     operations_again: int,
     forward: tuple[int, int] = (0, 0),
     backward: tuple[int, int] = (0, 0),
 ) -> bool:
     """Whether a forward pass keeps matrix products for the backward one, which else computes them again.
 
-    Where it is split they are in memory, and to keep them moves nothing. One kernel keeps none: for them it would have to
-    be split, and move all that lies between them. Tiles of columns are given up where what they gain in both passes is
-    less than it costs to compute the products again.
+    Where the forward pass is split they are in memory, and to keep them moves nothing. Where it could be one kernel and
+    the backward pass is split, that has to have them in memory: if the forward pass is split instead, the library computes
+    them once, and one kernel less computes them too. Tiles of columns are given up where what they gain in both passes
+    is less than it costs to compute the products again.
 
     Args:
-        tensor, precision, numbers_per_row, held: as :func:`schedule` takes them for the forward pass.
+        tensor, precision: as :func:`schedule` takes them.
+        numbers_per_row, held: as it takes them for the forward and for the backward pass.
         operations_again: of the products, for one row.
         forward, backward: the operations and the numbers that tiles of columns compute and do not move in each pass.
     """
@@ -143,12 +145,15 @@ def keeps(
         moved * size - slower * _bytes_meanwhile(operations, size)
         for slower, (operations, moved) in zip(SLOWER, (forward, backward))
     ]
-    chosen = _best(tensor, precision, 16 * numbers_per_row, held * size, gains[0])
+    chosen, then = (
+        _best(tensor, precision, 16 * numbers, weights * size, gain)
+        for numbers, weights, gain in zip(numbers_per_row, held, gains)
+    )
     gained, again = gains[0] + max(gains[1], 0.0), _bytes_meanwhile(operations_again, size)
-    kept = chosen == "split" or (chosen == "columns" and again > gained)
+    kept = {"resident": then == "split", "columns": again > gained, "split": True}[chosen]
     noted = recorded()
     if noted is not None:
-        noted.keepings.append(Keeping(kept, chosen, gained, again))
+        noted.keepings.append(Keeping(kept, chosen, then, gained, again))
     return kept
 
 

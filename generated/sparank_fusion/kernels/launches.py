@@ -91,12 +91,14 @@ class Keeping:
     Attributes:
         kept: whether it does.
         schedule: how it runs if it does not.
+        then: how the backward pass runs in that case.
         gained: the bytes a row that tiles of columns gain in both passes.
         again: the bytes that move while the products of a row are computed again.
     """
 
     kept: bool
     schedule: str
+    then: str
     gained: float
     again: float
 

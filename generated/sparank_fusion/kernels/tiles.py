@@ -137,7 +137,7 @@ def walking_tiles(
     """The tiles for a kernel that walks over them and holds its weights meanwhile, as :func:`row_tiles` has them.
 
     The more rows a multiprocessor has at once, the less it waits. Among equals, smaller tiles in more programs are faster,
-    unless they are too small for the matrix units to read a weight once for many rows.
+    unless they have fewer rows than Hopper's matrix units take at once.
 
     Args:
         kernel, constants, numbers_per_row: as there.
@@ -163,7 +163,7 @@ def walking_tiles(
                 break
         each = min(PROGRAMS_A_PROCESSOR, limit // (rows * numbers_per_row), chip.shared // shared)
         each = max(each, 1 if rows == 16 else 0)
-        found = rows * each, min(rows, 32), -rows
+        found = rows * each, min(rows, 64), -rows
         if rows <= most and found > most_rows:
             best, most_rows = (
                 Tile(rows, best.warps, stages=staged, most_programs=each * chip.processors),

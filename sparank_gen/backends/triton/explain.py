@@ -74,8 +74,14 @@ def choices(file: KernelFile, made: Any) -> Iterator[str]:
         made: the package's ``Recording`` of both passes.
     """
     remaining = iter(made.choices)
+    unkept = {"forward": keeping.schedule, "backward": keeping.then} if (keeping := next(iter(made.keepings), None)) else {}
     for name, found in (("forward", file.forward), ("backward", file.backward)):
-        why = _why(next(remaining), bool(found.columns)) if found.split else "resident: it has no matrix products"
+        if not found.split:
+            why = "resident: it has no matrix products"
+        elif (choice := next(remaining)).kept and unkept.get(name, "split") != "split":
+            why = f"split, and not {unkept[name]}: products are kept from one pass to the next"
+        else:
+            why = _why(choice, bool(found.columns))
         yield f"{file.mode.name} {name}: {why}"
     for keeping in made.keepings:
         yield f"{file.mode.name} {_what_is_kept([product.name for product in file.kept], keeping)}"
@@ -84,7 +90,7 @@ def choices(file: KernelFile, made: Any) -> Iterator[str]:
 def _what_is_kept(products: Sequence[str], keeping: Any) -> str:
     names = ", ".join(products)
     why = {
-        "resident": f"{names} would have to leave the kernel",
+        "resident": f"the backward pass, {keeping.then}, {'has' if keeping.kept else 'does not have'} {names} in memory",
         "columns": f"tiles of columns gain {keeping.gained:,.0f} bytes a row",
         "split": "in memory in any case",
     }[keeping.schedule]

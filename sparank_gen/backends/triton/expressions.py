@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,8 +15,10 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.ir.simplify import factors_of
+from sparank_gen.ir.zeros import is_not_negative
+from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owner_of
+from sparank_gen.lang.widths import owner_of, widest
 from sparank_gen.plan.stages import contraction_of
 
 LINEAR = frozenset({"add", "sub", "mul", "neg"})
@@ -87,7 +89,7 @@ class ExpressionPrinter(KernelScope):
     def leaf(self, node: Node, env: Mapping[str, str]) -> Tile:
         name, indices = node.data
         if BATCH not in node.axes or not self.is_kept(node):
-            tile = self.load(node, env)
+            tile = self.held_row(node, env) if self.is_held_row(node) else self.load(node, env)
             code = self.present(name, tile, tile.axes)
             return replace(tile, code=f"({code})" if name in self.optional else code)
         kept = self.values[self.leaf_key(node)]
@@ -210,14 +212,18 @@ class ExpressionPrinter(KernelScope):
                 whole = [self.broadcast(self.as_tile(value), axes) if axes else value.code for value in values[1:]]
                 return Tile(f"({whole[0]} if {values[0].code} else {whole[1]})", axes, padding=padding)
         template = operator.triton or operator.torch
-        if node.op == "div" and isinstance(values[1], Tile) and node.args[1].axes < node.args[0].axes:
-            # The compiler takes the reciprocal once for all that is divided by the same.
-            template = "{0} * (1.0 / {1})"
+        if node.op == "div" and isinstance(values[1], Tile):
+            is_inverse = node.args[0].op == "constant" and node.args[0].data == 1
+            if is_inverse and is_not_negative(node.args[1]):
+                return Tile(f"reciprocal({bare(values[1].code)})", axes, padding=padding)
+            if node.args[1].axes < node.args[0].axes:
+                # The compiler takes the reciprocal once for all that is divided by the same.
+                template = "{0} * reciprocal({1})" if is_not_negative(node.args[1]) else "{0} * (1.0 / {1})"
         infix = bool(operator.symbol) and not operator.triton
         codes = []
         for position, value in enumerate(values):
             tight = operator.precedence + (1 if position else 0)
-            if infix:
+            if infix and f"reciprocal({{{position}}})" not in template:
                 codes.append(value.code if value.precedence >= tight else f"({value.code})")
             else:
                 codes.append(_full(value.code) if node.op != "where" and _is_rounded(value) else bare(value.code))
@@ -304,7 +310,29 @@ class ExpressionPrinter(KernelScope):
 
     def held_weight(self, weight: Node, inner: tuple[str, ...], outer: tuple[str, ...], env: Mapping[str, str]) -> str:
         """A weight as a matrix, one of those that are read before the loop over tiles of rows."""
-        name, indices = weight.data
+        axes = (*inner, *outer)
+        return self.held_tile(weight, axes, env, lambda tile: self.flat(tile.code, (inner, outer), len(axes)))
+
+    def is_held_row(self, leaf: Node) -> bool:
+        """Whether a parameter is read before the loop over tiles of rows, and has no more numbers than a row of features."""
+        if not self.walks or BATCH in leaf.axes or not self.is_kept(leaf):
+            return False
+        size = Extent.number(1)
+        for axis in self.split(leaf.axes)[1]:
+            size = size * widest(self.program.extents[axis])
+        return (Extent.symbol("dim") - size).is_at_least_zero({})
+
+    def held_row(self, leaf: Node, env: Mapping[str, str]) -> Tile:
+        """A parameter that is read before the loop over tiles of rows, in the type in which it is stored."""
+        axes = self.split(leaf.axes)[1]
+        code = self.held_tile(leaf, axes, env, lambda tile: tile.code)
+        return Tile(code, axes, padding=dict.fromkeys(axes, 0.0))
+
+    def held_tile(
+        self, leaf: Node, axes: tuple[str, ...], env: Mapping[str, str], printed: Callable[[Tile], str]
+    ) -> str:
+        """A parameter that is read before the loop over tiles of rows, ``printed`` with dimensions ``axes``."""
+        name, indices = leaf.data
         slots = self.storages[name].slots
         extents = self.slot_extents(self.storages[name], indices)
         read = {
@@ -315,22 +343,16 @@ class ExpressionPrinter(KernelScope):
         numbered = {slot: code for slot, code in read.items() if code.isdigit()}
         unrolled = tuple(slot for slot in read if slot not in numbered)
         slot_of = {axis_of(index): slot for slot, index in zip(slots, indices, strict=True) if not isinstance(index, FIXED)}
-        sides = tuple(tuple(slot_of[axis] for axis in side) for side in (inner, outer))
-        key = ("weight", self.leaf_key(weight), *numbered.items(), sides)
+        key = ("weight", self.leaf_key(leaf), *numbered.items(), tuple(slot_of[axis] for axis in axes))
         if key not in self.values:
             full = ir.leaf(name, [
                 slot if slot in unrolled else int(numbered[slot]) if slot in numbered else index
                 for slot, index in zip(slots, indices, strict=True)
             ])
             kept = Kept(self.unique(f"{name}_tiles" if unrolled else f"{name}_tile"), unrolled, Tile("", ()))
-            rank = len(inner) + len(outer)
             with self.emitting(self.before):
-                self.collect(
-                    kept.name,
-                    unrolled,
-                    lambda at: self.flat(self.load(full, at, (*inner, *outer)).code, (inner, outer), rank),
-                )
-            self.values[key], self.held[key] = kept, (*unrolled, *inner, *outer)
+                self.collect(kept.name, unrolled, lambda at: printed(self.load(full, at, axes)))
+            self.values[key], self.held[key] = kept, (*unrolled, *axes)
         return self.read(self.values[key], read).code
 
     def flat(self, code: str, groups: Sequence[Sequence[str]], rank: int) -> str:
@@ -403,7 +425,8 @@ def _is_outer_product(node: Node, axes: Sequence[str]) -> bool:
 
 
 def neutral_code(op: str) -> str:
-    return infinite(NEUTRAL[op])
+    """What a reduction starts from; for sums the zero that compilers drop, as ``x + 0.0`` is not ``x`` where that is ``-0.0``."""
+    return "-0.0" if op == "sum" else infinite(NEUTRAL[op])
 
 
 def _is_rounded(value: Tile | Scalar) -> bool:

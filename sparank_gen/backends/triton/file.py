@@ -22,7 +22,7 @@ from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
-from sparank_gen.ir.expand import expand
+from sparank_gen.ir.expand import divide_last, expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.rewrite import rewrite
@@ -247,7 +247,7 @@ def _forward(
     symbols: Mapping[str, str],
     numbers: dict[str, str],
 ) -> tuple[Schedules, Before]:
-    expanded = expand(program)
+    expanded = divide_last(expand(program))
     stores = [
         Store(
             Storage(result.variable, result.slots, result.order),

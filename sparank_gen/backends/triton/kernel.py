@@ -74,7 +74,9 @@ class KernelPrinter(ExpressionPrinter):
         return Tile(self.broadcast(tile, axes), axes) if missing else tile
 
     def write(self, store: Store, code: str, axes: tuple[str, ...], env: Mapping[str, str]) -> None:
+        self.rows = "in_rest" if self.walks else self.rows
         mask = f", mask={self.mask(axes, axes, env)}" if axes else ""
+        self.rows = "in_b"
         address = self.address(store.storage, store.axes, {**env, BATCH: "program"}, axes)
         self.emit(f"tl.store({address}, {code}{mask})")
 

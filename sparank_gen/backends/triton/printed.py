@@ -170,10 +170,16 @@ def _body(printer: KernelPrinter) -> tuple[str, ...]:
     masks = printer.mask_lines
     if not printer.walks:
         return (*_prologue(printer), *masks, *printer.lines)
-    of_rows = [line for line in masks if "in_b" in line]
+    of_rows = [line for line in masks if re.search(r"\bin_(b|rest)\b", line)]
     others = [line for line in masks if line not in of_rows]
     walk = "for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):"
-    rows = ["b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B", *of_rows]
+    rows = ["b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
+    if any("in_rest" in line for line in (*printer.lines, *of_rows)):
+        rows += [
+            "# The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.",
+            "in_rest = tl.arange(0, ROWS) < B - tile * ROWS",
+        ]
+    rows += of_rows
     inside = [f"    {line}" for line in (*rows, *printer.lines)]
     return (*_prologue(printer), *others, *printer.before, walk, *inside, *printer.after)
 

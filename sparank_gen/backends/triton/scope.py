@@ -18,13 +18,13 @@ from sparank_gen.plan.pieces import is_unrolled
 
 TILE_FUNCTIONS = tuple(
     """
-    add multiply maximum minimum contract exponential square integer_power power interpolate sigmoid tanh gelu silu softplus
+    add multiply maximum minimum contract exponential reciprocal square integer_power power interpolate sigmoid tanh gelu silu softplus
     finite product_of_others middle_sum
     """.split()
 )
 RESERVED = frozenset(
     """
-    tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b batch ROWS INNER STAGES ACC PRECISION HAS_EXTRAS program programs columns tile
+    tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b rest in_rest batch ROWS INNER STAGES ACC PRECISION HAS_EXTRAS program programs columns tile
     forward backward fuse launch acc precision multiplied_in row_tiles column_tiles walking_tiles shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
@@ -69,6 +69,7 @@ class KernelScope:
         bounds: the variable of the condition that a lane lies inside the width of a modality that has a number.
         masks: the variable of each condition on several dimensions, and the statements that set them.
         walks: whether a program walks over tiles of rows, and loads weights once for all of them.
+        rows: the variable of the condition that a row lies inside the batch.
         before, after: the statements before and after that loop.
     """
 
@@ -86,6 +87,7 @@ class KernelScope:
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
     walks: bool = False
+    rows: str = "in_b"
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
 
@@ -182,7 +184,9 @@ class KernelScope:
 
     def bound(self, axis: str, extent: Extent) -> str | None:
         """The variable of the condition that a lane lies inside the extent of an axis; None where each modality has its own."""
-        if axis == BATCH or axis in self.looped or not has_widths([extent]):
+        if axis == BATCH:
+            return self.rows
+        if axis in self.looped or not has_widths([extent]):
             return f"in_{self.lane(axis)}"
         if owner_of(extent) is not None:
             return None

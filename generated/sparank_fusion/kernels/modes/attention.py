@@ -24,7 +24,7 @@ from sparank_fusion.kernels.arguments import (
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import contract, exponential, maximum, square
+from sparank_fusion.kernels.functions import contract, exponential, maximum, reciprocal, square
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -109,6 +109,11 @@ def attention_forward_kernel(
                 (I_LANES, A_LANES * K_LANES),
             ),
         )
+    c_tiles = ()
+    for p in tl.static_range(3):
+        c_tiles = c_tiles + (
+            tl.load(c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0),
+        )
     U_tile = tl.reshape(
         tl.load(
             U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
@@ -117,10 +122,16 @@ def attention_forward_kernel(
         ),
         (A_LANES * K_LANES, I_LANES),
     )
+    d_tile = tl.load(d_ptr + i, mask=in_i, other=0.0)
+    scale_tile = tl.load(scale_ptr + i, mask=in_i, other=0.0)
+    shift_tile = tl.load(shift_ptr + i, mask=in_i, other=0.0)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -131,11 +142,7 @@ def attention_forward_kernel(
             for p in tl.static_range(3):
                 total = total + (
                     tl.reshape(contract(h[m], W_tiles[p], ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-                    + tl.load(
-                        c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-                        mask=in_a_k,
-                        other=0.0,
-                    ).to(ACC)[None, :, :],
+                    + c_tiles[p].to(ACC)[None, :, :],
                 )
         # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
         logit = ()
@@ -154,7 +161,7 @@ def attention_forward_kernel(
                 exp = exp + (exponential(logit[t * M + u] - peak[t]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = 0.0
+            total_3 = -0.0
             for u in tl.static_range(M):
                 total_3 = total_3 + exp[t * M + u]
             total_2 = total_2 + (total_3,)
@@ -162,11 +169,11 @@ def attention_forward_kernel(
         prob = ()
         for t in tl.static_range(M):
             for u in tl.static_range(M):
-                prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
+                prob = prob + (exp[t * M + u] * reciprocal(total_2[t]),)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = ()
         for t in tl.static_range(M):
-            total_3 = 0.0
+            total_3 = -0.0
             for u in tl.static_range(M):
                 total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
             context = context + (total_3,)
@@ -183,7 +190,7 @@ def attention_forward_kernel(
                     ACC,
                     PRECISION,
                 )
-                + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
+                + d_tile.to(ACC)[None, :],
             )
         total_3 = ()
         for t in tl.static_range(M):
@@ -199,15 +206,15 @@ def attention_forward_kernel(
                 * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05)[
                     :, None
                 ]
-                * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-                + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
+                * scale_tile.to(ACC)[None, :]
+                + shift_tile.to(ACC)[None, :],
             )
-        total_4 = 0.0
+        total_4 = -0.0
         for t in tl.static_range(M):
             total_4 = total_4 + token[t]
         # out[i] = mean[t](token[t,i])
         out = total_4 / M
-        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
         # w[t,u] = mean[a](prob[t,u,a])
         w = ()
         for t in tl.static_range(M):
@@ -216,7 +223,7 @@ def attention_forward_kernel(
         if HAS_EXTRAS:
             for t in tl.static_range(M):
                 for u in tl.static_range(M):
-                    tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_b)
+                    tl.store(weights_ptr + b * M * M + t * M + u, w[t * M + u], mask=in_rest)
 
 
 @triton.jit
@@ -300,7 +307,7 @@ def attention_forward_operands_2(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
-        total_3 = 0.0
+        total_3 = -0.0
         for u in tl.static_range(M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
@@ -308,11 +315,11 @@ def attention_forward_operands_2(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
+            prob = prob + (exp[t * M + u] * reciprocal(total_2[t]),)
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
-        total_3 = 0.0
+        total_3 = -0.0
         for u in tl.static_range(M):
             total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
         context = context + (total_3,)
@@ -407,7 +414,7 @@ def attention_forward_epilogue(
             * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
             + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
-    total_2 = 0.0
+    total_2 = -0.0
     for t in tl.static_range(M):
         total_2 = total_2 + token[t]
     # out[i] = mean[t](token[t,i])
@@ -488,6 +495,11 @@ def attention_backward_kernel(
                 (I_LANES, A_LANES * K_LANES),
             ),
         )
+    c_tiles = ()
+    for p in tl.static_range(3):
+        c_tiles = c_tiles + (
+            tl.load(c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0),
+        )
     U_tile = tl.reshape(
         tl.load(
             U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
@@ -496,6 +508,8 @@ def attention_backward_kernel(
         ),
         (A_LANES * K_LANES, I_LANES),
     )
+    d_tile = tl.load(d_ptr + i, mask=in_i, other=0.0)
+    scale_tile = tl.load(scale_ptr + i, mask=in_i, other=0.0)
     U_tile_2 = tl.reshape(
         tl.load(
             U_ptr + i[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
@@ -529,8 +543,11 @@ def attention_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_a_k = in_rest[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -541,11 +558,7 @@ def attention_backward_kernel(
             for p in tl.static_range(3):
                 total = total + (
                     tl.reshape(contract(h[m], W_tiles[p], ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-                    + tl.load(
-                        c_ptr + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-                        mask=in_a_k,
-                        other=0.0,
-                    ).to(ACC)[None, :, :],
+                    + c_tiles[p].to(ACC)[None, :, :],
                 )
         # logit[t,u,a] = sum[k](query[t,a,k] * key[u,a,k]) / sqrt(size[k])
         logit = ()
@@ -564,7 +577,7 @@ def attention_backward_kernel(
                 exp = exp + (exponential(logit[t * M + u] - peak[t]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = 0.0
+            total_3 = -0.0
             for u in tl.static_range(M):
                 total_3 = total_3 + exp[t * M + u]
             total_2 = total_2 + (total_3,)
@@ -572,11 +585,11 @@ def attention_backward_kernel(
         prob = ()
         for t in tl.static_range(M):
             for u in tl.static_range(M):
-                prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
+                prob = prob + (exp[t * M + u] * reciprocal(total_2[t]),)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = ()
         for t in tl.static_range(M):
-            total_3 = 0.0
+            total_3 = -0.0
             for u in tl.static_range(M):
                 total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
             context = context + (total_3,)
@@ -593,7 +606,7 @@ def attention_backward_kernel(
                     ACC,
                     PRECISION,
                 )
-                + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
+                + d_tile.to(ACC)[None, :],
             )
         total_3 = ()
         for t in tl.static_range(M):
@@ -608,7 +621,7 @@ def attention_backward_kernel(
             )
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         token_bar = out_bar / M
-        product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        product = token_bar * scale_tile.to(ACC)[None, :]
         product_2 = ()
         for t in tl.static_range(M):
             product_2 = product_2 + (difference[t] * rsqrt[t][:, None],)
@@ -636,7 +649,7 @@ def attention_backward_kernel(
             context_bar = context_bar + (rsqrt[t][:, None, None] * total_4[t],)
         value_bar = ()
         for u in tl.static_range(M):
-            total_5 = 0.0
+            total_5 = -0.0
             for t in tl.static_range(M):
                 total_5 = total_5 + context_bar[t] * prob[t * M + u][:, :, None]
             value_bar = value_bar + (total_5,)
@@ -659,7 +672,7 @@ def attention_backward_kernel(
                 )
         total_5 = ()
         for t in tl.static_range(M):
-            total_6 = 0.0
+            total_6 = -0.0
             for u in tl.static_range(M):
                 total_6 = total_6 + prob_bar[t * M + u] * prob[t * M + u]
             total_5 = total_5 + (total_6,)
@@ -673,13 +686,13 @@ def attention_backward_kernel(
                 quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
         key_bar = ()
         for u in tl.static_range(M):
-            total_6 = 0.0
+            total_6 = -0.0
             for t in tl.static_range(M):
                 total_6 = total_6 + quotient[t * M + u][:, :, None] * total[t * 3 + 0]
             key_bar = key_bar + (total_6,)
         query_bar = ()
         for t in tl.static_range(M):
-            total_6 = 0.0
+            total_6 = -0.0
             for u in tl.static_range(M):
                 total_6 = total_6 + quotient[t * M + u][:, :, None] * total[u * 3 + 1]
             query_bar = query_bar + (total_6,)
@@ -693,7 +706,7 @@ def attention_backward_kernel(
                 )
         total_7 = ()
         for m in tl.static_range(M):
-            total_8 = 0.0
+            total_8 = -0.0
             for p in tl.static_range(3):
                 total_8 = total_8 + contract(
                     tl.reshape(
@@ -709,19 +722,19 @@ def attention_backward_kernel(
         for m in tl.static_range(M):
             h_bar = h_bar + (mixed_bar[m] + total_7[m],)
         for m in tl.static_range(M):
-            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
-        total_8 = 0.0
+        total_8 = -0.0
         for t in tl.static_range(M):
             total_8 = total_8 + product_2[t]
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], token_bar * total_8, 0.0), 0)
-        total_9 = 0.0
+        total_9 = -0.0
         for t in tl.static_range(M):
             total_9 = total_9 + mixed_bar[t]
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_9, 0.0), 0)
         total_10 = ()
         for p in tl.static_range(3):
-            total_11 = 0.0
+            total_11 = -0.0
             for m in tl.static_range(M):
                 total_11 = total_11 + total_6[m * 3 + p]
             total_10 = total_10 + (total_11,)
@@ -739,7 +752,7 @@ def attention_backward_kernel(
                     + a[None, :, None] * (dim // attn_heads)
                     + k[None, None, :],
                     total_6[m * 3 + p],
-                    mask=in_b_a_k,
+                    mask=in_rest_a_k,
                 )
         for t in tl.static_range(M):
             tl.store(
@@ -749,11 +762,11 @@ def attention_backward_kernel(
                 + a[None, :, None] * (dim // attn_heads)
                 + k[None, None, :],
                 rsqrt[t][:, None, None] * context[t],
-                mask=in_b_a_k,
+                mask=in_rest_a_k,
             )
         for t in tl.static_range(M):
             tl.store(
-                rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i
+                rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_rest_i
             )
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
@@ -846,7 +859,7 @@ def attention_forward_operands_2_again(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
-        total_3 = 0.0
+        total_3 = -0.0
         for u in tl.static_range(M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
@@ -854,11 +867,11 @@ def attention_forward_operands_2_again(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] * (1.0 / total_2[t]),)
+            prob = prob + (exp[t * M + u] * reciprocal(total_2[t]),)
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
-        total_3 = 0.0
+        total_3 = -0.0
         for u in tl.static_range(M):
             total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
         context = context + (total_3,)
@@ -959,7 +972,7 @@ def attention_backward_operands_1(
     product = ()
     for t in tl.static_range(M):
         product = product + (difference[t] * rsqrt[t][:, None],)
-    total_2 = 0.0
+    total_2 = -0.0
     for t in tl.static_range(M):
         total_2 = total_2 + product[t]
     tl.store(
@@ -978,7 +991,7 @@ def attention_backward_operands_1(
     mixed_bar = ()
     for t in tl.static_range(M):
         mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
-    total_3 = 0.0
+    total_3 = -0.0
     for t in tl.static_range(M):
         total_3 = total_3 + mixed_bar[t]
     tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_3, 0.0), 0), mask=in_i)
@@ -1022,7 +1035,7 @@ def attention_backward_operands_1(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_5 = ()
     for t in tl.static_range(M):
-        total_6 = 0.0
+        total_6 = -0.0
         for u in tl.static_range(M):
             total_6 = total_6 + exp[t * M + u]
         total_5 = total_5 + (total_6,)
@@ -1030,11 +1043,11 @@ def attention_backward_operands_1(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] * (1.0 / total_5[t]),)
+            prob = prob + (exp[t * M + u] * reciprocal(total_5[t]),)
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
-        total_6 = 0.0
+        total_6 = -0.0
         for u in tl.static_range(M):
             total_6 = total_6 + prob[t * M + u][:, :, None] * total_4[u * 3 + 2]
         context = context + (total_6,)
@@ -1187,7 +1200,7 @@ def attention_backward_operands_2(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_3 = ()
     for t in tl.static_range(M):
-        total_4 = 0.0
+        total_4 = -0.0
         for u in tl.static_range(M):
             total_4 = total_4 + exp[t * M + u]
         total_3 = total_3 + (total_4,)
@@ -1195,10 +1208,10 @@ def attention_backward_operands_2(
     prob = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            prob = prob + (exp[t * M + u] * (1.0 / total_3[t]),)
+            prob = prob + (exp[t * M + u] * reciprocal(total_3[t]),)
     value_bar = ()
     for u in tl.static_range(M):
-        total_4 = 0.0
+        total_4 = -0.0
         for t in tl.static_range(M):
             total_4 = total_4 + context_bar[t] * prob[t * M + u][:, :, None]
         value_bar = value_bar + (total_4,)
@@ -1221,7 +1234,7 @@ def attention_backward_operands_2(
             )
     total_4 = ()
     for t in tl.static_range(M):
-        total_5 = 0.0
+        total_5 = -0.0
         for u in tl.static_range(M):
             total_5 = total_5 + prob_bar[t * M + u] * prob[t * M + u]
         total_4 = total_4 + (total_5,)
@@ -1235,13 +1248,13 @@ def attention_backward_operands_2(
             quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
     key_bar = ()
     for u in tl.static_range(M):
-        total_5 = 0.0
+        total_5 = -0.0
         for t in tl.static_range(M):
             total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[t * 3 + 0]
         key_bar = key_bar + (total_5,)
     query_bar = ()
     for t in tl.static_range(M):
-        total_5 = 0.0
+        total_5 = -0.0
         for u in tl.static_range(M):
             total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[u * 3 + 1]
         query_bar = query_bar + (total_5,)
@@ -1255,7 +1268,7 @@ def attention_backward_operands_2(
             )
     total_6 = ()
     for p in tl.static_range(3):
-        total_7 = 0.0
+        total_7 = -0.0
         for m in tl.static_range(M):
             total_7 = total_7 + total_5[m * 3 + p]
         total_6 = total_6 + (total_7,)
@@ -1451,7 +1464,7 @@ def forward(
     )
     lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    held = 4 * lanes * lanes
+    held = 6 * lanes + 4 * lanes * lanes
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1550,7 +1563,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
-    held = 8 * lanes * lanes
+    held = 5 * lanes + 8 * lanes * lanes
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1772,7 +1785,8 @@ def _keeps(
     )
     lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    return keeps(h[0], constants["PRECISION"], numbers, 4 * lanes * lanes, 8 * dim * dim * M)
+    held = 6 * lanes + 4 * lanes * lanes, 5 * lanes + 8 * lanes * lanes
+    return keeps(h[0], constants["PRECISION"], (numbers, 2 * numbers), held, 8 * dim * dim * M)
 
 
 class _Fuse(torch.autograd.Function):

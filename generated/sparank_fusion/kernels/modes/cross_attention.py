@@ -24,7 +24,7 @@ from sparank_fusion.kernels.arguments import (
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import contract, exponential, maximum, square
+from sparank_fusion.kernels.functions import contract, exponential, maximum, reciprocal, square
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -99,6 +99,7 @@ def cross_attention_forward_kernel(
         ),
         (I_LANES, A_LANES * K_LANES),
     )
+    c_tile = tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0)
     W_tile_2 = tl.reshape(
         tl.load(
             W_ptr
@@ -110,6 +111,9 @@ def cross_attention_forward_kernel(
             other=0.0,
         ),
         (I_LANES, A_LANES * K_LANES),
+    )
+    c_tile_2 = tl.load(
+        c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
     )
     W_tile_3 = tl.reshape(
         tl.load(
@@ -123,6 +127,9 @@ def cross_attention_forward_kernel(
         ),
         (I_LANES, A_LANES * K_LANES),
     )
+    c_tile_3 = tl.load(
+        c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
+    )
     U_tile = tl.reshape(
         tl.load(
             U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
@@ -131,10 +138,16 @@ def cross_attention_forward_kernel(
         ),
         (A_LANES * K_LANES, I_LANES),
     )
+    d_tile = tl.load(d_ptr + i, mask=in_i, other=0.0)
+    scale_tile = tl.load(scale_ptr + i, mask=in_i, other=0.0)
+    shift_tile = tl.load(shift_ptr + i, mask=in_i, other=0.0)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -143,18 +156,14 @@ def cross_attention_forward_kernel(
         # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
         query = (
             tl.reshape(contract(h[0], W_tile, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-            + tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0).to(ACC)[
-                None, :, :
-            ]
+            + c_tile.to(ACC)[None, :, :]
         )
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
         key = ()
         for u in tl.static_range(M):
             key = key + (
                 tl.reshape(contract(h[u], W_tile_2, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-                + tl.load(
-                    c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
+                + c_tile_2.to(ACC)[None, :, :],
             )
         quotient = ()
         for u in tl.static_range(M):
@@ -165,24 +174,22 @@ def cross_attention_forward_kernel(
         exp = ()
         for u in tl.static_range(M):
             exp = exp + (exponential(quotient[u] - peak),)
-        total = 0.0
+        total = -0.0
         for u in tl.static_range(M):
             total = total + exp[u]
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
         prob = ()
         for u in tl.static_range(M):
-            prob = prob + (exp[u] * (1.0 / total),)
+            prob = prob + (exp[u] * reciprocal(total),)
         # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
         value = ()
         for u in tl.static_range(M):
             value = value + (
                 tl.reshape(contract(h[u], W_tile_3, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-                + tl.load(
-                    c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
+                + c_tile_3.to(ACC)[None, :, :],
             )
         # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-        context = 0.0
+        context = -0.0
         for u in tl.static_range(M):
             context = context + prob[u][:, :, None] * value[u]
         # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
@@ -196,7 +203,7 @@ def cross_attention_forward_kernel(
                 ACC,
                 PRECISION,
             )
-            + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+            + d_tile.to(ACC)[None, :]
         )
         total_2 = mixed + h[0]
         difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
@@ -204,17 +211,17 @@ def cross_attention_forward_kernel(
         out = (
             difference
             * tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)[:, None]
-            * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-            + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+            * scale_tile.to(ACC)[None, :]
+            + shift_tile.to(ACC)[None, :]
         )
-        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
         # w[u] = mean[a](prob[u,a])
         w = ()
         for u in tl.static_range(M):
             w = w + (tl.sum(tl.where(in_a[None, :], prob[u], 0.0), 1) / attn_heads,)
         if HAS_EXTRAS:
             for u in tl.static_range(M):
-                tl.store(weights_ptr + b * M + u, w[u], mask=in_b)
+                tl.store(weights_ptr + b * M + u, w[u], mask=in_rest)
 
 
 @triton.jit
@@ -299,13 +306,13 @@ def cross_attention_forward_operands_2(
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total = 0.0
+    total = -0.0
     for u in tl.static_range(M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] * (1.0 / total),)
+        prob = prob + (exp[u] * reciprocal(total),)
     product_3 = ()
     for u in tl.static_range(M):
         product_3 = product_3 + (
@@ -328,7 +335,7 @@ def cross_attention_forward_operands_2(
             ).to(ACC)[None, :, :],
         )
     # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = 0.0
+    context = -0.0
     for u in tl.static_range(M):
         context = context + prob[u][:, :, None] * value[u]
     tl.store(
@@ -468,6 +475,7 @@ def cross_attention_backward_kernel(
         ),
         (I_LANES, A_LANES * K_LANES),
     )
+    c_tile = tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0)
     W_tile_2 = tl.reshape(
         tl.load(
             W_ptr
@@ -479,6 +487,9 @@ def cross_attention_backward_kernel(
             other=0.0,
         ),
         (I_LANES, A_LANES * K_LANES),
+    )
+    c_tile_2 = tl.load(
+        c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
     )
     W_tile_3 = tl.reshape(
         tl.load(
@@ -492,6 +503,9 @@ def cross_attention_backward_kernel(
         ),
         (I_LANES, A_LANES * K_LANES),
     )
+    c_tile_3 = tl.load(
+        c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
+    )
     U_tile = tl.reshape(
         tl.load(
             U_ptr + i[None, None, :] * dim + a[:, None, None] * (dim // attn_heads) + k[None, :, None],
@@ -500,6 +514,8 @@ def cross_attention_backward_kernel(
         ),
         (A_LANES * K_LANES, I_LANES),
     )
+    d_tile = tl.load(d_ptr + i, mask=in_i, other=0.0)
+    scale_tile = tl.load(scale_ptr + i, mask=in_i, other=0.0)
     U_tile_2 = tl.reshape(
         tl.load(
             U_ptr + i[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
@@ -549,8 +565,11 @@ def cross_attention_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_a_k = in_b[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_a_k = in_rest[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -559,18 +578,14 @@ def cross_attention_backward_kernel(
         # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
         query = (
             tl.reshape(contract(h[0], W_tile, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-            + tl.load(c_ptr + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0).to(ACC)[
-                None, :, :
-            ]
+            + c_tile.to(ACC)[None, :, :]
         )
         # key[u,a,k] = sum[j](W[1,a,k,j] * h[u,j]) + c[1,a,k]
         key = ()
         for u in tl.static_range(M):
             key = key + (
                 tl.reshape(contract(h[u], W_tile_2, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-                + tl.load(
-                    c_ptr + 1 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
+                + c_tile_2.to(ACC)[None, :, :],
             )
         quotient = ()
         for u in tl.static_range(M):
@@ -581,24 +596,22 @@ def cross_attention_backward_kernel(
         exp = ()
         for u in tl.static_range(M):
             exp = exp + (exponential(quotient[u] - peak),)
-        total = 0.0
+        total = -0.0
         for u in tl.static_range(M):
             total = total + exp[u]
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
         prob = ()
         for u in tl.static_range(M):
-            prob = prob + (exp[u] * (1.0 / total),)
+            prob = prob + (exp[u] * reciprocal(total),)
         # value[u,a,k] = sum[j](W[2,a,k,j] * h[u,j]) + c[2,a,k]
         value = ()
         for u in tl.static_range(M):
             value = value + (
                 tl.reshape(contract(h[u], W_tile_3, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
-                + tl.load(
-                    c_ptr + 2 * dim + a[:, None] * (dim // attn_heads) + k[None, :], mask=in_a_k, other=0.0
-                ).to(ACC)[None, :, :],
+                + c_tile_3.to(ACC)[None, :, :],
             )
         # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-        context = 0.0
+        context = -0.0
         for u in tl.static_range(M):
             context = context + prob[u][:, :, None] * value[u]
         # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
@@ -612,13 +625,13 @@ def cross_attention_backward_kernel(
                 ACC,
                 PRECISION,
             )
-            + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+            + d_tile.to(ACC)[None, :]
         )
         total_2 = mixed + h[0]
         difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
         rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        product = out_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        product = out_bar * scale_tile.to(ACC)[None, :]
         product_2 = difference * rsqrt[:, None]
         difference_2 = (
             product
@@ -644,7 +657,7 @@ def cross_attention_backward_kernel(
             prob_bar = prob_bar + (
                 (w_bar[u] / attn_heads)[:, None] + rsqrt[:, None] * tl.sum(total_3 * value[u], 2),
             )
-        total_4 = 0.0
+        total_4 = -0.0
         for u in tl.static_range(M):
             total_4 = total_4 + prob_bar[u] * prob[u]
         quotient_2 = ()
@@ -653,7 +666,7 @@ def cross_attention_backward_kernel(
         key_bar = ()
         for u in tl.static_range(M):
             key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
-        query_bar = 0.0
+        query_bar = -0.0
         for u in tl.static_range(M):
             query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
         h_bar = ()
@@ -708,18 +721,18 @@ def cross_attention_backward_kernel(
                 ),
             )
         for m in tl.static_range(M):
-            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], out_bar * product_2, 0.0), 0)
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0)
         context_bar = rsqrt[:, None, None] * total_3
-        total_5 = 0.0
+        total_5 = -0.0
         for u in tl.static_range(M):
             total_5 = total_5 + prob[u]
         partial_4 = partial_4 + tl.sum(
             tl.where(in_b[:, None, None], context_bar * total_5[:, :, None], 0.0), 0
         )
-        total_6 = 0.0
+        total_6 = -0.0
         for u in tl.static_range(M):
             total_6 = total_6 + quotient_2[u]
         partial_5 = partial_5 + tl.sum(tl.where(in_b[:, None, None], total_6[:, :, None] * query, 0.0), 0)
@@ -735,7 +748,7 @@ def cross_attention_backward_kernel(
                 + a[None, :, None] * (dim // attn_heads)
                 + k[None, None, :],
                 value_bar[u],
-                mask=in_b_a_k,
+                mask=in_rest_a_k,
             )
         for u in tl.static_range(M):
             tl.store(
@@ -745,19 +758,19 @@ def cross_attention_backward_kernel(
                 + a[None, :, None] * (dim // attn_heads)
                 + k[None, None, :],
                 key_bar[u],
-                mask=in_b_a_k,
+                mask=in_rest_a_k,
             )
         tl.store(
             rows_9_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
             query_bar,
-            mask=in_b_a_k,
+            mask=in_rest_a_k,
         )
         tl.store(
             rows_10_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
             rsqrt[:, None, None] * context,
-            mask=in_b_a_k,
+            mask=in_rest_a_k,
         )
-        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_b_i)
+        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
     tl.store(partial_3_ptr + program * dim + i, partial_3, mask=in_i)
@@ -853,13 +866,13 @@ def cross_attention_forward_operands_2_again(
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total = 0.0
+    total = -0.0
     for u in tl.static_range(M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] * (1.0 / total),)
+        prob = prob + (exp[u] * reciprocal(total),)
     product_3 = ()
     for u in tl.static_range(M):
         product_3 = product_3 + (
@@ -882,7 +895,7 @@ def cross_attention_forward_operands_2_again(
             ).to(ACC)[None, :, :],
         )
     # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = 0.0
+    context = -0.0
     for u in tl.static_range(M):
         context = context + prob[u][:, :, None] * value[u]
     tl.store(
@@ -1012,13 +1025,13 @@ def cross_attention_backward_operands_1(
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total_2 = 0.0
+    total_2 = -0.0
     for u in tl.static_range(M):
         total_2 = total_2 + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] * (1.0 / total_2),)
+        prob = prob + (exp[u] * reciprocal(total_2),)
     product_3 = ()
     for u in tl.static_range(M):
         product_3 = product_3 + (
@@ -1041,7 +1054,7 @@ def cross_attention_backward_operands_1(
             ).to(ACC)[None, :, :],
         )
     # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = 0.0
+    context = -0.0
     for u in tl.static_range(M):
         context = context + prob[u][:, :, None] * value[u]
     tl.store(
@@ -1155,13 +1168,13 @@ def cross_attention_backward_operands_2(
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total = 0.0
+    total = -0.0
     for u in tl.static_range(M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
     for u in tl.static_range(M):
-        prob = prob + (exp[u] * (1.0 / total),)
+        prob = prob + (exp[u] * reciprocal(total),)
     for u in tl.static_range(M):
         tl.store(
             operand_5_ptr
@@ -1184,7 +1197,7 @@ def cross_attention_backward_operands_2(
         + 1e-05
     )
     context_bar = rsqrt[:, None, None] * product_5
-    total_3 = 0.0
+    total_3 = -0.0
     for u in tl.static_range(M):
         total_3 = total_3 + prob[u]
     tl.store(
@@ -1227,13 +1240,13 @@ def cross_attention_backward_operands_2(
         prob_bar = prob_bar + (
             (w_bar[u] / attn_heads)[:, None] + rsqrt[:, None] * tl.sum(product_5 * value[u], 2),
         )
-    total_4 = 0.0
+    total_4 = -0.0
     for u in tl.static_range(M):
         total_4 = total_4 + prob_bar[u] * prob[u]
     quotient_2 = ()
     for u in tl.static_range(M):
         quotient_2 = quotient_2 + (prob[u] * (prob_bar[u] - total_4) / NUMBER,)
-    total_5 = 0.0
+    total_5 = -0.0
     for u in tl.static_range(M):
         total_5 = total_5 + quotient_2[u]
     tl.store(
@@ -1241,7 +1254,7 @@ def cross_attention_backward_operands_2(
         tl.sum(tl.where(in_b[:, None, None], total_5[:, :, None] * query, 0.0), 0),
         mask=in_a_k,
     )
-    query_bar = 0.0
+    query_bar = -0.0
     for u in tl.static_range(M):
         query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
     tl.store(
@@ -1441,7 +1454,7 @@ def forward(
     )
     lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
-    held = 4 * lanes * lanes
+    held = 6 * lanes + 4 * lanes * lanes
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1571,7 +1584,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M)
-    held = 8 * lanes * lanes
+    held = 5 * lanes + 8 * lanes * lanes
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1859,7 +1872,10 @@ def _keeps(
     )
     lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M + 8 * lanes + 6 * lanes * M + M
-    return keeps(h[0], constants["PRECISION"], numbers, 4 * lanes * lanes, 4 * dim * dim + 4 * dim * dim * M)
+    held = 6 * lanes + 4 * lanes * lanes, 5 * lanes + 8 * lanes * lanes
+    return keeps(
+        h[0], constants["PRECISION"], (numbers, 2 * numbers), held, 4 * dim * dim + 4 * dim * dim * M
+    )
 
 
 class _Fuse(torch.autograd.Function):

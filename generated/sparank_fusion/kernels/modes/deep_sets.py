@@ -99,10 +99,14 @@ def deep_sets_forward_kernel(
     C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     D_tile = tl.load(D_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     E_tile = tl.load(E_ptr + i[None, :] * hidden + k[:, None], mask=in_k_i, other=0.0)
+    e_tile = tl.load(e_ptr + i, mask=in_i, other=0.0)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -129,7 +133,7 @@ def deep_sets_forward_kernel(
                 ),
             )
         # pooled[l] = sum[m](phi[m,l])
-        pooled = 0.0
+        pooled = -0.0
         for m in tl.static_range(M):
             pooled = pooled + phi[m]
         # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
@@ -139,11 +143,8 @@ def deep_sets_forward_kernel(
             0.0,
         )
         # out[i] = sum[r](E[i,r] * outer[r]) + e[i]
-        out = (
-            contract(tl.where(in_k[None, :], outer, 0.0), E_tile, ACC, PRECISION)
-            + tl.load(e_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-        )
-        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        out = contract(tl.where(in_k[None, :], outer, 0.0), E_tile, ACC, PRECISION) + e_tile.to(ACC)[None, :]
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
 
 
 @triton.jit
@@ -256,7 +257,7 @@ def deep_sets_forward_products_3(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = 0.0
+    pooled = -0.0
     for m in tl.static_range(M):
         pooled = pooled + phi[m]
     tl.store(operand_2_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
@@ -441,7 +442,7 @@ def deep_sets_forward_operands_3(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = 0.0
+    pooled = -0.0
     for m in tl.static_range(M):
         pooled = pooled + phi[m]
     tl.store(operand_2_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
@@ -581,8 +582,11 @@ def deep_sets_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_k = in_b[:, None] & in_k[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_k = in_rest[:, None] & in_k[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -609,7 +613,7 @@ def deep_sets_backward_kernel(
         for m in tl.static_range(M):
             phi = phi + (maximum(total_2[m], 0.0),)
         # pooled[l] = sum[m](phi[m,l])
-        pooled = 0.0
+        pooled = -0.0
         for m in tl.static_range(M):
             pooled = pooled + phi[m]
         total_3 = (
@@ -635,36 +639,40 @@ def deep_sets_backward_kernel(
             tl.store(
                 h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
                 contract(tl.where(in_k[None, :], selected_3[m], 0.0), A_tile_2, ACC, PRECISION),
-                mask=in_b_i,
+                mask=in_rest_i,
             )
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], selected, 0.0), 0)
-        total_4 = 0.0
+        total_4 = -0.0
         for m in tl.static_range(M):
             total_4 = total_4 + selected_2[m]
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0)
-        total_5 = 0.0
+        total_5 = -0.0
         for m in tl.static_range(M):
             total_5 = total_5 + selected_3[m]
         partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0)
         for m in tl.static_range(M):
             tl.store(
-                rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_3[m], mask=in_b_k
+                rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :],
+                selected_3[m],
+                mask=in_rest_k,
             )
         for m in tl.static_range(M):
             tl.store(
-                rows_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], inner[m], mask=in_b_k
+                rows_6_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], inner[m], mask=in_rest_k
             )
         for m in tl.static_range(M):
             tl.store(
-                rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected_2[m], mask=in_b_k
+                rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :],
+                selected_2[m],
+                mask=in_rest_k,
             )
-        tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
-        tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_b_k)
+        tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_rest_k)
+        tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_rest_k)
         # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
         outer = maximum(total_3, 0.0)
-        tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_b_k)
-        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_b_i)
+        tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_rest_k)
+        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * hidden + k, partial_2, mask=in_k)
     tl.store(partial_3_ptr + program * hidden + k, partial_3, mask=in_k)
@@ -840,7 +848,7 @@ def deep_sets_backward_products_3(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = 0.0
+    pooled = -0.0
     for m in tl.static_range(M):
         pooled = pooled + phi[m]
     tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
@@ -966,7 +974,7 @@ def deep_sets_backward_products_5(
                 tl.full((), 0, ACC),
             ),
         )
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
@@ -1041,7 +1049,7 @@ def deep_sets_backward_products_6(
                 tl.full((), 0, ACC),
             ),
         )
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
@@ -1169,7 +1177,7 @@ def deep_sets_backward_operands_1(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = 0.0
+    pooled = -0.0
     for m in tl.static_range(M):
         pooled = pooled + phi[m]
     tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
@@ -1273,7 +1281,7 @@ def deep_sets_backward_operands_3(
                 tl.full((), 0, ACC),
             ),
         )
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
@@ -1334,7 +1342,7 @@ def deep_sets_backward_operands_4(
                 tl.full((), 0, ACC),
             ),
         )
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
@@ -1455,7 +1463,7 @@ def forward(
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
-    held = 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"]
+    held = lanes + 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"]
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -1956,11 +1964,15 @@ def _keeps(
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
+    held = (
+        lanes + 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"],
+        3 * lanes * constants["K_LANES"] + 4 * constants["K_LANES"] * constants["K_LANES"],
+    )
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"],
+        (numbers, 2 * numbers),
+        held,
         2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
         (
             2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,

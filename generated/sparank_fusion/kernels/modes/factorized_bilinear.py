@@ -24,7 +24,7 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
     widths,
 )
-from sparank_fusion.kernels.functions import contract, maximum, square
+from sparank_fusion.kernels.functions import contract, maximum, reciprocal, square
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -99,7 +99,9 @@ def factorized_bilinear_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_i = in_b[:, None] & in_i[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -124,13 +126,12 @@ def factorized_bilinear_forward_kernel(
         # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
         s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
         # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-        out = s * (
-            1.0
-            / tl.sqrt(maximum(tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1), tl.full((), 1e-07, ACC)))[
+        out = s * reciprocal(
+            tl.sqrt(maximum(tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1), tl.full((), 1e-07, ACC)))[
                 :, None
             ]
         )
-        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
 
 
 @triton.jit
@@ -193,7 +194,7 @@ def factorized_bilinear_forward_epilogue(
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
     s = z / tl.sqrt(maximum(tl.abs(z), tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s * (1.0 / tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None])
+    out = s * reciprocal(tl.sqrt(maximum(tl.sum(square(s), 1), tl.full((), 1e-07, ACC)))[:, None])
     tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
 
 
@@ -279,9 +280,12 @@ def factorized_bilinear_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_j = in_b[:, None] & in_j[None, :]
-        in_b_i_k = in_b[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_j = in_rest[:, None] & in_j[None, :]
+        in_rest_i_k = in_rest[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -311,13 +315,13 @@ def factorized_bilinear_backward_kernel(
         total = tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1)
         sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
         # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-        out = s * (1.0 / sqrt_2[:, None])
+        out = s * reciprocal(sqrt_2[:, None])
         s_bar = (
-            out_bar * (1.0 / sqrt_2[:, None])
+            out_bar * reciprocal(sqrt_2[:, None])
             + (
                 tl.where(
                     total >= 1e-07,
-                    tl.sum(tl.where(in_i[None, :], -out_bar * out * (1.0 / sqrt_2[:, None]), 0.0), 1)
+                    tl.sum(tl.where(in_i[None, :], -out_bar * out * reciprocal(sqrt_2[:, None]), 0.0), 1)
                     / (2 * sqrt_2),
                     tl.full((), 0, ACC),
                 )
@@ -338,7 +342,7 @@ def factorized_bilinear_backward_kernel(
                 ACC,
                 PRECISION,
             ),
-            mask=in_b_i,
+            mask=in_rest_i,
         )
         y_bar = z_bar[:, :, None] * x
         tl.store(
@@ -351,19 +355,19 @@ def factorized_bilinear_backward_kernel(
                 ACC,
                 PRECISION,
             ),
-            mask=in_b_j,
+            mask=in_rest_j,
         )
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0)
         tl.store(
             rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
             y_bar,
-            mask=in_b_i_k,
+            mask=in_rest_i_k,
         )
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0)
         tl.store(
             rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
             x_bar,
-            mask=in_b_i_k,
+            mask=in_rest_i_k,
         )
     tl.store(
         partial_1_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
@@ -447,13 +451,13 @@ def factorized_bilinear_backward_operands_1(
     total = tl.sum(square(s), 1)
     sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s * (1.0 / sqrt_2[:, None])
+    out = s * reciprocal(sqrt_2[:, None])
     s_bar = (
-        out_bar * (1.0 / sqrt_2[:, None])
+        out_bar * reciprocal(sqrt_2[:, None])
         + (
             tl.where(
                 total >= 1e-07,
-                tl.sum(tl.where(in_i[None, :], -out_bar * out * (1.0 / sqrt_2[:, None]), 0.0), 1)
+                tl.sum(tl.where(in_i[None, :], -out_bar * out * reciprocal(sqrt_2[:, None]), 0.0), 1)
                 / (2 * sqrt_2),
                 tl.full((), 0, ACC),
             )
@@ -814,12 +818,9 @@ def _keeps(
     constants = _constants(h, U, u, V, v, factors, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(max(dims))
     numbers = 5 * constants["K_LANES"] * lanes + 8 * lanes + 3
+    held = 2 * constants["K_LANES"] * lanes * lanes, 4 * constants["K_LANES"] * lanes * lanes
     return keeps(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        2 * constants["K_LANES"] * lanes * lanes,
-        4 * factors * max(dims) * max(dims),
+        h[0], constants["PRECISION"], (numbers, 2 * numbers), held, 4 * factors * max(dims) * max(dims)
     )
 
 

@@ -90,7 +90,9 @@ def film_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_i = in_b[:, None] & in_i[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -110,9 +112,9 @@ def film_forward_kernel(
         gamma = 1 + total[0]
         # out[i] = gamma[i] * h[0,i] + beta[i]
         out = gamma * h[0] + total[1]
-        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
         if HAS_EXTRAS:
-            tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
+            tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_rest_i)
 
 
 @triton.jit
@@ -292,8 +294,11 @@ def film_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_j = in_b[:, None] & in_j[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_j = in_rest[:, None] & in_j[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -308,7 +313,7 @@ def film_backward_kernel(
         gamma = 1 + (
             contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
         )
-        tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_b_i)
+        tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_rest_i)
         gamma_bar = (
             tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
             if HAS_EXTRAS
@@ -320,16 +325,18 @@ def film_backward_kernel(
                 (out_bar if p == 1 else tl.zeros_like(out_bar))
                 + (gamma_bar + out_bar * h[0] if p == 0 else tl.zeros_like(gamma_bar + out_bar * h[0])),
             )
-        total_2 = 0.0
+        total_2 = -0.0
         for p in tl.static_range(2):
             total_2 = total_2 + contract(total[p], W_tiles[p], ACC, PRECISION)
-        tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_b_j)
+        tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_rest_j)
         more = ()
         for p in tl.static_range(2):
             more = more + (partial_1[p] + tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),)
         partial_1 = more
         for p in tl.static_range(2):
-            tl.store(rows_2_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], total[p], mask=in_b_i)
+            tl.store(
+                rows_2_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], total[p], mask=in_rest_i
+            )
     for p in tl.static_range(2):
         tl.store(partial_1_ptr + program * 2 * dims[0] + p * dims[0] + i, partial_1[p], mask=in_i)
 
@@ -688,11 +695,12 @@ def _keeps(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(max(dims))
     numbers = 6 * lanes
+    held = 2 * lanes * lanes, 3 * lanes * lanes
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        2 * lanes * lanes,
+        (numbers, 2 * numbers),
+        held,
         4 * max(dims) * max(dims),
         (4 * max(dims) * max(dims), 4 * max(dims)),
         (0, 0),

@@ -31,7 +31,7 @@ from sparank_fusion.kernels.arguments import (
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import contract, exponential, maximum
+from sparank_fusion.kernels.functions import contract, exponential, maximum, reciprocal
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -80,10 +80,16 @@ def gate_forward_kernel(
     W_tiles = ()
     for m in tl.static_range(M):
         W_tiles = W_tiles + (tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0),)
+    c_tiles = ()
+    for m in tl.static_range(M):
+        c_tiles = c_tiles + (tl.load(c_ptrs[m] + i, mask=in_i, other=0.0),)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -92,31 +98,29 @@ def gate_forward_kernel(
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
         logit = ()
         for m in tl.static_range(M):
-            logit = logit + (
-                contract(h[m], W_tiles[m], ACC, PRECISION)
-                + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
-            )
+            logit = logit + (contract(h[m], W_tiles[m], ACC, PRECISION) + c_tiles[m].to(ACC)[None, :],)
         peak = float("-inf")
         for m in tl.static_range(M):
             peak = maximum(peak, logit[m])
         exp = ()
         for m in tl.static_range(M):
             exp = exp + (exponential(logit[m] - peak),)
-        total = 0.0
+        total = -0.0
         for m in tl.static_range(M):
-            total = total + exp[m]
+            total = total + exp[m] * h[m]
+        total_2 = -0.0
+        for m in tl.static_range(M):
+            total_2 = total_2 + exp[m]
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = total * reciprocal(total_2)
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
         # g[m,i] = softmax[m](logit[m,i])
         g = ()
         for m in tl.static_range(M):
-            g = g + (exp[m] * (1.0 / total),)
-        # out[i] = sum[m](g[m,i] * h[m,i])
-        out = 0.0
-        for m in tl.static_range(M):
-            out = out + g[m] * h[m]
-        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+            g = g + (exp[m] * reciprocal(total_2),)
         if HAS_EXTRAS:
             for m in tl.static_range(M):
-                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
+                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_rest_i)
 
 
 @triton.jit
@@ -174,21 +178,22 @@ def gate_forward_products(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = 0.0
-    for m in tl.static_range(M):
-        total = total + exp[m]
-    # g[m,i] = softmax[m](logit[m,i])
-    g = ()
-    for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # out[i] = sum[m](g[m,i] * h[m,i])
-    out = 0.0
+    total = -0.0
     for m in tl.static_range(M):
-        out = out + g[m] * h[m]
+        total = total + exp[m] * h[m]
+    total_2 = -0.0
+    for m in tl.static_range(M):
+        total_2 = total_2 + exp[m]
+    # out[i] = sum[m](g[m,i] * h[m,i])
+    out = total * reciprocal(total_2)
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (exp[m] * reciprocal(total_2),)
     if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
@@ -238,21 +243,22 @@ def gate_forward_epilogue(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = 0.0
-    for m in tl.static_range(M):
-        total = total + exp[m]
-    # g[m,i] = softmax[m](logit[m,i])
-    g = ()
-    for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    # out[i] = sum[m](g[m,i] * h[m,i])
-    out = 0.0
+    total = -0.0
     for m in tl.static_range(M):
-        out = out + g[m] * h[m]
+        total = total + exp[m] * h[m]
+    total_2 = -0.0
+    for m in tl.static_range(M):
+        total_2 = total_2 + exp[m]
+    # out[i] = sum[m](g[m,i] * h[m,i])
+    out = total * reciprocal(total_2)
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+    # g[m,i] = softmax[m](logit[m,i])
+    g = ()
+    for m in tl.static_range(M):
+        g = g + (exp[m] * reciprocal(total_2),)
     if HAS_EXTRAS:
         for m in tl.static_range(M):
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
@@ -294,6 +300,9 @@ def gate_backward_kernel(
     W_tiles = ()
     for m in tl.static_range(M):
         W_tiles = W_tiles + (tl.load(W_ptrs[m] + i[None, :] * dim + i[:, None], mask=in_i_i, other=0.0),)
+    c_tiles = ()
+    for m in tl.static_range(M):
+        c_tiles = c_tiles + (tl.load(c_ptrs[m] + i, mask=in_i, other=0.0),)
     W_tiles_2 = ()
     for m in tl.static_range(M):
         W_tiles_2 = W_tiles_2 + (tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0),)
@@ -303,7 +312,10 @@ def gate_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -313,23 +325,20 @@ def gate_backward_kernel(
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
         logit = ()
         for m in tl.static_range(M):
-            logit = logit + (
-                contract(h[m], W_tiles[m], ACC, PRECISION)
-                + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],
-            )
+            logit = logit + (contract(h[m], W_tiles[m], ACC, PRECISION) + c_tiles[m].to(ACC)[None, :],)
         peak = float("-inf")
         for m in tl.static_range(M):
             peak = maximum(peak, logit[m])
         exp = ()
         for m in tl.static_range(M):
             exp = exp + (exponential(logit[m] - peak),)
-        total = 0.0
+        total = -0.0
         for m in tl.static_range(M):
             total = total + exp[m]
         # g[m,i] = softmax[m](logit[m,i])
         g = ()
         for m in tl.static_range(M):
-            g = g + (exp[m] * (1.0 / total),)
+            g = g + (exp[m] * reciprocal(total),)
         g_bar = ()
         for m in tl.static_range(M):
             g_bar = g_bar + (
@@ -344,7 +353,7 @@ def gate_backward_kernel(
         total_2 = ()
         for m in tl.static_range(M):
             total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-        total_3 = 0.0
+        total_3 = -0.0
         for m in tl.static_range(M):
             total_3 = total_3 + total_2[m] * g[m]
         logit_bar = ()
@@ -357,13 +366,15 @@ def gate_backward_kernel(
                 + contract(tl.where(in_i[None, :], logit_bar[m], 0.0), W_tiles_2[m], ACC, PRECISION),
             )
         for m in tl.static_range(M):
-            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
         more = ()
         for m in tl.static_range(M):
             more = more + (partial_1[m] + tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),)
         partial_1 = more
         for m in tl.static_range(M):
-            tl.store(rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_b_i)
+            tl.store(
+                rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_rest_i
+            )
     for m in tl.static_range(M):
         tl.store(partial_1_ptr + m * dim * programs + program * dim + i, partial_1[m], mask=in_i)
 
@@ -430,13 +441,13 @@ def gate_backward_products_2(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
+        g = g + (exp[m] * reciprocal(total),)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -455,7 +466,7 @@ def gate_backward_products_2(
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-    total_3 = 0.0
+    total_3 = -0.0
     for m in tl.static_range(M):
         total_3 = total_3 + total_2[m] * g[m]
     logit_bar = ()
@@ -520,13 +531,13 @@ def gate_backward_products(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
+        g = g + (exp[m] * reciprocal(total),)
     product_2 = ()
     for m in tl.static_range(M):
         total_2 = tl.zeros((ROWS, I_LANES), ACC)
@@ -598,13 +609,13 @@ def gate_backward_operands_1(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
+        g = g + (exp[m] * reciprocal(total),)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -623,7 +634,7 @@ def gate_backward_operands_1(
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-    total_3 = 0.0
+    total_3 = -0.0
     for m in tl.static_range(M):
         total_3 = total_3 + total_2[m] * g[m]
     logit_bar = ()
@@ -682,13 +693,13 @@ def gate_backward_epilogue(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
+        g = g + (exp[m] * reciprocal(total),)
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
@@ -754,7 +765,7 @@ def forward(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    held = lanes * lanes * M
+    held = lanes * M + lanes * lanes * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=128):
@@ -835,7 +846,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
-    held = 2 * lanes * lanes * M
+    held = lanes * M + 2 * lanes * lanes * M
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -995,11 +1006,12 @@ def _keeps(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
+    held = lanes * M + lanes * lanes * M, lanes * M + 2 * lanes * lanes * M
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        lanes * lanes * M,
+        (numbers, 2 * numbers),
+        held,
         2 * dim * dim * M,
         (2 * dim * dim * M, 2 * dim * M),
         (4 * dim * dim * M, 3 * dim * M),

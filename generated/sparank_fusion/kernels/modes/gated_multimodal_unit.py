@@ -102,7 +102,9 @@ def gated_multimodal_unit_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_o = in_b[:, None] & in_o[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_o = in_rest[:, None] & in_o[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -114,7 +116,7 @@ def gated_multimodal_unit_forward_kernel(
             )
         total = ()
         for m in tl.static_range(M):
-            total_2 = 0.0
+            total_2 = -0.0
             for t in tl.static_range(M):
                 total_2 = total_2 + contract(h[t], Z_tiles[m * M + t], ACC, PRECISION)
             total = total + (total_2,)
@@ -127,13 +129,13 @@ def gated_multimodal_unit_forward_kernel(
         for m in tl.static_range(M):
             v = v + (tanh(contract(h[m], W_tiles[m], ACC, PRECISION)),)
         # out[o] = sum[m](z[m,o] * v[m,o])
-        out = 0.0
+        out = -0.0
         for m in tl.static_range(M):
             out = out + z[m] * v[m]
-        tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
+        tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_rest_o)
         if HAS_EXTRAS:
             for m in tl.static_range(M):
-                tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
+                tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_rest_o)
 
 
 @triton.jit
@@ -215,7 +217,7 @@ def gated_multimodal_unit_forward_products(
     for m in tl.static_range(M):
         v = v + (tanh(product_2[m]),)
     # out[o] = sum[m](z[m,o] * v[m,o])
-    out = 0.0
+    out = -0.0
     for m in tl.static_range(M):
         out = out + z[m] * v[m]
     tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
@@ -272,7 +274,7 @@ def gated_multimodal_unit_forward_epilogue(
     for m in tl.static_range(M):
         v = v + (tanh(product_2[m]),)
     # out[o] = sum[m](z[m,o] * v[m,o])
-    out = 0.0
+    out = -0.0
     for m in tl.static_range(M):
         out = out + z[m] * v[m]
     tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
@@ -356,7 +358,10 @@ def gated_multimodal_unit_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_o = in_b[:, None] & in_o[None, :]
+        in_rest_o = in_rest[:, None] & in_o[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * units + o[None, :], mask=in_b_o, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -369,7 +374,7 @@ def gated_multimodal_unit_backward_kernel(
             )
         total = ()
         for m in tl.static_range(M):
-            total_2 = 0.0
+            total_2 = -0.0
             for t in tl.static_range(M):
                 total_2 = total_2 + contract(h[t], Z_tiles[m * M + t], ACC, PRECISION)
             total = total + (total_2,)
@@ -403,7 +408,7 @@ def gated_multimodal_unit_backward_kernel(
             product_2 = product_2 + ((z_bar[m] + out_bar * v[m]) * z[m] * (1 - z[m]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = 0.0
+            total_3 = -0.0
             for m in tl.static_range(M):
                 total_3 = total_3 + contract(
                     tl.where(in_o[None, :], product_2[m], 0.0), Z_tiles_2[m * M + t], ACC, PRECISION
@@ -418,15 +423,15 @@ def gated_multimodal_unit_backward_kernel(
             tl.store(
                 h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
                 h_bar[m],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                mask=in_rest[:, None] & (i[None, :] < dims[m]),
             )
         for m in tl.static_range(M):
             tl.store(
-                rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_b_o
+                rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_rest_o
             )
         for m in tl.static_range(M):
             tl.store(
-                rows_2_ptr + m * batch * units + b[:, None] * units + o[None, :], product_2[m], mask=in_b_o
+                rows_2_ptr + m * batch * units + b[:, None] * units + o[None, :], product_2[m], mask=in_rest_o
             )
 
 
@@ -995,11 +1000,15 @@ def _keeps(
     constants = _constants(h, W, Z, units, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(max(dims))
     numbers = 5 * M * constants["O_LANES"] + constants["O_LANES"]
+    held = (
+        lanes * M * constants["O_LANES"] + lanes * M * M * constants["O_LANES"],
+        2 * lanes * M * constants["O_LANES"] + 2 * lanes * M * M * constants["O_LANES"],
+    )
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        lanes * M * constants["O_LANES"] + lanes * M * M * constants["O_LANES"],
+        (numbers, 2 * numbers),
+        held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 2 * max(dims) * M + 4 * M * units),
         (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 2 * max(dims) * M + 4 * M * units),

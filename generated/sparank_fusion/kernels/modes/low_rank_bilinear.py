@@ -98,7 +98,9 @@ def low_rank_bilinear_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_i = in_b[:, None] & in_i[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -121,7 +123,7 @@ def low_rank_bilinear_forward_kernel(
             contract(tl.where(in_r[None, :], x * y, 0.0), P_tile, ACC, PRECISION)
             + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
         )
-        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
 
 
 @triton.jit
@@ -360,9 +362,12 @@ def low_rank_bilinear_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_j = in_b[:, None] & in_j[None, :]
-        in_b_r = in_b[:, None] & in_r[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_j = in_rest[:, None] & in_j[None, :]
+        in_rest_r = in_rest[:, None] & in_r[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -387,22 +392,22 @@ def low_rank_bilinear_backward_kernel(
         tl.store(
             h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
             contract(tl.where(in_r[None, :], product, 0.0), U_tile_2, ACC, PRECISION),
-            mask=in_b_i,
+            mask=in_rest_i,
         )
         y_bar = x * total
         product_2 = y_bar * (1 - square(y))
         tl.store(
             h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
             contract(tl.where(in_r[None, :], product_2, 0.0), V_tile_2, ACC, PRECISION),
-            mask=in_b_j,
+            mask=in_rest_j,
         )
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0)
-        tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_b_r)
+        tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_rest_r)
         partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
-        tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_b_r)
-        tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_b_r)
-        tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+        tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_rest_r)
+        tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_rest_r)
+        tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dims[0] + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * rank + r, partial_2, mask=in_r)
     tl.store(partial_4_ptr + program * rank + r, partial_4, mask=in_r)
@@ -1133,11 +1138,12 @@ def _keeps(
     constants = _constants(h, U, u, V, v, P, c, rank, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(max(dims))
     numbers = 2 * lanes + 6 * constants["R_LANES"]
+    held = 3 * lanes * constants["R_LANES"], 5 * lanes * constants["R_LANES"]
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        3 * lanes * constants["R_LANES"],
+        (numbers, 2 * numbers),
+        held,
         4 * max(dims) * rank,
         (6 * max(dims) * rank, 2 * max(dims) + 4 * rank),
         (6 * max(dims) * rank, 6 * rank),

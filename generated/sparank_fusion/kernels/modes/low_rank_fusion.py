@@ -88,7 +88,9 @@ def low_rank_fusion_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_o = in_b[:, None] & in_o[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_o = in_rest[:, None] & in_o[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -112,7 +114,7 @@ def low_rank_fusion_forward_kernel(
             prod = prod * x[m]
         # out[o] = sum[r](prod[m](x[m,r,o]))
         out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)
-        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_o)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_o)
 
 
 @triton.jit
@@ -245,8 +247,10 @@ def low_rank_fusion_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_o = in_b[:, None] & in_o[None, :]
-        in_b_r_o = in_b[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
+        in_rest_r_o = in_rest[:, None, None] & in_r[None, :, None] & in_o[None, None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_o, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -293,7 +297,7 @@ def low_rank_fusion_backward_kernel(
             tl.store(
                 h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
                 h_bar[m],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                mask=in_rest[:, None] & (i[None, :] < dims[m]),
             )
         more = ()
         for m in tl.static_range(M):
@@ -307,7 +311,7 @@ def low_rank_fusion_backward_kernel(
                 + r[None, :, None] * dims[0]
                 + i[None, None, :],
                 x_bar[m],
-                mask=in_b_r_o,
+                mask=in_rest_r_o,
             )
     for m in tl.static_range(M):
         tl.store(
@@ -713,12 +717,9 @@ def _keeps(
     constants = _constants(h, W, c, terms, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(max(dims))
     numbers = lanes + 3 * lanes * M * constants["R_LANES"] + 2 * lanes * constants["R_LANES"]
+    held = lanes * lanes * M * constants["R_LANES"], 2 * lanes * lanes * M * constants["R_LANES"]
     return keeps(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        lanes * lanes * M * constants["R_LANES"],
-        2 * max(dims) * max(dims) * M * terms,
+        h[0], constants["PRECISION"], (numbers, 2 * numbers), held, 2 * max(dims) * max(dims) * M * terms
     )
 
 

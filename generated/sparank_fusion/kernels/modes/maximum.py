@@ -87,7 +87,7 @@ def maximum_backward_kernel(
     for m in tl.static_range(M):
         equal = equal + (h[m] == out,)
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + tl.where(equal[m], tl.full((), 1, ACC), tl.full((), 0, ACC))
     h_bar = ()

@@ -24,7 +24,7 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
     widths,
 )
-from sparank_fusion.kernels.functions import contract, exponential, maximum
+from sparank_fusion.kernels.functions import contract, exponential, maximum, reciprocal
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
@@ -105,8 +105,10 @@ def mixture_of_experts_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_e = in_b[:, None] & in_e[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_e = in_rest[:, None] & in_e[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -116,7 +118,7 @@ def mixture_of_experts_forward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
-        total = 0.0
+        total = -0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
         total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
@@ -124,8 +126,8 @@ def mixture_of_experts_forward_kernel(
             total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None]
         )
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-        p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
-        total_3 = 0.0
+        p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+        total_3 = -0.0
         for m in tl.static_range(M):
             total_3 = total_3 + tl.reshape(
                 contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, E_LANES, I_LANES)
@@ -137,9 +139,9 @@ def mixture_of_experts_forward_kernel(
         )
         # out[i] = sum[e](p[e] * expert[e,i])
         out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
-        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
         if HAS_EXTRAS:
-            tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
+            tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
 
 
 @triton.jit
@@ -182,7 +184,7 @@ def mixture_of_experts_forward_epilogue(
     total = product_1 + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
     exp = exponential(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-    p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+    p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
     product_2 = tl.load(
         product_2_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         mask=in_b_e_i,
@@ -295,8 +297,12 @@ def mixture_of_experts_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
         in_b_e = in_b[:, None] & in_e[None, :]
+        in_rest_e = in_rest[:, None] & in_e[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -307,7 +313,7 @@ def mixture_of_experts_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
-        total = 0.0
+        total = -0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
         total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
@@ -315,14 +321,14 @@ def mixture_of_experts_backward_kernel(
             total_2 - tl.reduce(tl.where(in_e[None, :], total_2, float("-inf")), 1, maximum)[:, None]
         )
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-        p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+        p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
         expert_bar = out_bar[:, None, :] * p[:, :, None]
         p_bar = (
             tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
             if HAS_EXTRAS
             else tl.zeros((ROWS, E_LANES), ACC)
         )
-        total_3 = 0.0
+        total_3 = -0.0
         for m in tl.static_range(M):
             total_3 = total_3 + tl.reshape(
                 contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, E_LANES, I_LANES)
@@ -352,10 +358,10 @@ def mixture_of_experts_backward_kernel(
             tl.store(
                 h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
                 h_bar[m],
-                mask=in_b[:, None] & (i[None, :] < dims[m]),
+                mask=in_rest[:, None] & (i[None, :] < dims[m]),
             )
-        tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
-        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+        tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         for m in tl.static_range(M):
             tl.store(
                 rows_3_ptrs[m]
@@ -363,10 +369,10 @@ def mixture_of_experts_backward_kernel(
                 + e[None, :, None] * dims[m]
                 + i[None, None, :],
                 p[:, :, None] * h[m][:, None, :],
-                mask=in_b[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
+                mask=in_rest[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
             )
         partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
-        tl.store(rows_5_ptr + b[:, None] * experts + e[None, :], product, mask=in_b_e)
+        tl.store(rows_5_ptr + b[:, None] * experts + e[None, :], product, mask=in_rest_e)
     tl.store(partial_4_ptr + program * experts + e, partial_4, mask=in_e)
 
 
@@ -420,7 +426,7 @@ def mixture_of_experts_backward_operands_1(
     total = product_1 + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
     exp = exponential(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
-    p = exp * (1.0 / tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+    p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
     expert_bar = out_bar[:, None, :] * p[:, :, None]
     tl.store(
         operand_3_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
@@ -850,11 +856,15 @@ def _keeps(
     constants = _constants(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(max(dims))
     numbers = 3 * constants["E_LANES"] + 3 * constants["E_LANES"] * lanes + lanes
+    held = (
+        constants["E_LANES"] * lanes * M + constants["E_LANES"] * lanes * lanes * M,
+        2 * constants["E_LANES"] * lanes * M + 2 * constants["E_LANES"] * lanes * lanes * M,
+    )
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        constants["E_LANES"] * lanes * M + constants["E_LANES"] * lanes * lanes * M,
+        (numbers, 2 * numbers),
+        held,
         2 * experts * max(dims) * M + 2 * experts * max(dims) * max(dims) * M,
     )
 

@@ -83,7 +83,9 @@ def multiplicative_interaction_forward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
-        in_b_i = in_b[:, None] & in_i[None, :]
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -110,7 +112,7 @@ def multiplicative_interaction_forward_kernel(
             + contract(h[1], V_tile, ACC, PRECISION)
             + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
         )
-        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
 
 
 @triton.jit
@@ -242,9 +244,12 @@ def multiplicative_interaction_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_j = in_b[:, None] & in_j[None, :]
-        in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        in_rest_j = in_rest[:, None] & in_j[None, :]
+        in_rest_i_j = in_rest[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -269,7 +274,7 @@ def multiplicative_interaction_backward_kernel(
                 ACC,
                 PRECISION,
             ),
-            mask=in_b_i,
+            mask=in_rest_i,
         )
         tl.store(
             h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
@@ -285,14 +290,14 @@ def multiplicative_interaction_backward_kernel(
                 ACC,
                 PRECISION,
             ),
-            mask=in_b_j,
+            mask=in_rest_j,
         )
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
-        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         tl.store(
             rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
             h[1][:, None, :] * h[0][:, :, None],
-            mask=in_b_i_j,
+            mask=in_rest_i_j,
         )
     tl.store(partial_1_ptr + program * dims[0] + i, partial_1, mask=in_i)
 

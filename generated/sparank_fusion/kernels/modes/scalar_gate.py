@@ -21,7 +21,7 @@ from sparank_fusion.kernels.arguments import (
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import exponential, maximum
+from sparank_fusion.kernels.functions import exponential, maximum, reciprocal
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
@@ -78,15 +78,15 @@ def scalar_gate_forward_kernel(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(score[m] - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m] = softmax[m](score[m])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
+        g = g + (exp[m] * reciprocal(total),)
     # out[i] = sum[m](g[m] * h[m,i])
-    out = 0.0
+    out = -0.0
     for m in tl.static_range(M):
         out = out + g[m][:, None] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
@@ -145,13 +145,13 @@ def scalar_gate_backward_kernel(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(score[m] - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # g[m] = softmax[m](score[m])
     g = ()
     for m in tl.static_range(M):
-        g = g + (exp[m] * (1.0 / total),)
+        g = g + (exp[m] * reciprocal(total),)
     g_bar = ()
     for m in tl.static_range(M):
         g_bar = g_bar + (
@@ -164,7 +164,7 @@ def scalar_gate_backward_kernel(
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + tl.sum(out_bar * h[m], 1),)
-    total_3 = 0.0
+    total_3 = -0.0
     for m in tl.static_range(M):
         total_3 = total_3 + total_2[m] * g[m]
     score_bar = ()

@@ -21,7 +21,7 @@ from sparank_fusion.kernels.arguments import (
     shaped,
     unit_stride,
 )
-from sparank_fusion.kernels.functions import exponential, maximum
+from sparank_fusion.kernels.functions import exponential, maximum, reciprocal
 from sparank_fusion.kernels.operators import fake, operator
 
 # How these kernels can run; a call takes one of the ways.
@@ -67,17 +67,17 @@ def scalar_mix_forward_kernel(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(tl.load(s_ptr + m).to(ACC) - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # w[m] = softmax[m](s[m])
     w = ()
     for m in tl.static_range(M):
-        w = w + (exp[m] * (1.0 / total),)
+        w = w + (exp[m] * reciprocal(total),)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total_2 = 0.0
+    total_2 = -0.0
     for m in tl.static_range(M):
         total_2 = total_2 + w[m] * h[m]
     # out[i] = gamma * sum[m](w[m] * h[m,i])
@@ -128,13 +128,13 @@ def scalar_mix_backward_kernel(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(tl.load(s_ptr + m).to(ACC) - peak),)
-    total = 0.0
+    total = -0.0
     for m in tl.static_range(M):
         total = total + exp[m]
     # w[m] = softmax[m](s[m])
     w = ()
     for m in tl.static_range(M):
-        w = w + (exp[m] * (1.0 / total),)
+        w = w + (exp[m] * reciprocal(total),)
     h_bar = ()
     for m in tl.static_range(M):
         h_bar = h_bar + (out_bar * tl.load(gamma_ptr).to(ACC) * w[m],)
@@ -158,7 +158,7 @@ def scalar_mix_backward_kernel(
         tl.store(
             partial_2_ptr + m * programs + program, tl.sum(tl.where(in_b, tl.sum(out_bar * h[m], 1), 0.0), 0)
         )
-    total_2 = 0.0
+    total_2 = -0.0
     for m in tl.static_range(M):
         total_2 = total_2 + w[m] * h[m]
     tl.store(

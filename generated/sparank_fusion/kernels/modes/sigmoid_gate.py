@@ -82,33 +82,37 @@ def sigmoid_gate_forward_kernel(
         W_tiles = W_tiles + (
             tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0),
         )
+    c_tile = tl.load(c_ptr + i, mask=in_i, other=0.0)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-        total = 0.0
+        total = -0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-        z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+        z = sigmoid(total + c_tile.to(ACC)[None, :])
         # g[0,i] = z[i]
         # g[1,i] = 1 - z[i]
         g = ()
         for m in tl.static_range(M):
             g = g + (((z) if m == 0 else (1 - z)),)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = 0.0
+        out = -0.0
         for m in tl.static_range(M):
             out = out + g[m] * h[m]
-        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
+        tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
         if HAS_EXTRAS:
             for m in tl.static_range(M):
-                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
+                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_rest_i)
 
 
 @triton.jit
@@ -167,7 +171,7 @@ def sigmoid_gate_forward_products(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = sum[m](g[m,i] * h[m,i])
-    out = 0.0
+    out = -0.0
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
@@ -217,7 +221,7 @@ def sigmoid_gate_forward_epilogue(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = sum[m](g[m,i] * h[m,i])
-    out = 0.0
+    out = -0.0
     for m in tl.static_range(M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
@@ -263,6 +267,7 @@ def sigmoid_gate_backward_kernel(
         W_tiles = W_tiles + (
             tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0),
         )
+    c_tile = tl.load(c_ptr + i, mask=in_i, other=0.0)
     W_tiles_2 = ()
     for m in tl.static_range(M):
         W_tiles_2 = W_tiles_2 + (
@@ -272,18 +277,21 @@ def sigmoid_gate_backward_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
+        # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
+        in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-        total = 0.0
+        total = -0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-        z = sigmoid(total + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :])
+        z = sigmoid(total + c_tile.to(ACC)[None, :])
         difference = 1 - z
         # g[0,i] = z[i]
         # g[1,i] = 1 - z[i]
@@ -313,9 +321,9 @@ def sigmoid_gate_backward_kernel(
                 + contract(tl.where(in_i[None, :], product, 0.0), W_tiles_2[m], ACC, PRECISION),
             )
         for m in tl.static_range(M):
-            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
-        tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_b_i)
+        tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
 
 
@@ -619,7 +627,7 @@ def forward(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    held = lanes * lanes * M
+    held = lanes + lanes * lanes * M
     chosen = schedule(
         h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim + 2 * dim * M, kept=keep
     )
@@ -704,7 +712,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
-    held = 2 * lanes * lanes * M
+    held = lanes + 2 * lanes * lanes * M
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -847,11 +855,12 @@ def _keeps(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
+    held = lanes + lanes * lanes * M, lanes + 2 * lanes * lanes * M
     return keeps(
         h[0],
         constants["PRECISION"],
-        numbers,
-        lanes * lanes * M,
+        (numbers, 2 * numbers),
+        held,
         2 * dim * dim * M,
         (2 * dim * dim * M, 2 * dim + 2 * dim * M),
         (4 * dim * dim * M, dim + 4 * dim * M),
