@@ -105,7 +105,7 @@ WEIGHT = 128 * 128
     [
         # The tiles that were fastest on an H100: gates of three and two, a sigmoid gate, and their backward passes.
         (((1 + 4 * 3) * 128, 3 * WEIGHT), (64, 3, 1)),
-        (((1 + 4 * 2) * 128, 2 * WEIGHT, 3, 128, 2), (32, 3, 2)),
+        (((1 + 4 * 2) * 128, 2 * WEIGHT, 3, 128, 2), (64, 3, 1)),
         ((7 * 128, 2 * WEIGHT, 3, 128, 2), (128, 3, 1)),
         ((2 * (1 + 4 * 3) * 128, 6 * WEIGHT, 1, 32), (32, 1, 1)),
         ((2 * (1 + 4 * 2) * 128, 4 * WEIGHT, 1, 32, 2), (32, 1, 1)),
@@ -124,7 +124,7 @@ def test_programs_that_walk_have_as_many_rows_as_there_is_room_for(
 
 def test_a_chip_of_many_multiprocessors_has_programs_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "INTERPRETED", Chip(100, 227 * 1024))
-    assert walking((1 + 4 * 2) * 128, 2 * WEIGHT, 3, 128, 2) == (32, 3, 200)
+    assert walking(3 * 128, WEIGHT, 3, 128, 2) == (64, 3, 200)
 
 
 def test_programs_share_the_tiles_of_a_batch() -> None:

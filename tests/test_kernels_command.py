@@ -133,8 +133,8 @@ def test_it_says_what_is_kept_and_why() -> None:
 
     # A product of 2 x 16 x 16 operations for each of two modalities, 250 of which take the time of a byte.
     assert kept("gate", *SMALL) == (
-        "gate forward keeps nothing for the backward pass: product_1 would have to leave the kernel; to compute product_1 again"
-        " takes the time of 4 bytes a row"
+        "gate forward keeps nothing for the backward pass: the backward pass is resident, and does not have product_1 in memory;"
+        " to compute product_1 again takes the time of 4 bytes a row"
     )
     assert kept("gate", *SMALL, "--dtype", "float32") == (
         "gate forward keeps product_1 for the backward pass: in memory in any case; to compute product_1 again takes the time of"

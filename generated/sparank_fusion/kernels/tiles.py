@@ -154,8 +154,9 @@ def walking_tiles(
         return _fitting[key]
     chip, size, limit = chip_of(h[0].device), h[0].dtype.itemsize, most_numbers()
     widths = [next_power_of_2(x.shape[1]) for x in h]
-    best, most_rows = Tile(16, warps_for(False)), (0, 0, 0)
-    for rows in (128, 64, 32, 16):
+
+    def filling(rows: int) -> Tile:
+        """With as many tiles of ``rows`` on their way, and as many programs, as a multiprocessor has room for."""
         for staged in range(stages, 0, -1):
             # Of the features, one tile less than are on their way; and what the widest one's columns have of results.
             shared = size * (held + rows * (sum(widths) * max(staged - 1, 1) + max(widths)))
@@ -163,12 +164,10 @@ def walking_tiles(
                 break
         each = min(PROGRAMS_A_PROCESSOR, limit // (rows * numbers_per_row), chip.shared // shared)
         each = max(each, 1 if rows == 16 else 0)
-        found = rows * each, min(rows, 64), -rows
-        if rows <= most and found > most_rows:
-            best, most_rows = (
-                Tile(rows, best.warps, stages=staged, most_programs=each * chip.processors),
-                found,
-            )
+        return Tile(rows, warps_for(False), stages=staged, most_programs=each * chip.processors)
+
+    tiles = [filling(rows) for rows in (128, 64, 32, 16) if rows <= most]
+    best = max(tiles, key=lambda tile: (tile.rows * tile.most_programs, min(tile.rows, 64), -tile.rows))
     return _until_one_fits(_ever_smaller(best, 16), key)
 
 

@@ -90,7 +90,7 @@ def choices(file: KernelFile, made: Any) -> Iterator[str]:
 def _what_is_kept(products: Sequence[str], keeping: Any) -> str:
     names = ", ".join(products)
     why = {
-        "resident": f"the backward pass, {keeping.then}, {'has' if keeping.kept else 'does not have'} {names} in memory",
+        "resident": f"the backward pass is {keeping.then}, and {'has' if keeping.kept else 'does not have'} {names} in memory",
         "columns": f"tiles of columns gain {keeping.gained:,.0f} bytes a row",
         "split": "in memory in any case",
     }[keeping.schedule]

@@ -43,14 +43,14 @@ class ExpressionPrinter(KernelScope):
         loaded: the leaf that each variable of what a leaf reads holds.
         numbers: the compile-time constant of each number that the host computes.
         optional: cotangents that may be absent, with the constant that says whether they are there.
-        held: the axes of each weight that is read before the loop over tiles of rows.
+        held: the axes of each weight that is read before the loop over tiles of rows, by its variable.
     """
 
     values: dict[object, Kept] = field(default_factory=dict)
     loaded: dict[object, Node] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
-    held: dict[object, tuple[str, ...]] = field(default_factory=dict)
+    held: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def expression(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         """The value of ``node`` at the positions ``env`` of its unrolled axes."""
@@ -311,7 +311,9 @@ class ExpressionPrinter(KernelScope):
     def held_weight(self, weight: Node, inner: tuple[str, ...], outer: tuple[str, ...], env: Mapping[str, str]) -> str:
         """A weight as a matrix, one of those that are read before the loop over tiles of rows."""
         axes = (*inner, *outer)
-        return self.held_tile(weight, axes, env, lambda tile: self.flat(tile.code, (inner, outer), len(axes)))
+        kept, read = self.held_tile(weight, axes, env, lambda tile: self.flat(tile.code, (inner, outer), len(axes)))
+        self.held[kept.name] = (*kept.unrolled, *axes)
+        return self.read(kept, read).code
 
     def is_held_row(self, leaf: Node) -> bool:
         """Whether a parameter is read before the loop over tiles of rows, and has no more numbers than a row of features."""
@@ -325,13 +327,13 @@ class ExpressionPrinter(KernelScope):
     def held_row(self, leaf: Node, env: Mapping[str, str]) -> Tile:
         """A parameter that is read before the loop over tiles of rows, in the type in which it is stored."""
         axes = self.split(leaf.axes)[1]
-        code = self.held_tile(leaf, axes, env, lambda tile: tile.code)
-        return Tile(code, axes, padding=dict.fromkeys(axes, 0.0))
+        kept, read = self.held_tile(leaf, axes, env, lambda tile: tile.code)
+        return Tile(self.read(kept, read).code, axes, padding=dict.fromkeys(axes, 0.0))
 
     def held_tile(
         self, leaf: Node, axes: tuple[str, ...], env: Mapping[str, str], printed: Callable[[Tile], str]
-    ) -> str:
-        """A parameter that is read before the loop over tiles of rows, ``printed`` with dimensions ``axes``."""
+    ) -> tuple[Kept, dict[str, str]]:
+        """A parameter that is read before the loop over tiles of rows, ``printed`` with dimensions ``axes``, and where."""
         name, indices = leaf.data
         slots = self.storages[name].slots
         extents = self.slot_extents(self.storages[name], indices)
@@ -352,8 +354,8 @@ class ExpressionPrinter(KernelScope):
             kept = Kept(self.unique(f"{name}_tiles" if unrolled else f"{name}_tile"), unrolled, Tile("", ()))
             with self.emitting(self.before):
                 self.collect(kept.name, unrolled, lambda at: printed(self.load(full, at, axes)))
-            self.values[key], self.held[key] = kept, (*unrolled, *axes)
-        return self.read(self.values[key], read).code
+            self.values[key] = kept
+        return self.values[key], read
 
     def flat(self, code: str, groups: Sequence[Sequence[str]], rank: int) -> str:
         """A tile as a matrix: each group of dimensions becomes one."""

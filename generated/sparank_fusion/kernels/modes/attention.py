@@ -1464,7 +1464,7 @@ def forward(
     )
     lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    held = 6 * lanes + 4 * lanes * lanes
+    held = 4 * lanes * lanes
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1563,7 +1563,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M)
-    held = 5 * lanes + 8 * lanes * lanes
+    held = 8 * lanes * lanes
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, kept=bool(kept))
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1785,7 +1785,7 @@ def _keeps(
     )
     lanes = next_power_of_2(dim)
     numbers = 4 * constants["A_LANES"] * M * M + lanes + 13 * lanes * M + 2 * lanes * M * M + M * M
-    held = 6 * lanes + 4 * lanes * lanes, 5 * lanes + 8 * lanes * lanes
+    held = 4 * lanes * lanes, 8 * lanes * lanes
     return keeps(h[0], constants["PRECISION"], (numbers, 2 * numbers), held, 8 * dim * dim * M)
 
 

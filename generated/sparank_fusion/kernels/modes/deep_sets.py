@@ -1463,7 +1463,7 @@ def forward(
     constants = _constants(h, A, a, C, c, D, d, E, e, hidden, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
-    held = lanes + 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"]
+    held = 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"]
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -1965,7 +1965,7 @@ def _keeps(
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 4 * constants["K_LANES"] + 7 * constants["K_LANES"] * M
     held = (
-        lanes + 2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"],
+        2 * lanes * constants["K_LANES"] + 2 * constants["K_LANES"] * constants["K_LANES"],
         3 * lanes * constants["K_LANES"] + 4 * constants["K_LANES"] * constants["K_LANES"],
     )
     return keeps(

@@ -765,7 +765,7 @@ def forward(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    held = lanes * M + lanes * lanes * M
+    held = lanes * lanes * M
     chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, kept=keep)
     if chosen == "resident":
         for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=128):
@@ -846,7 +846,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (lanes + 4 * lanes * M)
-    held = lanes * M + 2 * lanes * lanes * M
+    held = 2 * lanes * lanes * M
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -1006,7 +1006,7 @@ def _keeps(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
-    held = lanes * M + lanes * lanes * M, lanes * M + 2 * lanes * lanes * M
+    held = lanes * lanes * M, 2 * lanes * lanes * M
     return keeps(
         h[0],
         constants["PRECISION"],

@@ -627,7 +627,7 @@ def forward(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    held = lanes + lanes * lanes * M
+    held = lanes * lanes * M
     chosen = schedule(
         h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim + 2 * dim * M, kept=keep
     )
@@ -712,7 +712,7 @@ def backward(
     h_bar = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in h]
     lanes = next_power_of_2(dim)
     numbers = 2 * (5 * lanes + lanes * M)
-    held = lanes + 2 * lanes * lanes * M
+    held = 2 * lanes * lanes * M
     chosen = schedule(
         h[0],
         constants["PRECISION"],
@@ -855,7 +855,7 @@ def _keeps(
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
     numbers = 5 * lanes + lanes * M
-    held = lanes + lanes * lanes * M, lanes + 2 * lanes * lanes * M
+    held = lanes * lanes * M, 2 * lanes * lanes * M
     return keeps(
         h[0],
         constants["PRECISION"],
