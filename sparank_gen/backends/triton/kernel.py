@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 
 from sparank_gen.backends.torch.emit import NOUNS
 from sparank_gen.backends.torch.values import Scalar, parenthesised
-from sparank_gen.backends.triton.expressions import NEUTRAL, ExpressionPrinter, Kept, neutral_code
+from sparank_gen.backends.triton.expressions import NEUTRAL, ExpressionPrinter, neutral_code
+from sparank_gen.backends.triton.reading import Kept
 from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.backends.triton.tiles import Tile
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Index, Node, axis_of
 from sparank_gen.ir.rewrite import is_tensor
+from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 
 
@@ -155,20 +157,16 @@ class KernelPrinter(ExpressionPrinter):
         node, variable = self.products[name], self.unique(name)
         unrolled, axes = self.split(leaf.axes)
         over, (inner,) = self.split(frozenset(node.over))
-        if unrolled:
-            self.emit(f"{variable} = ()")
-        with self.loops(unrolled) as env:
-            target, body = self.unique("total") if unrolled else variable, self.depth
+        target = self.unique("total") if unrolled else variable
+
+        def product(env: dict[str, str]) -> str:
             self.emit(f"{target} = {self.zeros(axes)}")
-            for axis in over:
-                env = env | {axis: self.loop_name(axis, env)}
-                self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
-                self.depth += 1
-            self.multiply_tiles(node, inner, axes, env, target)
-            self.depth = body
-            if unrolled:
-                self.emit(f"{variable} = {variable} + ({target},)")
-                self.taken.discard(target)
+            with self.loops(over, env) as inside:
+                self.multiply_tiles(node, inner, axes, inside, target)
+            return target
+
+        self.collect(variable, unrolled, product)
+        self.taken.discard(target if unrolled else "")
         return Kept(variable, unrolled, Tile("", axes, padding=dict.fromkeys(axes[1:], 0.0)))
 
     def multiply_tiles(self, node: Node, inner: str, axes: Sequence[str], env: Mapping[str, str], target: str) -> None:
@@ -197,21 +195,16 @@ class KernelPrinter(ExpressionPrinter):
         inner = inner if self.is_reduction_over_unrolled(node) else ()
         for line in source.split("\n") if source else ():
             self.emit(f"# {line}")
-        if unrolled:
-            self.emit(f"{variable} = ()")
-        with self.loops(unrolled) as env:
-            if inner:
-                target = self.unique("total") if unrolled else variable
-                tile = self.reduce_unrolled(node, inner, env, target)
-            else:
-                target, tile = "", self.as_tile(self.expression(node, env))
-            if unrolled:
-                self.emit(f"{variable} = {variable} + ({target or tile.code},)")
-            elif not inner:
-                self.emit(f"{variable} = {tile.code}")
-        if inner and unrolled:
-            self.taken.discard(target)
-        self.values[node] = Kept(variable, unrolled, tile)
+        target = self.unique("total") if inner and unrolled else variable
+        tiles: list[Tile] = []
+
+        def value(env: dict[str, str]) -> str:
+            tiles.append(self.reduce_unrolled(node, inner, env, target) if inner else self.as_tile(self.expression(node, env)))
+            return target if inner else tiles[0].code
+
+        self.collect(variable, unrolled, value)
+        self.taken.discard(target if target != variable else "")
+        self.values[node] = Kept(variable, unrolled, tiles[0])
 
     def reduce_unrolled(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:
         """Loops that combine what a reduction gives at each position of its unrolled axes."""
@@ -220,20 +213,14 @@ class KernelPrinter(ExpressionPrinter):
         lanes = tuple(axis for axis in node.over if axis not in inner)
         part = ir.reduce(node.op, node.args[0], lanes) if lanes else node.args[0]
         self.emit(f"{target} = {neutral_code(node.op)}")
-        start = self.depth
-        for axis in inner:
-            env = env | {axis: self.loop_name(axis, env)}
-            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
-            self.depth += 1
-        tile = self.as_tile(self.reduced(part, env) if lanes else self.expression(part, env))
-        combine = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "maximum({0}, {1})", "min": "minimum({0}, {1})"}[node.op]
-        code = parenthesised(Scalar(tile.code, tile.precedence), 8 if node.op == "prod" else 7) if node.op in ("sum", "prod") else tile.code
-        self.emit(f"{target} = {combine.format(target, code)}")
-        self.depth = start
+        with self.loops(inner, env) as inside:
+            tile = self.as_tile(self.reduced(part, inside) if lanes else self.expression(part, inside))
+            infix = {"sum": ("+", 7), "prod": ("*", 8)}.get(node.op)
+            if infix:
+                self.emit(f"{target} = {target} {infix[0]} {parenthesised(Scalar(tile.code, tile.precedence), infix[1])}")
+            else:
+                self.emit(f"{target} = {OPERATORS[node.op].triton}({target}, {tile.code})")
         return Tile("", tile.axes, padding=self.padding_after(node.op, [tile, tile], tile.axes) if node.op != "prod" else {})
-
-    def loop_name(self, axis: str, env: Mapping[str, str]) -> str:
-        return axis if axis not in env.values() else f"{axis}_other"
 
     def product_of_others(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:
         """For one position of the unrolled axes, the product of what all other positions hold."""
@@ -241,17 +228,12 @@ class KernelPrinter(ExpressionPrinter):
         own = self.as_tile(self.expression(node.args[0], env))
         own = self.lane_others(own, lanes, env) if lanes else replace(own, code="1.0")
         self.emit(f"{target} = {own.code}")
-        start, other = self.depth, dict(env)
-        for axis in inner:
-            other[axis] = f"{axis}_other"
-            self.emit(f"for {axis}_other in tl.static_range({self.extent(axis, env)}):")
-            self.depth += 1
-        differs = " or ".join(f"{axis}_other != {env[axis]}" for axis in inner)
-        tile = self.as_tile(self.expression(node.args[0], other))
-        if lanes:
-            tile = self.as_tile(self.reduced(ir.reduce("prod", node.args[0], lanes), other)).aligned(own.axes)
-        self.emit(f"if {differs}:")
-        with self.indented():
-            self.emit(f"{target} = {target} * {tile.atom}")
-        self.depth = start
+        with self.loops(inner, env) as other:
+            differs = " or ".join(f"{other[axis]} != {env[axis]}" for axis in inner)
+            tile = self.as_tile(self.expression(node.args[0], other))
+            if lanes:
+                tile = self.as_tile(self.reduced(ir.reduce("prod", node.args[0], lanes), other)).aligned(own.axes)
+            self.emit(f"if {differs}:")
+            with self.indented():
+                self.emit(f"{target} = {target} * {tile.atom}")
         return Tile("", own.axes)

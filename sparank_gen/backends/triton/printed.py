@@ -19,6 +19,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import has_widths, widest
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, is_unrolled
+from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,8 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
     if printer.walks:
         held = Extent.number(0)
         for axes in printer.held.values():
-            held = held + _padded_elements(axes, printer.program)
+            held = held + elements(frozenset(axes), printer.program)
     return Kernel(name, title, tuple(pointers), _body(printer), operations, columns, held)
-
-
-def _padded_elements(axes: Iterable[str], program: Program) -> Extent:
-    """How many numbers tensors with ``axes`` have where each is as wide as the widest."""
-    found = Extent.number(1)
-    for axis in axes:
-        found = found * widest(program.extents[axis])
-    return found
 
 
 def _body(printer: KernelPrinter) -> tuple[str, ...]:

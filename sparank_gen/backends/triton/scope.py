@@ -119,19 +119,25 @@ class KernelScope:
         self.lines, self.depth = own, depth
 
     @contextmanager
-    def loops(self, axes: Sequence[str]) -> Iterator[dict[str, str]]:
-        """Loops over the positions of unrolled axes, and what stands for these inside."""
-        start, env = self.depth, {axis: axis for axis in axes}
+    def loops(self, axes: Sequence[str], outside: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
+        """Loops over the positions of unrolled axes, and what stands for these, and for those ``outside``, inside."""
+        start, env = self.depth, dict(outside or {})
         for axis in axes:
-            self.emit(f"for {axis} in tl.static_range({self.extent(axis, env)}):")
+            env[axis] = f"{axis}_other" if axis in env.values() else axis
+            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
             self.depth += 1
         yield env
         self.depth = start
 
     def collect(self, variable: str, unrolled: tuple[str, ...], element: Callable[[dict[str, str]], str]) -> None:
-        """Set a variable, or for unrolled axes a tuple of what ``element`` gives at each of their positions."""
+        """Set a variable, or for unrolled axes a tuple of what ``element`` gives at each of their positions.
+
+        It may print statements before, and set the variable itself, which it then gives.
+        """
         if not unrolled:
-            self.emit(f"{variable} = {element({})}")
+            code = element({})
+            if code != variable:
+                self.emit(f"{variable} = {code}")
             return
         self.emit(f"{variable} = ()")
         with self.loops(unrolled) as env:
