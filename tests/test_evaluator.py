@@ -19,7 +19,7 @@ from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
-from sparank_gen.ir.expand import expand
+from sparank_gen.ir.expand import divide_last, expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, reachable
 from sparank_gen.ir.sink import sink
@@ -290,6 +290,27 @@ def test_sunk_programs_mean_the_same(sizes: Sizes, unrolled: tuple[str, ...]) ->
             axes = tuple(axis for axis in expanded.extents if axis in root.axes)
             one, two = (evaluate_at(node, axes, values, sunk.extents, sizes.named()) for node in (root, other))
             np.testing.assert_allclose(two, one, rtol=1e-12, atol=1e-13)
+
+
+def test_a_gated_sum_is_divided_last_where_that_is_less_work() -> None:
+    """In the gate the divisor is as large as the sum; in attention it is smaller, and dividing first is less work."""
+    for name, moves in (("gate", True), ("attention", False)):
+        mode, sizes = load(name), Sizes(3, 4, 5)
+        expanded = expand(mode.program)
+        divided = divide_last(expanded)
+        assert (divided != expanded) is moves
+        tensors, axes = random_tensors(mode, sizes), tuple(sorted(expanded["out"].node.axes))
+        out, other = (
+            evaluate_at(
+                program["out"].node,
+                axes,
+                evaluate([program["out"].node], tensors, program.extents, sizes.named()),
+                program.extents,
+                sizes.named(),
+            )
+            for program in (expanded, divided)
+        )
+        np.testing.assert_allclose(other, out, rtol=1e-12, atol=1e-13)
 
 
 def test_adjoint_of_the_gate_by_hand() -> None:

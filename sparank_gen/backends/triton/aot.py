@@ -141,7 +141,18 @@ def _operators_run(package: str) -> Any:
 
 
 def compile_launch(launch: Any, target: Target) -> Compiled:
-    """One launch's kernel, compiled for ``target``.
+    """What one launch's kernel needs on ``target``.
+
+    Raises:
+        CompilationFailed: where the compiler refuses.
+    """
+    made = assembled(launch, target)
+    registers, spilled = _resources(made, target)
+    return Compiled(launch.kernel.__name__, launch.constants["ROWS"], launch.warps, registers, spilled, made.metadata.shared)
+
+
+def assembled(launch: Any, target: Target) -> Any:
+    """One launch's kernel as Triton compiles it for ``target``, with what its passes leave in ``asm``.
 
     Raises:
         CompilationFailed: where the compiler refuses.
@@ -164,11 +175,9 @@ def compile_launch(launch: Any, target: Target) -> Compiled:
     gpu = GPUTarget(target.backend, target.arch, target.lanes)
     try:
         with _quiet():
-            made = triton.compile(source, target=gpu, options={"num_warps": launch.warps})
+            return triton.compile(source, target=gpu, options={"num_warps": launch.warps})
     except Exception as error:  # the compiler's errors have no class in common
         raise CompilationFailed(f"{launch.kernel.__name__} does not compile: {_reason(error)}") from error
-    registers, spilled = _resources(made, target)
-    return Compiled(launch.kernel.__name__, launch.constants["ROWS"], launch.warps, registers, spilled, made.metadata.shared)
 
 
 @contextmanager

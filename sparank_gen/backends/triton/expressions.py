@@ -326,8 +326,7 @@ def _is_outer_product(node: Node, axes: Sequence[str]) -> bool:
 
 
 def neutral_code(op: str) -> str:
-    """What a reduction starts from; for sums the zero that compilers drop, as ``x + 0.0`` is not ``x`` where that is ``-0.0``."""
-    return "-0.0" if op == "sum" else infinite(NEUTRAL[op])
+    return infinite(NEUTRAL[op])
 
 
 def _is_rounded(value: Tile | Scalar) -> bool:

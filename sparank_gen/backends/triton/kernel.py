@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from sparank_gen.backends.torch.emit import NOUNS
 from sparank_gen.backends.torch.values import Scalar, parenthesised
-from sparank_gen.backends.triton.expressions import NEUTRAL, ExpressionPrinter, neutral_code
+from sparank_gen.backends.triton.expressions import LINEAR, NEUTRAL, ExpressionPrinter, neutral_code
 from sparank_gen.backends.triton.reading import Kept
 from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.backends.triton.tiles import Tile
@@ -212,8 +212,11 @@ class KernelPrinter(ExpressionPrinter):
             return self.product_of_others(node, inner, env, target)
         lanes = tuple(axis for axis in node.over if axis not in inner)
         part = ir.reduce(node.op, node.args[0], lanes) if lanes else node.args[0]
-        self.emit(f"{target} = {neutral_code(node.op)}")
-        with self.loops(inner, env) as inside:
+        # Compilers do not drop the addition of 0.0, which makes 0.0 of -0.0.
+        starts_at_first = len(inner) == 1 and self.is_short(part)
+        first = self.as_tile(self.expression(part, {**env, inner[0]: "0"})).code if starts_at_first else neutral_code(node.op)
+        self.emit(f"{target} = {first}")
+        with self.loops(inner, env, start="1" if starts_at_first else "") as inside:
             tile = self.as_tile(self.reduced(part, inside) if lanes else self.expression(part, inside))
             infix = {"sum": ("+", 7), "prod": ("*", 8)}.get(node.op)
             if infix:
@@ -221,6 +224,14 @@ class KernelPrinter(ExpressionPrinter):
             else:
                 self.emit(f"{target} = {OPERATORS[node.op].triton}({target}, {tile.code})")
         return Tile("", tile.axes, padding=self.padding_after(node.op, [tile, tile], tile.axes) if node.op != "prod" else {})
+
+    def is_short(self, node: Node, depth: int = 2) -> bool:
+        """Whether a value is a variable, or arithmetic on few of them, that may as well be written twice."""
+        if node in self.values or (node.op == "leaf" and BATCH in node.axes and self.is_kept(node)):
+            return True
+        if node.op == "rename":
+            return self.is_short(node.args[0], depth)
+        return depth > 0 and node.op in LINEAR and all(self.is_short(arg, depth - 1) for arg in node.args)
 
     def product_of_others(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:
         """For one position of the unrolled axes, the product of what all other positions hold."""

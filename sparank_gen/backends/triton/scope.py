@@ -119,15 +119,17 @@ class KernelScope:
         self.lines, self.depth = own, depth
 
     @contextmanager
-    def loops(self, axes: Sequence[str], outside: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
+    def loops(
+        self, axes: Sequence[str], outside: Mapping[str, str] | None = None, start: str = ""
+    ) -> Iterator[dict[str, str]]:
         """Loops over the positions of unrolled axes, and what stands for these, and for those ``outside``, inside."""
-        start, env = self.depth, dict(outside or {})
+        depth, env = self.depth, dict(outside or {})
         for axis in axes:
             env[axis] = f"{axis}_other" if axis in env.values() else axis
-            self.emit(f"for {env[axis]} in tl.static_range({self.extent(axis, env)}):")
+            self.emit(f"for {env[axis]} in tl.static_range({start and f'{start}, '}{self.extent(axis, env)}):")
             self.depth += 1
         yield env
-        self.depth = start
+        self.depth = depth
 
     def collect(self, variable: str, unrolled: tuple[str, ...], element: Callable[[dict[str, str]], str]) -> None:
         """Set a variable, or for unrolled axes a tuple of what ``element`` gives at each of their positions.

@@ -151,8 +151,8 @@ def attention_forward_kernel(
                 logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
         peak = ()
         for t in tl.static_range(M):
-            total_2 = float("-inf")
-            for u in tl.static_range(M):
+            total_2 = logit[t * M + 0]
+            for u in tl.static_range(1, M):
                 total_2 = maximum(total_2, logit[t * M + u])
             peak = peak + (total_2,)
         exp = ()
@@ -161,8 +161,8 @@ def attention_forward_kernel(
                 exp = exp + (exponential(logit[t * M + u] - peak[t]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = -0.0
-            for u in tl.static_range(M):
+            total_3 = exp[t * M + 0]
+            for u in tl.static_range(1, M):
                 total_3 = total_3 + exp[t * M + u]
             total_2 = total_2 + (total_3,)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
@@ -173,7 +173,7 @@ def attention_forward_kernel(
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = ()
         for t in tl.static_range(M):
-            total_3 = -0.0
+            total_3 = 0.0
             for u in tl.static_range(M):
                 total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
             context = context + (total_3,)
@@ -209,8 +209,8 @@ def attention_forward_kernel(
                 * scale_tile.to(ACC)[None, :]
                 + shift_tile.to(ACC)[None, :],
             )
-        total_4 = -0.0
-        for t in tl.static_range(M):
+        total_4 = token[0]
+        for t in tl.static_range(1, M):
             total_4 = total_4 + token[t]
         # out[i] = mean[t](token[t,i])
         out = total_4 / M
@@ -297,8 +297,8 @@ def attention_forward_operands_2(
             logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_2 = float("-inf")
-        for u in tl.static_range(M):
+        total_2 = logit[t * M + 0]
+        for u in tl.static_range(1, M):
             total_2 = maximum(total_2, logit[t * M + u])
         peak = peak + (total_2,)
     exp = ()
@@ -307,8 +307,8 @@ def attention_forward_operands_2(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
-        total_3 = -0.0
-        for u in tl.static_range(M):
+        total_3 = exp[t * M + 0]
+        for u in tl.static_range(1, M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
     # prob[t,u,a] = softmax[u](logit[t,u,a])
@@ -319,7 +319,7 @@ def attention_forward_operands_2(
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
-        total_3 = -0.0
+        total_3 = 0.0
         for u in tl.static_range(M):
             total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
         context = context + (total_3,)
@@ -414,8 +414,8 @@ def attention_forward_epilogue(
             * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
             + tl.load(shift_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],
         )
-    total_2 = -0.0
-    for t in tl.static_range(M):
+    total_2 = token[0]
+    for t in tl.static_range(1, M):
         total_2 = total_2 + token[t]
     # out[i] = mean[t](token[t,i])
     out = total_2 / M
@@ -567,8 +567,8 @@ def attention_backward_kernel(
                 logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
         peak = ()
         for t in tl.static_range(M):
-            total_2 = float("-inf")
-            for u in tl.static_range(M):
+            total_2 = logit[t * M + 0]
+            for u in tl.static_range(1, M):
                 total_2 = maximum(total_2, logit[t * M + u])
             peak = peak + (total_2,)
         exp = ()
@@ -577,8 +577,8 @@ def attention_backward_kernel(
                 exp = exp + (exponential(logit[t * M + u] - peak[t]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = -0.0
-            for u in tl.static_range(M):
+            total_3 = exp[t * M + 0]
+            for u in tl.static_range(1, M):
                 total_3 = total_3 + exp[t * M + u]
             total_2 = total_2 + (total_3,)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
@@ -589,7 +589,7 @@ def attention_backward_kernel(
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = ()
         for t in tl.static_range(M):
-            total_3 = -0.0
+            total_3 = 0.0
             for u in tl.static_range(M):
                 total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
             context = context + (total_3,)
@@ -649,8 +649,8 @@ def attention_backward_kernel(
             context_bar = context_bar + (rsqrt[t][:, None, None] * total_4[t],)
         value_bar = ()
         for u in tl.static_range(M):
-            total_5 = -0.0
-            for t in tl.static_range(M):
+            total_5 = context_bar[0] * prob[0 * M + u][:, :, None]
+            for t in tl.static_range(1, M):
                 total_5 = total_5 + context_bar[t] * prob[t * M + u][:, :, None]
             value_bar = value_bar + (total_5,)
         w_bar = ()
@@ -672,8 +672,8 @@ def attention_backward_kernel(
                 )
         total_5 = ()
         for t in tl.static_range(M):
-            total_6 = -0.0
-            for u in tl.static_range(M):
+            total_6 = prob_bar[t * M + 0] * prob[t * M + 0]
+            for u in tl.static_range(1, M):
                 total_6 = total_6 + prob_bar[t * M + u] * prob[t * M + u]
             total_5 = total_5 + (total_6,)
         logit_bar = ()
@@ -686,13 +686,13 @@ def attention_backward_kernel(
                 quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
         key_bar = ()
         for u in tl.static_range(M):
-            total_6 = -0.0
+            total_6 = 0.0
             for t in tl.static_range(M):
                 total_6 = total_6 + quotient[t * M + u][:, :, None] * total[t * 3 + 0]
             key_bar = key_bar + (total_6,)
         query_bar = ()
         for t in tl.static_range(M):
-            total_6 = -0.0
+            total_6 = 0.0
             for u in tl.static_range(M):
                 total_6 = total_6 + quotient[t * M + u][:, :, None] * total[u * 3 + 1]
             query_bar = query_bar + (total_6,)
@@ -706,7 +706,7 @@ def attention_backward_kernel(
                 )
         total_7 = ()
         for m in tl.static_range(M):
-            total_8 = -0.0
+            total_8 = 0.0
             for p in tl.static_range(3):
                 total_8 = total_8 + contract(
                     tl.reshape(
@@ -724,18 +724,18 @@ def attention_backward_kernel(
         for m in tl.static_range(M):
             tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
-        total_8 = -0.0
-        for t in tl.static_range(M):
+        total_8 = product_2[0]
+        for t in tl.static_range(1, M):
             total_8 = total_8 + product_2[t]
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], token_bar * total_8, 0.0), 0)
-        total_9 = -0.0
-        for t in tl.static_range(M):
+        total_9 = mixed_bar[0]
+        for t in tl.static_range(1, M):
             total_9 = total_9 + mixed_bar[t]
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_9, 0.0), 0)
         total_10 = ()
         for p in tl.static_range(3):
-            total_11 = -0.0
-            for m in tl.static_range(M):
+            total_11 = total_6[0 * 3 + p]
+            for m in tl.static_range(1, M):
                 total_11 = total_11 + total_6[m * 3 + p]
             total_10 = total_10 + (total_11,)
         more = ()
@@ -849,8 +849,8 @@ def attention_forward_operands_2_again(
             logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_2 = float("-inf")
-        for u in tl.static_range(M):
+        total_2 = logit[t * M + 0]
+        for u in tl.static_range(1, M):
             total_2 = maximum(total_2, logit[t * M + u])
         peak = peak + (total_2,)
     exp = ()
@@ -859,8 +859,8 @@ def attention_forward_operands_2_again(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
-        total_3 = -0.0
-        for u in tl.static_range(M):
+        total_3 = exp[t * M + 0]
+        for u in tl.static_range(1, M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
     # prob[t,u,a] = softmax[u](logit[t,u,a])
@@ -871,7 +871,7 @@ def attention_forward_operands_2_again(
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
-        total_3 = -0.0
+        total_3 = 0.0
         for u in tl.static_range(M):
             total_3 = total_3 + prob[t * M + u][:, :, None] * total[u * 3 + 2]
         context = context + (total_3,)
@@ -972,8 +972,8 @@ def attention_backward_operands_1(
     product = ()
     for t in tl.static_range(M):
         product = product + (difference[t] * rsqrt[t][:, None],)
-    total_2 = -0.0
-    for t in tl.static_range(M):
+    total_2 = product[0]
+    for t in tl.static_range(1, M):
         total_2 = total_2 + product[t]
     tl.store(
         partial_2_ptr + program * dim + i,
@@ -991,8 +991,8 @@ def attention_backward_operands_1(
     mixed_bar = ()
     for t in tl.static_range(M):
         mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
-    total_3 = -0.0
-    for t in tl.static_range(M):
+    total_3 = mixed_bar[0]
+    for t in tl.static_range(1, M):
         total_3 = total_3 + mixed_bar[t]
     tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], total_3, 0.0), 0), mask=in_i)
     product_1 = ()
@@ -1025,8 +1025,8 @@ def attention_backward_operands_1(
             logit = logit + (tl.sum(total_4[t * 3 + 0] * total_4[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_5 = float("-inf")
-        for u in tl.static_range(M):
+        total_5 = logit[t * M + 0]
+        for u in tl.static_range(1, M):
             total_5 = maximum(total_5, logit[t * M + u])
         peak = peak + (total_5,)
     exp = ()
@@ -1035,8 +1035,8 @@ def attention_backward_operands_1(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_5 = ()
     for t in tl.static_range(M):
-        total_6 = -0.0
-        for u in tl.static_range(M):
+        total_6 = exp[t * M + 0]
+        for u in tl.static_range(1, M):
             total_6 = total_6 + exp[t * M + u]
         total_5 = total_5 + (total_6,)
     # prob[t,u,a] = softmax[u](logit[t,u,a])
@@ -1047,7 +1047,7 @@ def attention_backward_operands_1(
     # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
     context = ()
     for t in tl.static_range(M):
-        total_6 = -0.0
+        total_6 = 0.0
         for u in tl.static_range(M):
             total_6 = total_6 + prob[t * M + u][:, :, None] * total_4[u * 3 + 2]
         context = context + (total_6,)
@@ -1190,8 +1190,8 @@ def attention_backward_operands_2(
             logit = logit + (tl.sum(total_2[t * 3 + 0] * total_2[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_3 = float("-inf")
-        for u in tl.static_range(M):
+        total_3 = logit[t * M + 0]
+        for u in tl.static_range(1, M):
             total_3 = maximum(total_3, logit[t * M + u])
         peak = peak + (total_3,)
     exp = ()
@@ -1200,8 +1200,8 @@ def attention_backward_operands_2(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_3 = ()
     for t in tl.static_range(M):
-        total_4 = -0.0
-        for u in tl.static_range(M):
+        total_4 = exp[t * M + 0]
+        for u in tl.static_range(1, M):
             total_4 = total_4 + exp[t * M + u]
         total_3 = total_3 + (total_4,)
     # prob[t,u,a] = softmax[u](logit[t,u,a])
@@ -1211,8 +1211,8 @@ def attention_backward_operands_2(
             prob = prob + (exp[t * M + u] * reciprocal(total_3[t]),)
     value_bar = ()
     for u in tl.static_range(M):
-        total_4 = -0.0
-        for t in tl.static_range(M):
+        total_4 = context_bar[0] * prob[0 * M + u][:, :, None]
+        for t in tl.static_range(1, M):
             total_4 = total_4 + context_bar[t] * prob[t * M + u][:, :, None]
         value_bar = value_bar + (total_4,)
     w_bar = ()
@@ -1234,8 +1234,8 @@ def attention_backward_operands_2(
             )
     total_4 = ()
     for t in tl.static_range(M):
-        total_5 = -0.0
-        for u in tl.static_range(M):
+        total_5 = prob_bar[t * M + 0] * prob[t * M + 0]
+        for u in tl.static_range(1, M):
             total_5 = total_5 + prob_bar[t * M + u] * prob[t * M + u]
         total_4 = total_4 + (total_5,)
     logit_bar = ()
@@ -1248,13 +1248,13 @@ def attention_backward_operands_2(
             quotient = quotient + (logit_bar[t * M + u] / NUMBER,)
     key_bar = ()
     for u in tl.static_range(M):
-        total_5 = -0.0
+        total_5 = 0.0
         for t in tl.static_range(M):
             total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[t * 3 + 0]
         key_bar = key_bar + (total_5,)
     query_bar = ()
     for t in tl.static_range(M):
-        total_5 = -0.0
+        total_5 = 0.0
         for u in tl.static_range(M):
             total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[u * 3 + 1]
         query_bar = query_bar + (total_5,)
@@ -1268,8 +1268,8 @@ def attention_backward_operands_2(
             )
     total_6 = ()
     for p in tl.static_range(3):
-        total_7 = -0.0
-        for m in tl.static_range(M):
+        total_7 = total_5[0 * 3 + p]
+        for m in tl.static_range(1, M):
             total_7 = total_7 + total_5[m * 3 + p]
         total_6 = total_6 + (total_7,)
     for p in tl.static_range(3):

@@ -168,14 +168,14 @@ def cross_attention_forward_kernel(
         quotient = ()
         for u in tl.static_range(M):
             quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-        peak = float("-inf")
-        for u in tl.static_range(M):
+        peak = quotient[0]
+        for u in tl.static_range(1, M):
             peak = maximum(peak, quotient[u])
         exp = ()
         for u in tl.static_range(M):
             exp = exp + (exponential(quotient[u] - peak),)
-        total = -0.0
-        for u in tl.static_range(M):
+        total = exp[0]
+        for u in tl.static_range(1, M):
             total = total + exp[u]
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
         prob = ()
@@ -189,8 +189,8 @@ def cross_attention_forward_kernel(
                 + c_tile_3.to(ACC)[None, :, :],
             )
         # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-        context = -0.0
-        for u in tl.static_range(M):
+        context = prob[0][:, :, None] * value[0]
+        for u in tl.static_range(1, M):
             context = context + prob[u][:, :, None] * value[u]
         # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
         mixed = (
@@ -300,14 +300,14 @@ def cross_attention_forward_operands_2(
     quotient = ()
     for u in tl.static_range(M):
         quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-    peak = float("-inf")
-    for u in tl.static_range(M):
+    peak = quotient[0]
+    for u in tl.static_range(1, M):
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total = -0.0
-    for u in tl.static_range(M):
+    total = exp[0]
+    for u in tl.static_range(1, M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
@@ -335,8 +335,8 @@ def cross_attention_forward_operands_2(
             ).to(ACC)[None, :, :],
         )
     # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = -0.0
-    for u in tl.static_range(M):
+    context = prob[0][:, :, None] * value[0]
+    for u in tl.static_range(1, M):
         context = context + prob[u][:, :, None] * value[u]
     tl.store(
         operand_1_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
@@ -590,14 +590,14 @@ def cross_attention_backward_kernel(
         quotient = ()
         for u in tl.static_range(M):
             quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-        peak = float("-inf")
-        for u in tl.static_range(M):
+        peak = quotient[0]
+        for u in tl.static_range(1, M):
             peak = maximum(peak, quotient[u])
         exp = ()
         for u in tl.static_range(M):
             exp = exp + (exponential(quotient[u] - peak),)
-        total = -0.0
-        for u in tl.static_range(M):
+        total = exp[0]
+        for u in tl.static_range(1, M):
             total = total + exp[u]
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
         prob = ()
@@ -611,8 +611,8 @@ def cross_attention_backward_kernel(
                 + c_tile_3.to(ACC)[None, :, :],
             )
         # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-        context = -0.0
-        for u in tl.static_range(M):
+        context = prob[0][:, :, None] * value[0]
+        for u in tl.static_range(1, M):
             context = context + prob[u][:, :, None] * value[u]
         # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
         mixed = (
@@ -657,8 +657,8 @@ def cross_attention_backward_kernel(
             prob_bar = prob_bar + (
                 (w_bar[u] / attn_heads)[:, None] + rsqrt[:, None] * tl.sum(total_3 * value[u], 2),
             )
-        total_4 = -0.0
-        for u in tl.static_range(M):
+        total_4 = prob_bar[0] * prob[0]
+        for u in tl.static_range(1, M):
             total_4 = total_4 + prob_bar[u] * prob[u]
         quotient_2 = ()
         for u in tl.static_range(M):
@@ -666,8 +666,8 @@ def cross_attention_backward_kernel(
         key_bar = ()
         for u in tl.static_range(M):
             key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
-        query_bar = -0.0
-        for u in tl.static_range(M):
+        query_bar = quotient_2[0][:, :, None] * key[0]
+        for u in tl.static_range(1, M):
             query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
         h_bar = ()
         for m in tl.static_range(M):
@@ -726,14 +726,14 @@ def cross_attention_backward_kernel(
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], out_bar * product_2, 0.0), 0)
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0)
         context_bar = rsqrt[:, None, None] * total_3
-        total_5 = -0.0
-        for u in tl.static_range(M):
+        total_5 = prob[0]
+        for u in tl.static_range(1, M):
             total_5 = total_5 + prob[u]
         partial_4 = partial_4 + tl.sum(
             tl.where(in_b[:, None, None], context_bar * total_5[:, :, None], 0.0), 0
         )
-        total_6 = -0.0
-        for u in tl.static_range(M):
+        total_6 = quotient_2[0]
+        for u in tl.static_range(1, M):
             total_6 = total_6 + quotient_2[u]
         partial_5 = partial_5 + tl.sum(tl.where(in_b[:, None, None], total_6[:, :, None] * query, 0.0), 0)
         partial_6 = partial_6 + tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0)
@@ -860,14 +860,14 @@ def cross_attention_forward_operands_2_again(
     quotient = ()
     for u in tl.static_range(M):
         quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-    peak = float("-inf")
-    for u in tl.static_range(M):
+    peak = quotient[0]
+    for u in tl.static_range(1, M):
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total = -0.0
-    for u in tl.static_range(M):
+    total = exp[0]
+    for u in tl.static_range(1, M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
@@ -895,8 +895,8 @@ def cross_attention_forward_operands_2_again(
             ).to(ACC)[None, :, :],
         )
     # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = -0.0
-    for u in tl.static_range(M):
+    context = prob[0][:, :, None] * value[0]
+    for u in tl.static_range(1, M):
         context = context + prob[u][:, :, None] * value[u]
     tl.store(
         operand_1_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
@@ -1019,14 +1019,14 @@ def cross_attention_backward_operands_1(
     quotient = ()
     for u in tl.static_range(M):
         quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-    peak = float("-inf")
-    for u in tl.static_range(M):
+    peak = quotient[0]
+    for u in tl.static_range(1, M):
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total_2 = -0.0
-    for u in tl.static_range(M):
+    total_2 = exp[0]
+    for u in tl.static_range(1, M):
         total_2 = total_2 + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
@@ -1054,8 +1054,8 @@ def cross_attention_backward_operands_1(
             ).to(ACC)[None, :, :],
         )
     # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
-    context = -0.0
-    for u in tl.static_range(M):
+    context = prob[0][:, :, None] * value[0]
+    for u in tl.static_range(1, M):
         context = context + prob[u][:, :, None] * value[u]
     tl.store(
         rows_10_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
@@ -1162,14 +1162,14 @@ def cross_attention_backward_operands_2(
     quotient = ()
     for u in tl.static_range(M):
         quotient = quotient + (tl.sum(query * key[u], 2) / NUMBER,)
-    peak = float("-inf")
-    for u in tl.static_range(M):
+    peak = quotient[0]
+    for u in tl.static_range(1, M):
         peak = maximum(peak, quotient[u])
     exp = ()
     for u in tl.static_range(M):
         exp = exp + (exponential(quotient[u] - peak),)
-    total = -0.0
-    for u in tl.static_range(M):
+    total = exp[0]
+    for u in tl.static_range(1, M):
         total = total + exp[u]
     # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
     prob = ()
@@ -1197,8 +1197,8 @@ def cross_attention_backward_operands_2(
         + 1e-05
     )
     context_bar = rsqrt[:, None, None] * product_5
-    total_3 = -0.0
-    for u in tl.static_range(M):
+    total_3 = prob[0]
+    for u in tl.static_range(1, M):
         total_3 = total_3 + prob[u]
     tl.store(
         partial_4_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
@@ -1240,22 +1240,22 @@ def cross_attention_backward_operands_2(
         prob_bar = prob_bar + (
             (w_bar[u] / attn_heads)[:, None] + rsqrt[:, None] * tl.sum(product_5 * value[u], 2),
         )
-    total_4 = -0.0
-    for u in tl.static_range(M):
+    total_4 = prob_bar[0] * prob[0]
+    for u in tl.static_range(1, M):
         total_4 = total_4 + prob_bar[u] * prob[u]
     quotient_2 = ()
     for u in tl.static_range(M):
         quotient_2 = quotient_2 + (prob[u] * (prob_bar[u] - total_4) / NUMBER,)
-    total_5 = -0.0
-    for u in tl.static_range(M):
+    total_5 = quotient_2[0]
+    for u in tl.static_range(1, M):
         total_5 = total_5 + quotient_2[u]
     tl.store(
         partial_5_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],
         tl.sum(tl.where(in_b[:, None, None], total_5[:, :, None] * query, 0.0), 0),
         mask=in_a_k,
     )
-    query_bar = -0.0
-    for u in tl.static_range(M):
+    query_bar = quotient_2[0][:, :, None] * key[0]
+    for u in tl.static_range(1, M):
         query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
     tl.store(
         partial_6_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :],

@@ -133,8 +133,8 @@ def deep_sets_forward_kernel(
                 ),
             )
         # pooled[l] = sum[m](phi[m,l])
-        pooled = -0.0
-        for m in tl.static_range(M):
+        pooled = phi[0]
+        for m in tl.static_range(1, M):
             pooled = pooled + phi[m]
         # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
         outer = maximum(
@@ -257,8 +257,8 @@ def deep_sets_forward_products_3(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = -0.0
-    for m in tl.static_range(M):
+    pooled = phi[0]
+    for m in tl.static_range(1, M):
         pooled = pooled + phi[m]
     tl.store(operand_2_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
 
@@ -442,8 +442,8 @@ def deep_sets_forward_operands_3(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = -0.0
-    for m in tl.static_range(M):
+    pooled = phi[0]
+    for m in tl.static_range(1, M):
         pooled = pooled + phi[m]
     tl.store(operand_2_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
 
@@ -613,8 +613,8 @@ def deep_sets_backward_kernel(
         for m in tl.static_range(M):
             phi = phi + (maximum(total_2[m], 0.0),)
         # pooled[l] = sum[m](phi[m,l])
-        pooled = -0.0
-        for m in tl.static_range(M):
+        pooled = phi[0]
+        for m in tl.static_range(1, M):
             pooled = pooled + phi[m]
         total_3 = (
             contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
@@ -643,12 +643,12 @@ def deep_sets_backward_kernel(
             )
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], selected, 0.0), 0)
-        total_4 = -0.0
-        for m in tl.static_range(M):
+        total_4 = selected_2[0]
+        for m in tl.static_range(1, M):
             total_4 = total_4 + selected_2[m]
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0)
-        total_5 = -0.0
-        for m in tl.static_range(M):
+        total_5 = selected_3[0]
+        for m in tl.static_range(1, M):
             total_5 = total_5 + selected_3[m]
         partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0)
         for m in tl.static_range(M):
@@ -848,8 +848,8 @@ def deep_sets_backward_products_3(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = -0.0
-    for m in tl.static_range(M):
+    pooled = phi[0]
+    for m in tl.static_range(1, M):
         pooled = pooled + phi[m]
     tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
 
@@ -974,8 +974,8 @@ def deep_sets_backward_products_5(
                 tl.full((), 0, ACC),
             ),
         )
-    total = -0.0
-    for m in tl.static_range(M):
+    total = selected[0]
+    for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
@@ -1049,8 +1049,8 @@ def deep_sets_backward_products_6(
                 tl.full((), 0, ACC),
             ),
         )
-    total = -0.0
-    for m in tl.static_range(M):
+    total = selected[0]
+    for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
@@ -1177,8 +1177,8 @@ def deep_sets_backward_operands_1(
     for m in tl.static_range(M):
         phi = phi + (maximum(product_2[m] + tl.load(c_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :], 0.0),)
     # pooled[l] = sum[m](phi[m,l])
-    pooled = -0.0
-    for m in tl.static_range(M):
+    pooled = phi[0]
+    for m in tl.static_range(1, M):
         pooled = pooled + phi[m]
     tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_b_k)
     product_3 = tl.load(product_3_ptr + b[:, None] * hidden + k[None, :], mask=in_b_k, other=0.0).to(ACC)
@@ -1281,8 +1281,8 @@ def deep_sets_backward_operands_3(
                 tl.full((), 0, ACC),
             ),
         )
-    total = -0.0
-    for m in tl.static_range(M):
+    total = selected[0]
+    for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):
@@ -1342,8 +1342,8 @@ def deep_sets_backward_operands_4(
                 tl.full((), 0, ACC),
             ),
         )
-    total = -0.0
-    for m in tl.static_range(M):
+    total = selected[0]
+    for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
     for m in tl.static_range(M):

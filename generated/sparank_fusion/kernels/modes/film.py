@@ -325,7 +325,7 @@ def film_backward_kernel(
                 (out_bar if p == 1 else tl.zeros_like(out_bar))
                 + (gamma_bar + out_bar * h[0] if p == 0 else tl.zeros_like(gamma_bar + out_bar * h[0])),
             )
-        total_2 = -0.0
+        total_2 = 0.0
         for p in tl.static_range(2):
             total_2 = total_2 + contract(total[p], W_tiles[p], ACC, PRECISION)
         tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_rest_j)

@@ -99,17 +99,17 @@ def gate_forward_kernel(
         logit = ()
         for m in tl.static_range(M):
             logit = logit + (contract(h[m], W_tiles[m], ACC, PRECISION) + c_tiles[m].to(ACC)[None, :],)
-        peak = float("-inf")
-        for m in tl.static_range(M):
+        peak = logit[0]
+        for m in tl.static_range(1, M):
             peak = maximum(peak, logit[m])
         exp = ()
         for m in tl.static_range(M):
             exp = exp + (exponential(logit[m] - peak),)
-        total = -0.0
-        for m in tl.static_range(M):
+        total = exp[0] * h[0]
+        for m in tl.static_range(1, M):
             total = total + exp[m] * h[m]
-        total_2 = -0.0
-        for m in tl.static_range(M):
+        total_2 = exp[0]
+        for m in tl.static_range(1, M):
             total_2 = total_2 + exp[m]
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = total * reciprocal(total_2)
@@ -172,8 +172,8 @@ def gate_forward_products(
     logit = ()
     for m in tl.static_range(M):
         logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = logit[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
@@ -181,11 +181,11 @@ def gate_forward_products(
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0] * h[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m] * h[m]
-    total_2 = -0.0
-    for m in tl.static_range(M):
+    total_2 = exp[0]
+    for m in tl.static_range(1, M):
         total_2 = total_2 + exp[m]
     # out[i] = sum[m](g[m,i] * h[m,i])
     out = total * reciprocal(total_2)
@@ -237,8 +237,8 @@ def gate_forward_epilogue(
     logit = ()
     for m in tl.static_range(M):
         logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = logit[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
@@ -246,11 +246,11 @@ def gate_forward_epilogue(
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0] * h[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m] * h[m]
-    total_2 = -0.0
-    for m in tl.static_range(M):
+    total_2 = exp[0]
+    for m in tl.static_range(1, M):
         total_2 = total_2 + exp[m]
     # out[i] = sum[m](g[m,i] * h[m,i])
     out = total * reciprocal(total_2)
@@ -326,14 +326,14 @@ def gate_backward_kernel(
         logit = ()
         for m in tl.static_range(M):
             logit = logit + (contract(h[m], W_tiles[m], ACC, PRECISION) + c_tiles[m].to(ACC)[None, :],)
-        peak = float("-inf")
-        for m in tl.static_range(M):
+        peak = logit[0]
+        for m in tl.static_range(1, M):
             peak = maximum(peak, logit[m])
         exp = ()
         for m in tl.static_range(M):
             exp = exp + (exponential(logit[m] - peak),)
-        total = -0.0
-        for m in tl.static_range(M):
+        total = exp[0]
+        for m in tl.static_range(1, M):
             total = total + exp[m]
         # g[m,i] = softmax[m](logit[m,i])
         g = ()
@@ -353,8 +353,8 @@ def gate_backward_kernel(
         total_2 = ()
         for m in tl.static_range(M):
             total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-        total_3 = -0.0
-        for m in tl.static_range(M):
+        total_3 = total_2[0] * g[0]
+        for m in tl.static_range(1, M):
             total_3 = total_3 + total_2[m] * g[m]
         logit_bar = ()
         for m in tl.static_range(M):
@@ -435,14 +435,14 @@ def gate_backward_products_2(
     logit = ()
     for m in tl.static_range(M):
         logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = logit[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
@@ -466,8 +466,8 @@ def gate_backward_products_2(
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-    total_3 = -0.0
-    for m in tl.static_range(M):
+    total_3 = total_2[0] * g[0]
+    for m in tl.static_range(1, M):
         total_3 = total_3 + total_2[m] * g[m]
     logit_bar = ()
     for m in tl.static_range(M):
@@ -525,14 +525,14 @@ def gate_backward_products(
     logit = ()
     for m in tl.static_range(M):
         logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = logit[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
@@ -603,14 +603,14 @@ def gate_backward_operands_1(
     logit = ()
     for m in tl.static_range(M):
         logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = logit[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()
@@ -634,8 +634,8 @@ def gate_backward_operands_1(
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-    total_3 = -0.0
-    for m in tl.static_range(M):
+    total_3 = total_2[0] * g[0]
+    for m in tl.static_range(1, M):
         total_3 = total_3 + total_2[m] * g[m]
     logit_bar = ()
     for m in tl.static_range(M):
@@ -687,14 +687,14 @@ def gate_backward_epilogue(
     logit = ()
     for m in tl.static_range(M):
         logit = logit + (product_1[m] + tl.load(c_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :],)
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = logit[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, logit[m])
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(logit[m] - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # g[m,i] = softmax[m](logit[m,i])
     g = ()

@@ -116,7 +116,7 @@ def gated_multimodal_unit_forward_kernel(
             )
         total = ()
         for m in tl.static_range(M):
-            total_2 = -0.0
+            total_2 = 0.0
             for t in tl.static_range(M):
                 total_2 = total_2 + contract(h[t], Z_tiles[m * M + t], ACC, PRECISION)
             total = total + (total_2,)
@@ -129,8 +129,8 @@ def gated_multimodal_unit_forward_kernel(
         for m in tl.static_range(M):
             v = v + (tanh(contract(h[m], W_tiles[m], ACC, PRECISION)),)
         # out[o] = sum[m](z[m,o] * v[m,o])
-        out = -0.0
-        for m in tl.static_range(M):
+        out = z[0] * v[0]
+        for m in tl.static_range(1, M):
             out = out + z[m] * v[m]
         tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_rest_o)
         if HAS_EXTRAS:
@@ -217,8 +217,8 @@ def gated_multimodal_unit_forward_products(
     for m in tl.static_range(M):
         v = v + (tanh(product_2[m]),)
     # out[o] = sum[m](z[m,o] * v[m,o])
-    out = -0.0
-    for m in tl.static_range(M):
+    out = z[0] * v[0]
+    for m in tl.static_range(1, M):
         out = out + z[m] * v[m]
     tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
     if HAS_EXTRAS:
@@ -274,8 +274,8 @@ def gated_multimodal_unit_forward_epilogue(
     for m in tl.static_range(M):
         v = v + (tanh(product_2[m]),)
     # out[o] = sum[m](z[m,o] * v[m,o])
-    out = -0.0
-    for m in tl.static_range(M):
+    out = z[0] * v[0]
+    for m in tl.static_range(1, M):
         out = out + z[m] * v[m]
     tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
     if HAS_EXTRAS:
@@ -374,7 +374,7 @@ def gated_multimodal_unit_backward_kernel(
             )
         total = ()
         for m in tl.static_range(M):
-            total_2 = -0.0
+            total_2 = 0.0
             for t in tl.static_range(M):
                 total_2 = total_2 + contract(h[t], Z_tiles[m * M + t], ACC, PRECISION)
             total = total + (total_2,)
@@ -408,7 +408,7 @@ def gated_multimodal_unit_backward_kernel(
             product_2 = product_2 + ((z_bar[m] + out_bar * v[m]) * z[m] * (1 - z[m]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = -0.0
+            total_3 = 0.0
             for m in tl.static_range(M):
                 total_3 = total_3 + contract(
                     tl.where(in_o[None, :], product_2[m], 0.0), Z_tiles_2[m * M + t], ACC, PRECISION

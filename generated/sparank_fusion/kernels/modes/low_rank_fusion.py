@@ -109,8 +109,8 @@ def low_rank_fusion_forward_kernel(
                     None, :, :
                 ],
             )
-        prod = 1.0
-        for m in tl.static_range(M):
+        prod = x[0]
+        for m in tl.static_range(1, M):
             prod = prod * x[m]
         # out[o] = sum[r](prod[m](x[m,r,o]))
         out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)
@@ -168,8 +168,8 @@ def low_rank_fusion_forward_epilogue(
                 None, :, :
             ],
         )
-    prod = 1.0
-    for m in tl.static_range(M):
+    prod = x[0]
+    for m in tl.static_range(1, M):
         prod = prod * x[m]
     # out[o] = sum[r](prod[m](x[m,r,o]))
     out = tl.sum(tl.where(in_r[None, :, None], prod, 0.0), 1)

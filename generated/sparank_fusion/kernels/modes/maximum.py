@@ -47,8 +47,8 @@ def maximum_forward_kernel(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = max[m](h[m,i])
-    out = float("-inf")
-    for m in tl.static_range(M):
+    out = h[0]
+    for m in tl.static_range(1, M):
         out = maximum(out, h[m])
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
@@ -80,14 +80,14 @@ def maximum_backward_kernel(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = max[m](h[m,i])
-    out = float("-inf")
-    for m in tl.static_range(M):
+    out = h[0]
+    for m in tl.static_range(1, M):
         out = maximum(out, h[m])
     equal = ()
     for m in tl.static_range(M):
         equal = equal + (h[m] == out,)
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-    total = -0.0
+    total = 0.0
     for m in tl.static_range(M):
         total = total + tl.where(equal[m], tl.full((), 1, ACC), tl.full((), 0, ACC))
     h_bar = ()

@@ -45,8 +45,8 @@ def mean_forward_kernel(
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = h[0]
+    for m in tl.static_range(1, M):
         total = total + h[m]
     # out[i] = mean[m](h[m,i])
     out = total / M

@@ -118,7 +118,7 @@ def mixture_of_experts_forward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
-        total = -0.0
+        total = 0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
         total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
@@ -127,7 +127,7 @@ def mixture_of_experts_forward_kernel(
         )
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
-        total_3 = -0.0
+        total_3 = 0.0
         for m in tl.static_range(M):
             total_3 = total_3 + tl.reshape(
                 contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, E_LANES, I_LANES)
@@ -313,7 +313,7 @@ def mixture_of_experts_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
-        total = -0.0
+        total = 0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
         total_2 = total + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
@@ -328,7 +328,7 @@ def mixture_of_experts_backward_kernel(
             if HAS_EXTRAS
             else tl.zeros((ROWS, E_LANES), ACC)
         )
-        total_3 = -0.0
+        total_3 = 0.0
         for m in tl.static_range(M):
             total_3 = total_3 + tl.reshape(
                 contract(h[m], W_tiles[m], ACC, PRECISION), (ROWS, E_LANES, I_LANES)

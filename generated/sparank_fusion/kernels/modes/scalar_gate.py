@@ -72,22 +72,22 @@ def scalar_gate_forward_kernel(
             tl.sum(tl.load(W_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :] * h[m], 1)
             + tl.load(c_ptrs[m]).to(ACC),
         )
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = score[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, score[m])
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(score[m] - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # g[m] = softmax[m](score[m])
     g = ()
     for m in tl.static_range(M):
         g = g + (exp[m] * reciprocal(total),)
     # out[i] = sum[m](g[m] * h[m,i])
-    out = -0.0
-    for m in tl.static_range(M):
+    out = g[0][:, None] * h[0]
+    for m in tl.static_range(1, M):
         out = out + g[m][:, None] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
@@ -139,14 +139,14 @@ def scalar_gate_backward_kernel(
             tl.sum(tl.load(W_ptrs[m] + i, mask=in_i, other=0.0).to(ACC)[None, :] * h[m], 1)
             + tl.load(c_ptrs[m]).to(ACC),
         )
-    peak = float("-inf")
-    for m in tl.static_range(M):
+    peak = score[0]
+    for m in tl.static_range(1, M):
         peak = maximum(peak, score[m])
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(score[m] - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # g[m] = softmax[m](score[m])
     g = ()
@@ -164,8 +164,8 @@ def scalar_gate_backward_kernel(
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + tl.sum(out_bar * h[m], 1),)
-    total_3 = -0.0
-    for m in tl.static_range(M):
+    total_3 = total_2[0] * g[0]
+    for m in tl.static_range(1, M):
         total_3 = total_3 + total_2[m] * g[m]
     score_bar = ()
     for m in tl.static_range(M):

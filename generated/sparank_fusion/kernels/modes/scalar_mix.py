@@ -67,8 +67,8 @@ def scalar_mix_forward_kernel(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(tl.load(s_ptr + m).to(ACC) - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # w[m] = softmax[m](s[m])
     w = ()
@@ -77,8 +77,8 @@ def scalar_mix_forward_kernel(
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
-    total_2 = -0.0
-    for m in tl.static_range(M):
+    total_2 = w[0] * h[0]
+    for m in tl.static_range(1, M):
         total_2 = total_2 + w[m] * h[m]
     # out[i] = gamma * sum[m](w[m] * h[m,i])
     out = tl.load(gamma_ptr).to(ACC) * total_2
@@ -128,8 +128,8 @@ def scalar_mix_backward_kernel(
     exp = ()
     for m in tl.static_range(M):
         exp = exp + (exponential(tl.load(s_ptr + m).to(ACC) - peak),)
-    total = -0.0
-    for m in tl.static_range(M):
+    total = exp[0]
+    for m in tl.static_range(1, M):
         total = total + exp[m]
     # w[m] = softmax[m](s[m])
     w = ()
@@ -158,8 +158,8 @@ def scalar_mix_backward_kernel(
         tl.store(
             partial_2_ptr + m * programs + program, tl.sum(tl.where(in_b, tl.sum(out_bar * h[m], 1), 0.0), 0)
         )
-    total_2 = -0.0
-    for m in tl.static_range(M):
+    total_2 = w[0] * h[0]
+    for m in tl.static_range(1, M):
         total_2 = total_2 + w[m] * h[m]
     tl.store(
         partial_3_ptr + program,

@@ -95,7 +95,7 @@ def sigmoid_gate_forward_kernel(
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-        total = -0.0
+        total = 0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
@@ -106,8 +106,8 @@ def sigmoid_gate_forward_kernel(
         for m in tl.static_range(M):
             g = g + (((z) if m == 0 else (1 - z)),)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = -0.0
-        for m in tl.static_range(M):
+        out = g[0] * h[0]
+        for m in tl.static_range(1, M):
             out = out + g[m] * h[m]
         tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
         if HAS_EXTRAS:
@@ -171,8 +171,8 @@ def sigmoid_gate_forward_products(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = sum[m](g[m,i] * h[m,i])
-    out = -0.0
-    for m in tl.static_range(M):
+    out = g[0] * h[0]
+    for m in tl.static_range(1, M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
@@ -221,8 +221,8 @@ def sigmoid_gate_forward_epilogue(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = sum[m](g[m,i] * h[m,i])
-    out = -0.0
-    for m in tl.static_range(M):
+    out = g[0] * h[0]
+    for m in tl.static_range(1, M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
     if HAS_EXTRAS:
@@ -287,7 +287,7 @@ def sigmoid_gate_backward_kernel(
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
-        total = -0.0
+        total = 0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])

@@ -46,8 +46,8 @@ def sum_forward_kernel(
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
     # out[i] = sum[m](h[m,i])
-    out = -0.0
-    for m in tl.static_range(M):
+    out = h[0]
+    for m in tl.static_range(1, M):
         out = out + h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
 
