@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from project_helper import REPOSITORY, Project, invoke
 
+from sparank_gen.ir.mode import Mode
 from sparank_gen.project import generate as generator
 
 TEMPLATE = "docs/index.md.j2"
@@ -51,7 +53,7 @@ def warm(built_once: Project, cache: Path, tmp_path: Path) -> Project:
     """A built project whose check has been remembered."""
     project = Project(Path(shutil.copytree(built_once.root, tmp_path / "project")))
     project.run("check")
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.json"))) == 1
     return project
 
 
@@ -229,7 +231,7 @@ def test_another_configuration_is_another_state(
     ids=lambda entry: json.dumps(entry[:12]),
 )
 def test_a_damaged_cache_entry_is_harmless(warm: Project, cache: Path, entry: str) -> None:
-    (path,) = cache.iterdir()
+    (path,) = cache.glob("*.json")
     path.write_text(entry, encoding="latin-1")
     page = warm.output / "docs" / "gate.md"
     good = page.read_bytes()
@@ -237,6 +239,69 @@ def test_a_damaged_cache_entry_is_harmless(warm: Project, cache: Path, entry: st
     warm.run("check", code=1)
     page.write_bytes(good)
     warm.run("check")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes whose files are computed, in this process."""
+    found: list[str] = []
+    own = generator.Renderer.mode_files
+
+    def noted(self: generator.Renderer, mode: Mode) -> dict[str, str]:
+        found.append(mode.name)
+        return own(self, mode)
+
+    monkeypatch.setattr(generator.Renderer, "mode_files", noted)
+    return found
+
+
+def test_only_what_changed_is_computed_again(warm: Project, cache: Path, computed: list[str]) -> None:
+    build = ("build", "--jobs", "1")
+    warm.run(*build)
+    assert computed == []
+    warm.edit("specs/gate.yaml", "genau", "ungefähr")
+    warm.run(*build)
+    assert computed == ["gate"]
+    warm.edit("specs/gate.yaml", "ungefähr", "genau")
+    warm.run(*build)
+    assert computed == ["gate"], "what was built before is remembered"
+
+
+def test_a_mode_is_computed_again_where_its_library_or_templates_changed(
+    warm: Project, cache: Path, computed: list[str]
+) -> None:
+    build = ("build", "--jobs", "1")
+    library = warm.root / "specs" / "lib" / "more.yaml"
+    library.parent.mkdir()
+    library.write_text('version: 1\nfunctions:\n  twice(x): "2 * x"\n')
+    warm.run(*build)
+    assert computed == ["concat", "gate"]
+    warm.edit(f"templates/{TEMPLATE}", "#", "# Our")
+    warm.run(*build)
+    assert computed == ["concat", "gate"] * 2
+
+
+def damaged(path: Path, kind: str) -> None:
+    """Damage a kept mode's files: other text below their fingerprint, or no such file at all."""
+    fingerprint, text = zlib.decompress(path.read_bytes()).split(b"\n", 1)
+    path.write_bytes({
+        "text": zlib.compress(fingerprint + b"\n" + text.replace(b"import", b"imports")),
+        "cut": path.read_bytes()[:100],
+        "empty": b"",
+        "other": zlib.compress(b"\xff"),
+    }[kind])
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "empty", "other"])
+def test_damaged_files_of_a_mode_are_computed_again(
+    warm: Project, cache: Path, computed: list[str], kind: str
+) -> None:
+    for path in (cache / "texts").iterdir():
+        damaged(path, kind)
+    before = warm.content()
+    warm.run("build", "--jobs", "1")
+    assert computed == ["concat", "gate"]
+    assert warm.content() == before
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "folder"])
@@ -249,9 +314,9 @@ def test_an_unwritable_cache_is_harmless(
     monkeypatch.setenv("SPARANK_GEN_CACHE", str(tmp_path / folder))
     if folder == "folder":
         project.run("check")
-        (entry,) = (tmp_path / folder).iterdir()
-        entry.unlink()
-        (entry / "mine").mkdir(parents=True)
+        for entry in [path for path in (tmp_path / folder).rglob("*") if path.is_file()]:
+            entry.unlink()
+            (entry / "mine").mkdir(parents=True)
     project.run("check")
     changed_spec(project)
     project.run("check", code=1)

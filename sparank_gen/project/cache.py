@@ -1,4 +1,5 @@
-"""What makes a second check fast: the fingerprints of all outputs, remembered for one state of all inputs.
+"""What makes a second check or build fast: the fingerprints of all outputs, remembered for one state of all inputs, and the
+files of each mode, remembered for one state of what they depend on.
 
 The cache lives outside the project, in the folder that ``SPARANK_GEN_CACHE`` names or in the user's cache folder.
 It only ever saves work: a missing or damaged entry means that everything is computed again.
@@ -11,7 +12,8 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparank_gen.project.config import Config, library_files, spec_files
@@ -20,7 +22,9 @@ from sparank_gen.project.templates import template_folders
 from sparank_gen.project.writing import write_atomically
 
 LIBRARIES = ("black", "jinja2", "numpy", "pyyaml")
-KEPT = 64
+# How many states of all inputs are kept, and how many modes with their files, of some 30 KB each.
+KEPT, KEPT_TEXTS = 64, 2048
+TEXTS = "texts"
 
 
 def cache_folder() -> Path:
@@ -33,22 +37,46 @@ def cache_folder() -> Path:
 
 def state_key(config: Config) -> str:
     """A fingerprint of everything that the generated text depends on."""
+    state = _generator(config)
+    _take_in(state, "specs", config.specs, [*spec_files(config.specs), *library_files(config.specs)])
+    state.update(repr((config.specs.name, config.default_mode, config.positional)).encode())
+    return state.hexdigest()
+
+
+def mode_keys(config: Config, specs: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """A fingerprint for each spec, of everything that the files of its mode depend on.
+
+    Args:
+        config: the project.
+        specs: of each spec, the path that files name it by, and its lines.
+    """
+    common = _generator(config)
+    _take_in(common, "library", config.specs, library_files(config.specs))
+    keys = []
+    for path, lines in specs:
+        state = common.copy()
+        state.update("\n".join((path, *lines)).encode(errors="surrogateescape"))
+        keys.append(state.hexdigest())
+    return keys
+
+
+def _generator(config: Config) -> hashlib._Hash:
+    """The beginning of a fingerprint: what turns a spec into text."""
     state = hashlib.sha256()
     package = Path(__file__).resolve().parents[1]
-    sources: list[tuple[str, Path, Iterable[Path]]] = [
-        ("generator", package, sorted(package.rglob("*.py"))),
-        *(("templates", folder, _files_below(folder)) for folder in template_folders(config.templates)),
-        ("specs", config.specs, [*spec_files(config.specs), *library_files(config.specs)]),
-    ]
-    for label, folder, paths in sources:
-        state.update(f"{label}\0".encode())
-        for path in paths:
-            entry = f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0"
-            state.update(entry.encode(errors="surrogateescape"))
-    state.update(repr((config.specs.name, config.package, config.default_mode, config.positional)).encode())
-    state.update(repr([importlib.metadata.version(name) for name in LIBRARIES]).encode())
-    state.update(repr(sys.version_info[:3]).encode())
-    return state.hexdigest()
+    _take_in(state, "generator", package, sorted(package.rglob("*.py")))
+    for folder in template_folders(config.templates):
+        _take_in(state, "templates", folder, _files_below(folder))
+    state.update(repr((config.package, [importlib.metadata.version(name) for name in LIBRARIES], sys.version_info[:3])).encode())
+    return state
+
+
+def _take_in(state: hashlib._Hash, label: str, folder: Path, paths: Iterable[Path]) -> None:
+    """Add files below a folder, with their names, to a fingerprint."""
+    state.update(f"{label}\0".encode())
+    for path in paths:
+        entry = f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0"
+        state.update(entry.encode(errors="surrogateescape"))
 
 
 def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -65,15 +93,47 @@ def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[
 
 def remember(key: str, files: Mapping[str, str]) -> None:
     """Keep the fingerprints of all outputs for this state of the inputs."""
-    folder = cache_folder()
     try:
-        write_atomically(folder / f"{key}.json", json.dumps({path: digest(text) for path, text in files.items()}))
-        entries = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in entries[KEPT:]:
-            path.unlink(missing_ok=True)
+        write_atomically(cache_folder() / f"{key}.json", json.dumps({path: digest(text) for path, text in files.items()}))
+        _keep_newest(cache_folder(), "*.json", KEPT)
     except OSError:
         # A cache that cannot be written costs time, nothing else.
         return
+
+
+def remember_texts(made: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep generated files as they are, those of each key together."""
+    folder = cache_folder() / TEXTS
+    try:
+        for key, files in made.items():
+            text = json.dumps(files)
+            write_atomically(folder / f"{key}.z", zlib.compress(f"{digest(text)}\n{text}".encode()))
+        if made:
+            _keep_newest(folder, "*.z", KEPT_TEXTS)
+    except OSError:
+        return
+
+
+def remembered_texts(key: str) -> dict[str, str] | None:
+    """The generated files that were kept for a key, or None."""
+    try:
+        path = cache_folder() / TEXTS / f"{key}.z"
+        fingerprint, text = zlib.decompress(path.read_bytes()).decode().split("\n", 1)
+        if digest(text) != fingerprint:
+            return None
+        found: dict[str, str] = json.loads(text)
+        # What is used stays.
+        os.utime(path)
+    except (OSError, ValueError, zlib.error):
+        return None
+    return found
+
+
+def _keep_newest(folder: Path, pattern: str, count: int) -> None:
+    """Remove all entries of a folder but the newest."""
+    entries = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in entries[count:]:
+        path.unlink(missing_ok=True)
 
 
 def agreeing_files(key: str, output: Path) -> Collection[str] | None:

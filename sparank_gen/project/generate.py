@@ -22,6 +22,7 @@ from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.functions import Function, read_functions
+from sparank_gen.project import cache
 from sparank_gen.project.config import Config, UsageError, library_files, spec_files
 from sparank_gen.project.files import HEADER
 from sparank_gen.project.parallel import share
@@ -142,19 +143,24 @@ def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
     """
     modes = load_modes(config)
     renderer = Renderer(config, environment(config.templates))
+    keys = cache.mode_keys(config, [(mode.spec.path, mode.spec.mode.source) for mode in modes])
+    known = {key: files for key in keys if (files := cache.remembered_texts(key)) is not None}
+    missing = [(key, mode) for key, mode in zip(keys, modes, strict=True) if key not in known]
 
     def files_of(position: int) -> dict[str, str] | errors.SpecError:
         try:
-            return renderer.mode_files(modes[position])
+            return renderer.mode_files(missing[position][1])
         except errors.SpecError as error:
             return error
 
-    made, package = share(files_of, len(modes), lambda: renderer.package_files(modes), jobs)
+    made, package = share(files_of, len(missing), lambda: renderer.package_files(modes), jobs)
     found = [files for files in made if isinstance(files, errors.SpecError)]
     if found:
         raise SpecErrors(found)
-    by_mode = [files for files in made if isinstance(files, dict)]
-    return {path: text for files in (*by_mode, package) for path, text in files.items()}
+    new = {key: files for (key, _), files in zip(missing, made, strict=True) if isinstance(files, dict)}
+    cache.remember_texts(new)
+    by_mode = known | new
+    return {path: text for files in (*(by_mode[key] for key in keys), package) for path, text in files.items()}
 
 
 @dataclass(frozen=True)
