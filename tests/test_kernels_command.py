@@ -97,7 +97,7 @@ def test_it_says_how_a_pass_runs_and_why() -> None:
     # 16 rows of 256 lanes need 9 numbers each forward: softmax and sum over two modalities.
     assert plan[0] == (
         "gate forward: columns: 16 rows touch 36,864 numbers, of 125,000 that registers hold; the weights have 262,144"
-        " bytes, of 203,392 of shared memory; tiles of columns spare 1,600 bytes a row, and lose the time of 800"
+        " bytes, of 203,392 of shared memory; tiles of columns spare 1,600 bytes a row, and lose the time of 360"
     )
     assert [line.split(": ")[0] for line in plan] == [
         "gate forward",

@@ -51,9 +51,10 @@ __all__ = [
 WEIGHTS_SHARE = 7 / 8
 # Operations that chips do in half precision while they move a byte: 150 to 295 on those from A100 to H100 and B200.
 OPERATIONS_A_BYTE = 250
-# By how many times their own time in the library products take longer in kernels of a tile of columns, forward and
-# backward, where little of a row finds room in registers: measured on an H100 for softmax and sigmoid gates.
-SLOWER = (1.25, 6.0)
+# How many numbers for each column of a row double the time of products in kernels of a tile of columns: the more there
+# are, the fewer rows find room. With n of them products lose (n / 12)² times their own time, measured on an H100 for
+# gates of two and three and a sigmoid gate: 0.2 to 1.1 times forward, with 7 to 13, and 1.9 to 6 times backward.
+DOUBLING = 12
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
@@ -80,8 +81,8 @@ def schedule(
     held: int,
     operations_per_row: int = 0,
     saved_per_row: int = 0,
+    columns: int = 1,
     kept: bool = False,
-    backward: bool = False,
 ) -> str:
     """How a mode with matrix products runs: ``"resident"``, ``"columns"`` or ``"split"``.
 
@@ -97,14 +98,14 @@ def schedule(
         held: how many numbers of weights one kernel would hold.
         operations_per_row: of the products that kernels of a tile of columns compute.
         saved_per_row: how many numbers these kernels do not move for each row.
+        columns: how many columns they have, padding included.
         kept: whether products are kept.
-        backward: which pass it is.
     """
     asked = asked_schedule()
     if asked is not None:
         return "split" if kept else asked
     size = tensor.dtype.itemsize
-    spared, lost = saved_per_row * size, SLOWER[backward] * _bytes_meanwhile(operations_per_row, size)
+    spared, lost = saved_per_row * size, _lost(numbers_per_row, columns, operations_per_row, size)
     numbers, weights = 16 * numbers_per_row, held * size
     chosen = "split" if kept else _best(tensor, precision, numbers, weights, spared - lost)
     noted = recorded()
@@ -123,6 +124,7 @@ def keeps(
     operations_again: int,
     forward: tuple[int, int] = (0, 0),
     backward: tuple[int, int] = (0, 0),
+    columns: int = 1,
 ) -> bool:
     """Whether a forward pass keeps matrix products for the backward one, which else computes them again.
 
@@ -136,14 +138,15 @@ def keeps(
         numbers_per_row, held: as it takes them for the forward and for the backward pass.
         operations_again: of the products, for one row.
         forward, backward: the operations and the numbers that tiles of columns compute and do not move in each pass.
+        columns: as :func:`schedule` takes it.
     """
     asked = asked_schedule()
     if asked is not None:
         return asked == "split"
     size = tensor.dtype.itemsize
     gains = [
-        moved * size - slower * _bytes_meanwhile(operations, size)
-        for slower, (operations, moved) in zip(SLOWER, (forward, backward))
+        moved * size - _lost(numbers, columns, operations, size)
+        for numbers, (operations, moved) in zip(numbers_per_row, (forward, backward))
     ]
     chosen, then = (
         _best(tensor, precision, 16 * numbers, weights * size, gain)
@@ -169,6 +172,11 @@ def _best(tensor: Tensor, precision: str, numbers: int, weights: int, gained: fl
     if numbers <= most_numbers() and weights <= most_held(tensor):
         return "resident"
     return "columns" if gained > 0 else "split"
+
+
+def _lost(numbers_per_row: int, columns: int, operations: int, size: int) -> float:
+    """How many bytes a row could move in the time by which products take longer in kernels of a tile of columns."""
+    return (numbers_per_row / columns / DOUBLING) ** 2 * _bytes_meanwhile(operations, size)
 
 
 def _bytes_meanwhile(operations: int, size: int) -> float:

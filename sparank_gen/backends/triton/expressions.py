@@ -16,7 +16,6 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, axis_of
 from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.ir.simplify import factors_of
-from sparank_gen.ir.zeros import is_not_negative
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 
@@ -187,11 +186,11 @@ class ExpressionPrinter(Reader):
         template = operator.triton or operator.torch
         if node.op == "div" and isinstance(values[1], Tile):
             is_inverse = node.args[0].op == "constant" and node.args[0].data == 1
-            if is_inverse and is_not_negative(node.args[1]):
+            if is_inverse:
                 return Tile(f"reciprocal({bare(values[1].code)})", axes, padding=padding)
             if node.args[1].axes < node.args[0].axes:
                 # The compiler takes the reciprocal once for all that is divided by the same.
-                template = "{0} * reciprocal({1})" if is_not_negative(node.args[1]) else "{0} * (1.0 / {1})"
+                template = "{0} * reciprocal({1})"
         infix = bool(operator.symbol) and not operator.triton
         codes = []
         for position, value in enumerate(values):

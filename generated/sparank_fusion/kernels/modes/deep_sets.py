@@ -1471,6 +1471,7 @@ def forward(
         held,
         2 * dim * hidden + 2 * dim * hidden * M + 2 * hidden * hidden + 2 * hidden * hidden * M,
         2 * dim + 2 * hidden + 4 * hidden * M,
+        lanes,
         kept=keep,
     )
     if chosen == "resident":
@@ -1631,8 +1632,8 @@ def backward(
         held,
         2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
         2 * dim * M + 5 * hidden + 4 * hidden * M,
+        lanes,
         kept=bool(kept),
-        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(deep_sets_backward_kernel, h, constants, numbers, held, stages=1, most=32):
@@ -1982,6 +1983,7 @@ def _keeps(
             2 * dim * hidden + 4 * dim * hidden * M + 4 * hidden * hidden + 4 * hidden * hidden * M,
             2 * dim * M + 5 * hidden + 4 * hidden * M,
         ),
+        lanes,
     )
 
 

@@ -504,7 +504,14 @@ def forward(
     numbers = 6 * lanes
     held = 2 * lanes * lanes
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, held, 4 * max(dims) * max(dims), 4 * max(dims), kept=keep
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        held,
+        4 * max(dims) * max(dims),
+        4 * max(dims),
+        lanes,
+        kept=keep,
     )
     if chosen == "resident":
         for tile in walking_tiles(film_forward_kernel, h, constants, numbers, held, stages=3, most=128):
@@ -704,6 +711,7 @@ def _keeps(
         4 * max(dims) * max(dims),
         (4 * max(dims) * max(dims), 4 * max(dims)),
         (0, 0),
+        lanes,
     )
 
 

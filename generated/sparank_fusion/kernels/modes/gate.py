@@ -766,7 +766,9 @@ def forward(
     lanes = next_power_of_2(dim)
     numbers = lanes + 4 * lanes * M
     held = lanes * lanes * M
-    chosen = schedule(h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, kept=keep)
+    chosen = schedule(
+        h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim * M, lanes, kept=keep
+    )
     if chosen == "resident":
         for tile in walking_tiles(gate_forward_kernel, h, constants, numbers, held, stages=3, most=128):
             launch(
@@ -848,14 +850,7 @@ def backward(
     numbers = 2 * (lanes + 4 * lanes * M)
     held = 2 * lanes * lanes * M
     chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        held,
-        4 * dim * dim * M,
-        3 * dim * M,
-        kept=bool(kept),
-        backward=True,
+        h[0], constants["PRECISION"], numbers, held, 4 * dim * dim * M, 3 * dim * M, lanes, kept=bool(kept)
     )
     if chosen == "resident":
         for tile in walking_tiles(gate_backward_kernel, h, constants, numbers, held, stages=1, most=32):
@@ -1015,6 +1010,7 @@ def _keeps(
         2 * dim * dim * M,
         (2 * dim * dim * M, 2 * dim * M),
         (4 * dim * dim * M, 3 * dim * M),
+        lanes,
     )
 
 

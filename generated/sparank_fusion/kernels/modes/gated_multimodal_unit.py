@@ -749,6 +749,7 @@ def forward(
         held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         2 * max(dims) * M + 4 * M * units,
+        lanes,
         kept=keep,
     )
     if chosen == "resident":
@@ -850,8 +851,8 @@ def backward(
         held,
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         2 * max(dims) * M + 4 * M * units,
+        lanes,
         kept=bool(kept),
-        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1012,6 +1013,7 @@ def _keeps(
         2 * max(dims) * M * units + 2 * max(dims) * M * M * units,
         (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 2 * max(dims) * M + 4 * M * units),
         (2 * max(dims) * M * units + 2 * max(dims) * M * M * units, 2 * max(dims) * M + 4 * M * units),
+        lanes,
     )
 
 

@@ -786,7 +786,14 @@ def forward(
     numbers = 2 * lanes + 6 * constants["R_LANES"]
     held = 3 * lanes * constants["R_LANES"]
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, held, 6 * max(dims) * rank, 2 * max(dims) + 4 * rank, kept=keep
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        held,
+        6 * max(dims) * rank,
+        2 * max(dims) + 4 * rank,
+        lanes,
+        kept=keep,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -907,14 +914,7 @@ def backward(
     numbers = 2 * (2 * lanes + 6 * constants["R_LANES"])
     held = 5 * lanes * constants["R_LANES"]
     chosen = schedule(
-        h[0],
-        constants["PRECISION"],
-        numbers,
-        held,
-        6 * max(dims) * rank,
-        6 * rank,
-        kept=bool(kept),
-        backward=True,
+        h[0], constants["PRECISION"], numbers, held, 6 * max(dims) * rank, 6 * rank, lanes, kept=bool(kept)
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -1147,6 +1147,7 @@ def _keeps(
         4 * max(dims) * rank,
         (6 * max(dims) * rank, 2 * max(dims) + 4 * rank),
         (6 * max(dims) * rank, 6 * rank),
+        lanes,
     )
 
 

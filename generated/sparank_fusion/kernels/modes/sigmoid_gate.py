@@ -629,7 +629,14 @@ def forward(
     numbers = 5 * lanes + lanes * M
     held = lanes * lanes * M
     chosen = schedule(
-        h[0], constants["PRECISION"], numbers, held, 2 * dim * dim * M, 2 * dim + 2 * dim * M, kept=keep
+        h[0],
+        constants["PRECISION"],
+        numbers,
+        held,
+        2 * dim * dim * M,
+        2 * dim + 2 * dim * M,
+        lanes,
+        kept=keep,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -720,8 +727,8 @@ def backward(
         held,
         4 * dim * dim * M,
         dim + 4 * dim * M,
+        lanes,
         kept=bool(kept),
-        backward=True,
     )
     if chosen == "resident":
         for tile in walking_tiles(
@@ -864,6 +871,7 @@ def _keeps(
         2 * dim * dim * M,
         (2 * dim * dim * M, 2 * dim + 2 * dim * M),
         (4 * dim * dim * M, dim + 4 * dim * M),
+        lanes,
     )
 
 
