@@ -71,4 +71,7 @@ def separate(tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> lis
 
 def shaped(gradients: Iterable[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
     """Gradients in the shapes and types of their parameters."""
-    return separate(x.reshape(p.shape).to(p.dtype) for x, p in zip(gradients, parameters))
+    return separate(
+        x if x.shape == p.shape and x.dtype is p.dtype else x.reshape(p.shape).to(p.dtype)
+        for x, p in zip(gradients, parameters)
+    )
