@@ -44,8 +44,9 @@ class Reader(KernelScope):
             return replace(kept.tile, code=kept.name, precedence=10)
         index = env[kept.unrolled[0]]
         for axis in kept.unrolled[1:]:
-            extent = self.extent(axis, env)
-            index = f"{index if index.isidentifier() or index.isdigit() else f'({index})'} * {extent} + {env[axis]}"
+            before = f"{index if index.isidentifier() or index.isdigit() else f'({index})'} * {self.extent(axis, env)}"
+            terms = [before if index != "0" else "", env[axis] if env[axis] != "0" else ""]
+            index = " + ".join(filter(None, terms)) or "0"
         return replace(kept.tile, code=f"{kept.name}[{index}]", precedence=10)
 
     def leaf_key(self, leaf: Node) -> object:

@@ -148,10 +148,10 @@ def attention_forward_kernel(
         logit = ()
         for t in tl.static_range(M):
             for u in tl.static_range(M):
-                logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+                logit = logit + (tl.sum(total[t * 3] * total[u * 3 + 1], 2) / NUMBER,)
         peak = ()
         for t in tl.static_range(M):
-            total_2 = logit[t * M + 0]
+            total_2 = logit[t * M]
             for u in tl.static_range(1, M):
                 total_2 = maximum(total_2, logit[t * M + u])
             peak = peak + (total_2,)
@@ -161,7 +161,7 @@ def attention_forward_kernel(
                 exp = exp + (exponential(logit[t * M + u] - peak[t]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = exp[t * M + 0]
+            total_3 = exp[t * M]
             for u in tl.static_range(1, M):
                 total_3 = total_3 + exp[t * M + u]
             total_2 = total_2 + (total_3,)
@@ -294,10 +294,10 @@ def attention_forward_operands_2(
     logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total[t * 3] * total[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_2 = logit[t * M + 0]
+        total_2 = logit[t * M]
         for u in tl.static_range(1, M):
             total_2 = maximum(total_2, logit[t * M + u])
         peak = peak + (total_2,)
@@ -307,7 +307,7 @@ def attention_forward_operands_2(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
-        total_3 = exp[t * M + 0]
+        total_3 = exp[t * M]
         for u in tl.static_range(1, M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
@@ -564,10 +564,10 @@ def attention_backward_kernel(
         logit = ()
         for t in tl.static_range(M):
             for u in tl.static_range(M):
-                logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+                logit = logit + (tl.sum(total[t * 3] * total[u * 3 + 1], 2) / NUMBER,)
         peak = ()
         for t in tl.static_range(M):
-            total_2 = logit[t * M + 0]
+            total_2 = logit[t * M]
             for u in tl.static_range(1, M):
                 total_2 = maximum(total_2, logit[t * M + u])
             peak = peak + (total_2,)
@@ -577,7 +577,7 @@ def attention_backward_kernel(
                 exp = exp + (exponential(logit[t * M + u] - peak[t]),)
         total_2 = ()
         for t in tl.static_range(M):
-            total_3 = exp[t * M + 0]
+            total_3 = exp[t * M]
             for u in tl.static_range(1, M):
                 total_3 = total_3 + exp[t * M + u]
             total_2 = total_2 + (total_3,)
@@ -649,7 +649,7 @@ def attention_backward_kernel(
             context_bar = context_bar + (rsqrt[t][:, None, None] * total_4[t],)
         value_bar = ()
         for u in tl.static_range(M):
-            total_5 = context_bar[0] * prob[0 * M + u][:, :, None]
+            total_5 = context_bar[0] * prob[u][:, :, None]
             for t in tl.static_range(1, M):
                 total_5 = total_5 + context_bar[t] * prob[t * M + u][:, :, None]
             value_bar = value_bar + (total_5,)
@@ -672,7 +672,7 @@ def attention_backward_kernel(
                 )
         total_5 = ()
         for t in tl.static_range(M):
-            total_6 = prob_bar[t * M + 0] * prob[t * M + 0]
+            total_6 = prob_bar[t * M] * prob[t * M]
             for u in tl.static_range(1, M):
                 total_6 = total_6 + prob_bar[t * M + u] * prob[t * M + u]
             total_5 = total_5 + (total_6,)
@@ -688,7 +688,7 @@ def attention_backward_kernel(
         for u in tl.static_range(M):
             total_6 = 0.0
             for t in tl.static_range(M):
-                total_6 = total_6 + quotient[t * M + u][:, :, None] * total[t * 3 + 0]
+                total_6 = total_6 + quotient[t * M + u][:, :, None] * total[t * 3]
             key_bar = key_bar + (total_6,)
         query_bar = ()
         for t in tl.static_range(M):
@@ -734,7 +734,7 @@ def attention_backward_kernel(
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_9, 0.0), 0)
         total_10 = ()
         for p in tl.static_range(3):
-            total_11 = total_6[0 * 3 + p]
+            total_11 = total_6[p]
             for m in tl.static_range(1, M):
                 total_11 = total_11 + total_6[m * 3 + p]
             total_10 = total_10 + (total_11,)
@@ -846,10 +846,10 @@ def attention_forward_operands_2_again(
     logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            logit = logit + (tl.sum(total[t * 3 + 0] * total[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total[t * 3] * total[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_2 = logit[t * M + 0]
+        total_2 = logit[t * M]
         for u in tl.static_range(1, M):
             total_2 = maximum(total_2, logit[t * M + u])
         peak = peak + (total_2,)
@@ -859,7 +859,7 @@ def attention_forward_operands_2_again(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_2 = ()
     for t in tl.static_range(M):
-        total_3 = exp[t * M + 0]
+        total_3 = exp[t * M]
         for u in tl.static_range(1, M):
             total_3 = total_3 + exp[t * M + u]
         total_2 = total_2 + (total_3,)
@@ -1022,10 +1022,10 @@ def attention_backward_operands_1(
     logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            logit = logit + (tl.sum(total_4[t * 3 + 0] * total_4[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total_4[t * 3] * total_4[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_5 = logit[t * M + 0]
+        total_5 = logit[t * M]
         for u in tl.static_range(1, M):
             total_5 = maximum(total_5, logit[t * M + u])
         peak = peak + (total_5,)
@@ -1035,7 +1035,7 @@ def attention_backward_operands_1(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_5 = ()
     for t in tl.static_range(M):
-        total_6 = exp[t * M + 0]
+        total_6 = exp[t * M]
         for u in tl.static_range(1, M):
             total_6 = total_6 + exp[t * M + u]
         total_5 = total_5 + (total_6,)
@@ -1187,10 +1187,10 @@ def attention_backward_operands_2(
     logit = ()
     for t in tl.static_range(M):
         for u in tl.static_range(M):
-            logit = logit + (tl.sum(total_2[t * 3 + 0] * total_2[u * 3 + 1], 2) / NUMBER,)
+            logit = logit + (tl.sum(total_2[t * 3] * total_2[u * 3 + 1], 2) / NUMBER,)
     peak = ()
     for t in tl.static_range(M):
-        total_3 = logit[t * M + 0]
+        total_3 = logit[t * M]
         for u in tl.static_range(1, M):
             total_3 = maximum(total_3, logit[t * M + u])
         peak = peak + (total_3,)
@@ -1200,7 +1200,7 @@ def attention_backward_operands_2(
             exp = exp + (exponential(logit[t * M + u] - peak[t]),)
     total_3 = ()
     for t in tl.static_range(M):
-        total_4 = exp[t * M + 0]
+        total_4 = exp[t * M]
         for u in tl.static_range(1, M):
             total_4 = total_4 + exp[t * M + u]
         total_3 = total_3 + (total_4,)
@@ -1211,7 +1211,7 @@ def attention_backward_operands_2(
             prob = prob + (exp[t * M + u] * reciprocal(total_3[t]),)
     value_bar = ()
     for u in tl.static_range(M):
-        total_4 = context_bar[0] * prob[0 * M + u][:, :, None]
+        total_4 = context_bar[0] * prob[u][:, :, None]
         for t in tl.static_range(1, M):
             total_4 = total_4 + context_bar[t] * prob[t * M + u][:, :, None]
         value_bar = value_bar + (total_4,)
@@ -1234,7 +1234,7 @@ def attention_backward_operands_2(
             )
     total_4 = ()
     for t in tl.static_range(M):
-        total_5 = prob_bar[t * M + 0] * prob[t * M + 0]
+        total_5 = prob_bar[t * M] * prob[t * M]
         for u in tl.static_range(1, M):
             total_5 = total_5 + prob_bar[t * M + u] * prob[t * M + u]
         total_4 = total_4 + (total_5,)
@@ -1250,7 +1250,7 @@ def attention_backward_operands_2(
     for u in tl.static_range(M):
         total_5 = 0.0
         for t in tl.static_range(M):
-            total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[t * 3 + 0]
+            total_5 = total_5 + quotient[t * M + u][:, :, None] * total_2[t * 3]
         key_bar = key_bar + (total_5,)
     query_bar = ()
     for t in tl.static_range(M):
@@ -1268,7 +1268,7 @@ def attention_backward_operands_2(
             )
     total_6 = ()
     for p in tl.static_range(3):
-        total_7 = total_5[0 * 3 + p]
+        total_7 = total_5[p]
         for m in tl.static_range(1, M):
             total_7 = total_7 + total_5[m * 3 + p]
         total_6 = total_6 + (total_7,)
