@@ -6,8 +6,10 @@ import ast
 import io
 import json
 import re
+import runpy
 import subprocess
 import sys
+import textwrap
 import tokenize
 import warnings
 from collections.abc import Iterator
@@ -19,9 +21,12 @@ import torch
 import yaml
 
 import sparank_fusion
+from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.torch.emit import NOUNS
+from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.node import CUTS
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.spec.load import parse_spec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GENERATED = REPOSITORY / "generated"
@@ -150,6 +155,28 @@ def test_every_page_shows_its_math(name: str) -> None:
     if definitions:
         left = [re.sub(r"\\mathrm\{(\w+)\}|\\([a-z]+)", r"\1\2", line.partition("&=")[0]) for line in blocks[0].splitlines()]
         assert {text.partition("_")[0].strip() for text in left} == definitions
+
+
+def test_a_page_shows_a_layer_that_can_be_made(tmp_path: Path) -> None:
+    """Of the usual width where that fits, else of the one next to it."""
+    spec = """
+        version: 1
+        mode: thirds
+        summary: Means over thirds of the features.
+        modalities: ">=3"
+        axes: {t: 3, k: dim // 3}
+        features: "h[m,b,(t k)]"
+        math: |
+          out[t] = mean[m,k](h[m,t,k])
+    """
+    page = mode_page(check_spec(parse_spec(textwrap.dedent(spec), "thirds.yaml")))
+    assert (page.width, page.modalities) == (63, 3)
+    for mode in sparank_fusion.list_modes():
+        text = (GENERATED / "docs" / f"{mode}.md").read_text(encoding="utf-8")
+        example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+        assert example is not None
+        (tmp_path / "example.py").write_text(example[1])
+        runpy.run_path(str(tmp_path / "example.py"))
 
 
 def test_every_file_is_in_the_manifest() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import SHARED, equation
+from sparank_gen.backends.tests.cases import width_near
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import derive
 from sparank_gen.ir.mode import Mode
@@ -17,11 +18,24 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.schedule import only_moves
 from sparank_gen.plan.stages import whole_tiles
 
+EXAMPLE_WIDTH = 64
+
 
 @dataclass(frozen=True)
 class Page:
-    """A mode's page: its equations, its adjoints, its axes, how many numbers of a row a kernel must hold, and whether it computes."""
+    """What a mode's page says.
 
+    Attributes:
+        modalities, width: of the layer that is its example.
+        formulas, adjoints: equations of the mode and of its derived gradients.
+        axes: each index with its extent.
+        out, weights, diagnostics: the layouts of what it returns.
+        held: how many numbers of a row a kernel must hold.
+        only_moves: whether it computes nothing.
+    """
+
+    modalities: int
+    width: int
     formulas: tuple[str, ...]
     adjoints: tuple[str, ...]
     axes: tuple[tuple[str, str], ...]
@@ -36,7 +50,10 @@ def mode_page(mode: Mode) -> Page:
     """The page of a mode."""
     forward = mode.program
     names: dict[Node, Definition] = {d.node: d for d in forward.definitions}
+    modalities = max(mode.spec.modalities.minimum, 2)
     return Page(
+        modalities=modalities,
+        width=width_near(EXAMPLE_WIDTH, mode, modalities),
         formulas=tuple(equation(forward, definition, names) for definition in forward.definitions),
         adjoints=adjoints(mode, names),
         axes=tuple((axis, str(extent)) for axis, extent in forward.extents.items() if axis != BATCH),

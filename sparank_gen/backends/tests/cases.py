@@ -83,6 +83,12 @@ def _smallest(mode: Mode, n_modalities: int) -> Case:
     raise _misfit(mode, Case(WIDTHS[0], n_modalities, defaults))
 
 
+def width_near(wanted: int, mode: Mode, n_modalities: int) -> int:
+    """The width next to ``wanted`` that fits a mode's extents with its default hyper-parameters, or ``wanted`` if none does."""
+    defaults = tuple((h.name.value, h.default) for h in mode.spec.hyperparameters)
+    return min(_fitting(mode, n_modalities, defaults), key=lambda dim: abs(dim - wanted), default=wanted)
+
+
 def _misfit(mode: Mode, case: Case) -> errors.BadValue:
     """What to say where no small width fits: of an index that has no extent at any of them, if there is one."""
     remedy = "a width in that range has to fit, with the default hyper-parameters, as generated tests run at one"
