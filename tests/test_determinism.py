@@ -259,6 +259,12 @@ def test_only_what_changed_is_computed_again(warm: Project, cache: Path, compute
     build = ("build", "--jobs", "1")
     warm.run(*build)
     assert computed == []
+    page = warm.output / "docs" / "gate.md"
+    before = page.read_text(encoding="utf-8")
+    page.unlink()
+    warm.run(*build)
+    assert page.read_text(encoding="utf-8") == before
+    assert computed == []
     warm.edit("specs/gate.yaml", "genau", "ungefähr")
     warm.run(*build)
     assert computed == ["gate"]
@@ -298,6 +304,8 @@ def test_damaged_files_of_a_mode_are_computed_again(
 ) -> None:
     for path in (cache / "texts").iterdir():
         damaged(path, kind)
+    for path in cache.glob("*.json"):
+        path.unlink()
     before = warm.content()
     warm.run("build", "--jobs", "1")
     assert computed == ["concat", "gate"]

@@ -62,8 +62,11 @@ def build(config: Config, force: bool = False, update_goldens: bool = False, job
         HandEdited: when there are edited files and no ``force``; nothing is written.
         SpecErrors, UsageError: when the input is wrong; nothing is written.
     """
-    files = _generate(config, jobs)
-    files, moves = settle_goldens(config, files, update_goldens)
+    key = cache.state_key(config)
+    count = _known_to_agree(key, config)
+    if count is not None:
+        return Outcome(count, (), ())
+    files, moves = settle_goldens(config, _generate(config, jobs), update_goldens)
     differences = [difference for difference in compare(config.output, files) if difference.kind != "orphan"]
     edited = tuple(difference for difference in differences if difference.kind == "edited")
     if edited and not force:
@@ -71,20 +74,29 @@ def build(config: Config, force: bool = False, update_goldens: bool = False, job
     if differences or read_text(config.output / MANIFEST) != manifest_text(files):
         check_writable(config.output, [*(difference.path for difference in differences), MANIFEST])
         write(config.output, files, differences)
+    if not moves:
+        cache.remember(key, {**files, MANIFEST: manifest_text(files)})
     return Outcome(len(files), tuple(differences), tuple(moves))
 
 
 def check(config: Config, jobs: int | None = None) -> Outcome:
     """Say what differs between the specs and the output, in at most so many processes; write nothing there."""
     key = cache.state_key(config)
-    owned = cache.agreeing_files(key, config.output)
-    if owned is not None and all(path in owned for path in with_our_header(config.output)):
-        return Outcome(len(owned), (), ())
+    count = _known_to_agree(key, config)
+    if count is not None:
+        return Outcome(count, (), ())
     files, moves = settle_goldens(config, _generate(config, jobs), False)
     outcome = Outcome(len(files), tuple(compare(config.output, files)), tuple(moves))
     if outcome.is_clean:
         cache.remember(key, {**files, MANIFEST: manifest_text(files)})
     return outcome
+
+
+def _known_to_agree(key: str, config: Config) -> int | None:
+    """How many files there are, where it is remembered that they are what the specs say, and no other has our header."""
+    owned = cache.agreeing_files(key, config.output)
+    agrees = owned is not None and all(path in owned for path in with_our_header(config.output))
+    return len(owned) if owned is not None and agrees else None
 
 
 def _generate(config: Config, jobs: int | None) -> dict[str, str]:
