@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernel_helper import check_kernels
 from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.kernels import forced
 from sparank_fusion.layer import mode_class
@@ -35,3 +36,25 @@ def test_every_row_counts_once(mode: str) -> None:
         with forced("resident", (ROWS, 4, 4)):
             found = everything(ours, features)
         torch.testing.assert_close(found, everything(other, features))
+
+
+def test_a_weight_is_held_for_each_matrix_that_it_is() -> None:
+    """One weight whose middle axis is contracted in one product, and one of the result's in another."""
+    text = """
+version: 1
+mode: random
+summary: A table of matrices, mixed and applied.
+modalities: ">=2"
+axes: {e: hidden, k: dim, i: dim}
+hyperparameters:
+  hidden: {default: 5, help: Matrices.}
+params:
+  table: {tensor: "V[e,k,i]", init: normal, std: 0.1}
+  router: {module: Linear, weight: "R[e,k]", bias: "r[e]"}
+math: |
+  p[m,e]   = softmax[e](sum[k](R[e,k] * h[m,k]) + r[e])
+  q[e,k]   = sum[m](p[m,e] * h[m,k])
+  mix[k,i] = tanh(sum[e](V[e,k,i] * p[0,e]))
+  out[i]   = sum[e,k](V[e,k,i] * q[e,k]) + sum[k](mix[k,i])
+"""
+    check_kernels(text, dim=6, n_modalities=2, hidden=5, batch=5, schedule="resident")

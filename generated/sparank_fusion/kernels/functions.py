@@ -39,7 +39,7 @@ def exponential(x):
 @triton.jit
 def reciprocal(x):
     """``1 / x``; in float32 as chips compute it, without the instructions that a division takes for results below 1e-38."""
-    return 1.0 / x if INTERPRETED or x.dtype == tl.float64 else libdevice.fast_dividef(1.0, x)
+    return 1.0 / x if INTERPRETED or x.dtype == tl.float64 else libdevice.fast_dividef(1.0, x.to(tl.float32))
 
 
 @triton.jit

@@ -266,33 +266,21 @@ class ExpressionPrinter(Reader):
         tile = self.as_tile(self.expression(operand, env))
         rows = tuple(axis for axis in tile.axes if axis not in inner)
         tile = self.restored(tile.ordered((*rows, *inner)), inner, 0.0, env)
-        left = self.flat(tile.code, (rows, inner), len(tile.axes))
+        left = self.flat(tile.code, (rows, inner))
         if self.walks and self.is_kept(weight):
-            right = self.held_weight(weight, inner, outer, env)
+            kept, read = self.held_tile(weight, (inner, outer), env)
+            self.held[kept.name] = (*kept.unrolled, *inner, *outer)
+            right = self.read(kept, read).code
         else:
             variable = self.unique(f"{weight.data[0]}_tile")
             self.emit(f"{variable} = {self.load(weight, env, (*inner, *outer)).code}")
-            right = self.flat(variable, (inner, outer), len(inner) + len(outer))
+            right = self.flat(variable, (inner, outer))
         code = f"contract({left}, {right}, ACC, PRECISION)"
         padding = dict.fromkeys(outer, 0.0)
         if len(rows) + len(outer) > 2:
             sizes = ", ".join(self.size(axis) for axis in (*rows, *outer))
             code = f"tl.reshape({code}, ({sizes}))"
         return Tile(code, (*rows, *outer), padding=padding)
-
-    def held_weight(self, weight: Node, inner: tuple[str, ...], outer: tuple[str, ...], env: Mapping[str, str]) -> str:
-        """A weight as a matrix, one of those that are read before the loop over tiles of rows."""
-        axes = (*inner, *outer)
-        kept, read = self.held_tile(weight, axes, env, lambda tile: self.flat(tile.code, (inner, outer), len(axes)))
-        self.held[kept.name] = (*kept.unrolled, *axes)
-        return self.read(kept, read).code
-
-    def flat(self, code: str, groups: Sequence[Sequence[str]], rank: int) -> str:
-        """A tile as a matrix: each group of dimensions becomes one."""
-        if rank == 2:
-            return code
-        sizes = ", ".join(" * ".join(self.size(axis) for axis in group) for group in groups)
-        return f"tl.reshape({code}, ({sizes}))"
 
     def as_tile(self, value: Tile | Scalar) -> Tile:
         return value if isinstance(value, Tile) else Tile(value.code, (), value.precedence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.backends.triton.scope import KernelScope
@@ -83,13 +83,13 @@ class Reader(KernelScope):
     def held_row(self, leaf: Node, env: Mapping[str, str]) -> Tile:
         """A parameter that is read before the loop over tiles of rows, in the type in which it is stored."""
         axes = self.split(leaf.axes)[1]
-        kept, read = self.held_tile(leaf, axes, env, lambda tile: tile.code)
+        kept, read = self.held_tile(leaf, tuple((axis,) for axis in axes), env)
         return Tile(self.read(kept, read).code, axes, padding=dict.fromkeys(axes, 0.0))
 
     def held_tile(
-        self, leaf: Node, axes: tuple[str, ...], env: Mapping[str, str], printed: Callable[[Tile], str]
+        self, leaf: Node, groups: tuple[tuple[str, ...], ...], env: Mapping[str, str]
     ) -> tuple[Kept, dict[str, str]]:
-        """A parameter that is read before the loop over tiles of rows, ``printed`` with dimensions ``axes``, and where."""
+        """A parameter that is read before the loop over tiles of rows, and where; each group of axes is one dimension."""
         name, indices = leaf.data
         slots = self.storages[name].slots
         extents = self.slot_extents(self.storages[name], indices)
@@ -101,17 +101,25 @@ class Reader(KernelScope):
         numbered = {slot: code for slot, code in read.items() if code.isdigit()}
         unrolled = tuple(slot for slot in read if slot not in numbered)
         slot_of = {axis_of(index): slot for slot, index in zip(slots, indices, strict=True) if not isinstance(index, FIXED)}
-        key = ("weight", self.leaf_key(leaf), *numbered.items(), tuple(slot_of[axis] for axis in axes))
+        key = ("held", self.leaf_key(leaf), *numbered.items(), tuple(tuple(slot_of[axis] for axis in group) for group in groups))
         if key not in self.values:
             full = ir.leaf(name, [
                 slot if slot in unrolled else int(numbered[slot]) if slot in numbered else index
                 for slot, index in zip(slots, indices, strict=True)
             ])
             kept = Kept(self.unique(f"{name}_tiles" if unrolled else f"{name}_tile"), unrolled, Tile("", ()))
+            axes = [axis for group in groups for axis in group]
             with self.emitting(self.before):
-                self.collect(kept.name, unrolled, lambda at: printed(self.load(full, at, axes)))
+                self.collect(kept.name, unrolled, lambda at: self.flat(self.load(full, at, axes).code, groups))
             self.values[key] = kept
         return self.values[key], read
+
+    def flat(self, code: str, groups: Sequence[Sequence[str]]) -> str:
+        """A tile with each group of its dimensions as one."""
+        if all(len(group) == 1 for group in groups):
+            return code
+        sizes = ", ".join(" * ".join(self.size(axis) for axis in group) for group in groups)
+        return f"tl.reshape({code}, ({sizes}))"
 
     def present(self, name: str, tile: Tile, axes: Sequence[str]) -> str:
         """A loaded tile in the accumulator's type; zero where the tensor is absent."""
