@@ -53,7 +53,7 @@ WEIGHTS_SHARE = 7 / 8
 OPERATIONS_A_BYTE = 250
 # How many numbers for each column of a row double the time of products in kernels of a tile of columns: the more there
 # are, the fewer rows find room. With n of them products lose (n / 12)² times their own time, measured on an H100 for
-# gates of two and three and a sigmoid gate: 0.2 to 1.1 times forward, with 7 to 13, and 1.9 to 6 times backward.
+# softmax and sigmoid of one product for each modality: 0.2 to 1.1 times forward, with 7 to 13, and 1.9 to 6 backward.
 DOUBLING = 12
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
