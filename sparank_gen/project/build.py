@@ -63,9 +63,9 @@ def build(config: Config, force: bool = False, update_goldens: bool = False, job
         SpecErrors, UsageError: when the input is wrong; nothing is written.
     """
     key = cache.state_key(config)
-    count = _known_to_agree(key, config)
-    if count is not None:
-        return Outcome(count, (), ())
+    known = _remembered(key, config)
+    if known is not None:
+        return known
     files, moves = settle_goldens(config, _generate(config, jobs), update_goldens)
     differences = [difference for difference in compare(config.output, files) if difference.kind != "orphan"]
     edited = tuple(difference for difference in differences if difference.kind == "edited")
@@ -82,9 +82,9 @@ def build(config: Config, force: bool = False, update_goldens: bool = False, job
 def check(config: Config, jobs: int | None = None) -> Outcome:
     """Say what differs between the specs and the output, in at most so many processes; write nothing there."""
     key = cache.state_key(config)
-    count = _known_to_agree(key, config)
-    if count is not None:
-        return Outcome(count, (), ())
+    known = _remembered(key, config)
+    if known is not None:
+        return known
     files, moves = settle_goldens(config, _generate(config, jobs), False)
     outcome = Outcome(len(files), tuple(compare(config.output, files)), tuple(moves))
     if outcome.is_clean:
@@ -92,11 +92,12 @@ def check(config: Config, jobs: int | None = None) -> Outcome:
     return outcome
 
 
-def _known_to_agree(key: str, config: Config) -> int | None:
-    """How many files there are, where it is remembered that they are what the specs say, and no other has our header."""
+def _remembered(key: str, config: Config) -> Outcome | None:
+    """That nothing differs, where it is remembered that files are what the specs say, and no other has our header."""
     owned = cache.agreeing_files(key, config.output)
-    agrees = owned is not None and all(path in owned for path in with_our_header(config.output))
-    return len(owned) if owned is not None and agrees else None
+    if owned is None or any(path not in owned for path in with_our_header(config.output)):
+        return None
+    return Outcome(len(owned), (), ())
 
 
 def _generate(config: Config, jobs: int | None) -> dict[str, str]:

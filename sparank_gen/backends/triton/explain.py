@@ -74,12 +74,13 @@ def choices(file: KernelFile, made: Any) -> Iterator[str]:
         made: the package's ``Recording`` of both passes.
     """
     remaining = iter(made.choices)
-    unkept = {"forward": keeping.schedule, "backward": keeping.then} if (keeping := next(iter(made.keepings), None)) else {}
-    for name, found in (("forward", file.forward), ("backward", file.backward)):
-        if not found.split:
+    without = [(keeping.schedule, keeping.then) for keeping in made.keepings] or [("", "")]
+    for name, found, own in zip(("forward", "backward"), (file.forward, file.backward), without[0], strict=True):
+        choice = next(remaining) if found.split else None
+        if choice is None:
             why = "resident: it has no matrix products"
-        elif (choice := next(remaining)).kept and unkept.get(name, "split") != "split":
-            why = f"split, and not {unkept[name]}: products are kept from one pass to the next"
+        elif choice.kept and own != choice.schedule:
+            why = f"{choice.schedule}, and not {own}: products are kept from one pass to the next"
         else:
             why = _why(choice, bool(found.columns))
         yield f"{file.mode.name} {name}: {why}"

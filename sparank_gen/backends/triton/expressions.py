@@ -185,17 +185,18 @@ class ExpressionPrinter(Reader):
                 return Tile(f"({whole[0]} if {values[0].code} else {whole[1]})", axes, padding=padding)
         template = operator.triton or operator.torch
         if node.op == "div" and isinstance(values[1], Tile):
-            is_inverse = node.args[0].op == "constant" and node.args[0].data == 1
-            if is_inverse:
-                return Tile(f"reciprocal({bare(values[1].code)})", axes, padding=padding)
+            inverse = f"reciprocal({bare(values[1].code)})"
+            if node.args[0].op == "constant" and node.args[0].data == 1:
+                return Tile(inverse, axes, padding=padding)
             if node.args[1].axes < node.args[0].axes:
                 # The compiler takes the reciprocal once for all that is divided by the same.
-                template = "{0} * reciprocal({1})"
+                left = values[0].code if values[0].precedence >= operator.precedence else f"({values[0].code})"
+                return Tile(f"{left} * {inverse}", axes, operator.precedence, padding)
         infix = bool(operator.symbol) and not operator.triton
         codes = []
         for position, value in enumerate(values):
             tight = operator.precedence + (1 if position else 0)
-            if infix and f"reciprocal({{{position}}})" not in template:
+            if infix:
                 codes.append(value.code if value.precedence >= tight else f"({value.code})")
             else:
                 codes.append(_full(value.code) if node.op != "where" and _is_rounded(value) else bare(value.code))

@@ -247,6 +247,7 @@ def _forward(
     symbols: Mapping[str, str],
     numbers: dict[str, str],
 ) -> tuple[Schedules, Before]:
+    # The backward pass needs the quotients themselves.
     expanded = divide_last(expand(program))
     stores = [
         Store(

@@ -76,9 +76,7 @@ class KernelPrinter(ExpressionPrinter):
         return Tile(self.broadcast(tile, axes), axes) if missing else tile
 
     def write(self, store: Store, code: str, axes: tuple[str, ...], env: Mapping[str, str]) -> None:
-        self.rows = "in_rest" if self.walks else self.rows
-        mask = f", mask={self.mask(axes, axes, env)}" if axes else ""
-        self.rows = "in_b"
+        mask = f", mask={self.mask(axes, axes, env, rows='in_rest' if self.walks else 'in_b')}" if axes else ""
         address = self.address(store.storage, store.axes, {**env, BATCH: "program"}, axes)
         self.emit(f"tl.store({address}, {code}{mask})")
 
@@ -166,7 +164,8 @@ class KernelPrinter(ExpressionPrinter):
             return target
 
         self.collect(variable, unrolled, product)
-        self.taken.discard(target if unrolled else "")
+        if target != variable:
+            self.taken.discard(target)
         return Kept(variable, unrolled, Tile("", axes, padding=dict.fromkeys(axes[1:], 0.0)))
 
     def multiply_tiles(self, node: Node, inner: str, axes: Sequence[str], env: Mapping[str, str], target: str) -> None:
@@ -203,7 +202,8 @@ class KernelPrinter(ExpressionPrinter):
             return target if inner else tiles[0].code
 
         self.collect(variable, unrolled, value)
-        self.taken.discard(target if target != variable else "")
+        if target != variable:
+            self.taken.discard(target)
         self.values[node] = Kept(variable, unrolled, tiles[0])
 
     def reduce_unrolled(self, node: Node, inner: Sequence[str], env: dict[str, str], target: str) -> Tile:

@@ -40,6 +40,7 @@ class Reader(KernelScope):
     held: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def read(self, kept: Kept, env: Mapping[str, str]) -> Tile:
+        """What a variable holds at the positions ``env`` of its unrolled axes."""
         if not kept.unrolled:
             return replace(kept.tile, code=kept.name, precedence=10)
         index = env[kept.unrolled[0]]
@@ -50,6 +51,7 @@ class Reader(KernelScope):
         return replace(kept.tile, code=f"{kept.name}[{index}]", precedence=10)
 
     def leaf_key(self, leaf: Node) -> object:
+        """What a leaf reads, whatever its axes are named."""
         name, indices = leaf.data
         slots = self.storages[name].slots
         return (name, tuple(

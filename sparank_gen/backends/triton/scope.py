@@ -69,7 +69,6 @@ class KernelScope:
         bounds: the variable of the condition that a lane lies inside the width of a modality that has a number.
         masks: the variable of each condition on several dimensions, and the statements that set them.
         walks: whether a program walks over tiles of rows, and loads weights once for all of them.
-        rows: the variable of the condition that a row lies inside the batch.
         before, after: the statements before and after that loop.
     """
 
@@ -87,7 +86,6 @@ class KernelScope:
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
     walks: bool = False
-    rows: str = "in_b"
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
 
@@ -190,10 +188,10 @@ class KernelScope:
             return "INNER"
         return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
 
-    def bound(self, axis: str, extent: Extent) -> str | None:
+    def bound(self, axis: str, extent: Extent, rows: str) -> str | None:
         """The variable of the condition that a lane lies inside the extent of an axis; None where each modality has its own."""
         if axis == BATCH:
-            return self.rows
+            return rows
         if axis in self.looped or not has_widths([extent]):
             return f"in_{self.lane(axis)}"
         if owner_of(extent) is not None:
@@ -203,13 +201,18 @@ class KernelScope:
             self.bounds[extent] = self.unique(f"in_{first}")
         return self.bounds[extent]
 
-    def inside(self, axis: str, within: Sequence[str], env: Mapping[str, str], extent: Extent) -> str:
+    def inside(self, axis: str, within: Sequence[str], env: Mapping[str, str], extent: Extent, rows: str) -> str:
         """The condition that a lane of a tile of ``within`` lies inside the extent of one axis."""
-        variable, shape = self.bound(axis, extent), expansion((axis,), within)
+        variable, shape = self.bound(axis, extent, rows), expansion((axis,), within)
         return f"{variable}{shape}" if variable else f"({self.lane(axis)}{shape} < {self.number_code(extent, env)})"
 
     def mask(
-        self, axes: Sequence[str], within: Sequence[str], env: Mapping[str, str], read: Mapping[str, Extent] | None = None
+        self,
+        axes: Sequence[str],
+        within: Sequence[str],
+        env: Mapping[str, str],
+        read: Mapping[str, Extent] | None = None,
+        rows: str = "in_b",
     ) -> str:
         """The condition that a lane of a tile of ``within`` lies inside the extents of ``axes``.
 
@@ -218,10 +221,11 @@ class KernelScope:
             within: the dimensions of the tile.
             env: the positions of unrolled axes.
             read: the extents of those that a tensor in memory has, where its own dimensions have other names.
+            rows: the variable of the condition that a row lies inside the batch.
         """
         extents = {**self.program.extents, **(read or {})}
-        code = " & ".join(self.inside(axis, within, env, extents[axis]) for axis in axes)
-        key = tuple(bound[3:] for axis in axes if (bound := self.bound(axis, extents[axis])) is not None)
+        code = " & ".join(self.inside(axis, within, env, extents[axis], rows) for axis in axes)
+        key = tuple(bound[3:] for axis in axes if (bound := self.bound(axis, extents[axis], rows)) is not None)
         if len(axes) < 2 or tuple(axes) != tuple(within) or self.looped or len(key) < len(axes):
             return code
         if key not in self.masks:
