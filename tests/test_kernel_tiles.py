@@ -17,6 +17,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from sparank_fusion import kernels
 from sparank_fusion.kernels import Chip, Tile, column_tiles, launch, row_tiles, tiles, walking_tiles
+from sparank_fusion.kernels.tiles import kinds_of
 
 X = torch.empty(8, 16)
 NO_ROOM = triton.OutOfResources(300_000, 200_000, "shared memory")
@@ -30,7 +31,7 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kernel(name: str = "some_kernel") -> Any:
-    return SimpleNamespace(__name__=name)
+    return SimpleNamespace(__name__=name, fn=name)
 
 
 def tried(tiles: Iterable[Tile], *spilled: float) -> list[tuple[int, int]]:
@@ -133,14 +134,25 @@ def test_programs_share_the_tiles_of_a_batch() -> None:
     assert [Tile(32, 8).programs(batch) for batch in (0, 1, 64, 65, 1000)] == [0, 1, 2, 3, 32]
 
 
+def on_gpu(address: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A tensor on a GPU that there is not."""
+    return SimpleNamespace(is_cuda=True, device=X.device, dtype=dtype, data_ptr=lambda: address)
+
+
 class Launched:
-    """A kernel on a GPU that there is not: it notes the rows it is launched with, and spills or fails by these."""
+    """A kernel on a GPU that there is not: it notes the rows it is launched with, and spills or fails by these.
+
+    It notes the grids and arguments with which what it was compiled to is launched, too.
+    """
 
     __name__ = "some_kernel"
+    arg_names = ("x_ptr", "B", "M", "ROWS")
 
     def __init__(self, registers: dict[int, int | Exception]) -> None:
         self.registers = registers
         self.rows: list[int] = []
+        self.fn = object()
+        self.again: list[tuple[Any, ...]] = []
 
     def __getitem__(self, grid: tuple[int]) -> Any:
         def run(*_: Any, ROWS: int, **__: Any) -> Any:
@@ -149,18 +161,31 @@ class Launched:
             spills = self.registers[ROWS]
             if isinstance(spills, Exception):
                 raise spills
-            return SimpleNamespace(n_spills=spills)
+            return CompiledKernel(spills, self)
 
         return run
 
 
-def run(some: Launched, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+class CompiledKernel:
+    def __init__(self, spills: int, source: Launched) -> None:
+        self.n_spills = spills
+        self.source = source
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+        def run(*arguments: Any) -> None:
+            self.source.again.append((grid, *arguments))
+            self.source.rows.append(arguments[-1])
+
+        return run
+
+
+def run(some: Launched, monkeypatch: pytest.MonkeyPatch, x: Any = None) -> list[int]:
     """The rows of all launches of a call."""
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     some.rows.clear()
-    for tile in row_tiles(some, X, {}, MANY, least=8):
-        launch(some, 100, tile, (SimpleNamespace(is_cuda=True, device=X.device),), {})
+    for tile in row_tiles(some, X, {"M": 2}, MANY, least=8):
+        launch(some, 100, tile, (x or on_gpu(), 100), {"M": 2})
     return some.rows
 
 
@@ -169,6 +194,38 @@ def test_a_launch_says_what_it_spills(monkeypatch: pytest.MonkeyPatch) -> None:
     some = Launched({32: 17, 16: 16})
     assert run(some, monkeypatch) == [32, 16]
     assert run(some, monkeypatch) == [16]
+
+
+def test_what_is_compiled_is_launched_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the values of its constants in the order of its arguments, as long as these are of the kinds it was compiled for."""
+    some, x, unaligned = Launched({32: 0}), on_gpu(64), on_gpu(68)
+    for given in (x, x, unaligned, unaligned):
+        assert run(some, monkeypatch, given) == [32]
+    assert some.again == [((4, 1, 1), x, 100, 2, 32), ((4, 1, 1), unaligned, 100, 2, 32)]
+
+
+def test_a_kernel_is_compiled_for_each_kind_of_arguments() -> None:
+    """Those that Triton tells apart."""
+    base = kinds_of((on_gpu(64), (on_gpu(0), on_gpu(32)), (128, 128), 100))
+    assert kinds_of((on_gpu(128), (on_gpu(32), on_gpu(0)), (256, 16), 200_001)) == base
+    for other in (
+        (on_gpu(72), (on_gpu(0), on_gpu(32)), (128, 128), 100),
+        (on_gpu(64, torch.bfloat16), (on_gpu(0), on_gpu(32)), (128, 128), 100),
+        (on_gpu(64), (on_gpu(0), on_gpu(32)), (128, 1), 100),
+        (on_gpu(64), (on_gpu(0), on_gpu(32)), (128, 100), 100),
+        (on_gpu(64), (on_gpu(0), on_gpu(32)), (128, 128), 112),
+        (on_gpu(64), (on_gpu(0), on_gpu(32)), (128, 128), 100 + 2**31),
+    ):
+        assert kinds_of(other) != base
+
+
+def test_on_amd_triton_looks_at_every_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the kind of a tensor follows from the size of its memory too."""
+    monkeypatch.setattr(tiles, "backend", lambda: "hip")
+    monkeypatch.setattr(kernels, "backend", lambda: "hip")
+    some = Launched({4: 0, 8: 0, 16: 0, 32: 0})
+    assert run(some, monkeypatch) == run(some, monkeypatch)
+    assert not some.again
 
 
 def test_a_tile_without_room_is_one_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

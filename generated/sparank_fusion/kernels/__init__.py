@@ -25,7 +25,17 @@ from sparank_fusion.kernels.launches import (
     recorded,
     recording,
 )
-from sparank_fusion.kernels.tiles import Tile, chip_of, column_tiles, most_numbers, row_tiles, walking_tiles
+from sparank_fusion.kernels.tiles import (
+    Compiled,
+    Tile,
+    backend,
+    chip_of,
+    column_tiles,
+    kinds_of,
+    most_numbers,
+    row_tiles,
+    walking_tiles,
+)
 
 __all__ = [
     "Chip",
@@ -197,23 +207,43 @@ def launch(
     programs = tile.programs(batch) * columns
     if not programs:
         return
-    constants = {"ROWS": tile.rows, **constants}
-    if tile.stages:
-        constants["STAGES"] = tile.stages
     noted = recorded()
     if noted is not None:
-        made = Launch(kernel, programs, arguments, constants, tile.warps)
+        made = Launch(kernel, programs, arguments, _all_constants(tile, constants), tile.warps)
         noted.launches.append(made)
         tile.spilled = noted.spilled(made)
         return
     tensor = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
     if not tensor.is_cuda:
-        kernel[(programs,)](*arguments, **constants)
+        kernel[(programs,)](*arguments, **_all_constants(tile, constants))
         return
+    is_current = tensor.device.index == torch.cuda.current_device()
+    with nullcontext() if is_current else torch.cuda.device(tensor.device):
+        kinds = kinds_of(arguments)
+        compiled = tile.compiled.get(kinds)
+        if compiled is None:
+            _compile(kernel, programs, tile, arguments, constants, kinds)
+        else:
+            compiled.run(programs, arguments)
+
+
+def _all_constants(tile: Tile, constants: dict[str, Any]) -> dict[str, Any]:
+    """The compile-time constants of a launch with a tile."""
+    return {"ROWS": tile.rows, **({"STAGES": tile.stages} if tile.stages else {}), **constants}
+
+
+def _compile(
+    kernel: Any,
+    programs: int,
+    tile: Tile,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    kinds: tuple[Any, ...],
+) -> None:
+    """Launch a kernel through Triton, which compiles it, and note what it spills, or that this tile does not fit."""
+    constants = _all_constants(tile, constants)
     try:
-        is_current = tensor.device.index == torch.cuda.current_device()
-        with nullcontext() if is_current else torch.cuda.device(tensor.device):
-            compiled = kernel[(programs,)](*arguments, num_warps=tile.warps, **constants)
+        compiled = kernel[(programs,)](*arguments, num_warps=tile.warps, **constants)
     except (triton.OutOfResources, RuntimeError) as error:
         # Some tiles the chip lacks the resources for, and some a pass of Triton's compiler fails on.
         if not isinstance(error, triton.OutOfResources) and "PassManager" not in str(error):
@@ -226,3 +256,8 @@ def launch(
         tile.spilled = math.inf
     else:
         tile.spilled = 4 * compiled.n_spills
+        # On AMD the kind of a tensor follows from its storage too.
+        if backend() == "cuda":
+            tile.compiled[kinds] = Compiled(
+                compiled, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+            )

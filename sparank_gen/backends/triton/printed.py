@@ -100,6 +100,12 @@ def _parts(store: Store, whole: set[Node], program: Program) -> list[Store]:
     return found
 
 
+def _operands_first(stores: Sequence[Store]) -> list[Store]:
+    """Stores in their order, but for those of what others are computed from, which leave registers before these."""
+    read = {node for store in stores for node in ir.reachable([store.node]) if node is not store.node}
+    return sorted(stores, key=lambda store: store.node not in read)
+
+
 def printed(
     made: Pass, suffix: str, stores: Sequence[Store], columns: Columns | None = None, walks: bool = False
 ) -> Kernel:
@@ -109,7 +115,7 @@ def printed(
     whole = read_whole(store.node for store in stores)
     stores = [part for store in stores for part in _parts(store, whole, made.program)]
     program, nodes = sink(made.program, [store.node for store in stores], made.is_unrolled)
-    stores = [replace(store, node=node) for store, node in zip(stores, nodes, strict=True)]
+    stores = _operands_first([replace(store, node=node) for store, node in zip(stores, nodes, strict=True)])
     printer = KernelPrinter(
         program,
         made.storages,

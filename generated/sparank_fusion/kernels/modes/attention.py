@@ -479,6 +479,7 @@ def attention_backward_kernel(
     in_i_a_k = in_i[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     in_a_k_i = in_a[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
+    partial_1 = tl.zeros((I_LANES,), ACC)
     W_tiles = ()
     for p in tl.static_range(3):
         W_tiles = W_tiles + (
@@ -534,7 +535,6 @@ def attention_backward_kernel(
                 (A_LANES * K_LANES, I_LANES),
             ),
         )
-    partial_1 = tl.zeros((I_LANES,), ACC)
     partial_2 = tl.zeros((I_LANES,), ACC)
     partial_3 = tl.zeros((I_LANES,), ACC)
     partial_4 = ()
@@ -546,8 +546,11 @@ def attention_backward_kernel(
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_a_k = in_rest[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        token_bar = out_bar / M
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -619,8 +622,6 @@ def attention_backward_kernel(
             rsqrt = rsqrt + (
                 tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
             )
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        token_bar = out_bar / M
         product = token_bar * scale_tile.to(ACC)[None, :]
         product_2 = ()
         for t in tl.static_range(M):
@@ -633,9 +634,6 @@ def attention_backward_kernel(
                 - product_2[t]
                 * (tl.sum(tl.where(in_i[None, :], product * product_2[t], 0.0), 1) / dim)[:, None],
             )
-        mixed_bar = ()
-        for t in tl.static_range(M):
-            mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
         total_4 = ()
         for t in tl.static_range(M):
             total_4 = total_4 + (
@@ -704,6 +702,25 @@ def attention_backward_kernel(
                     + (key_bar[m] if p == 1 else tl.zeros_like(key_bar[m]))
                     + (query_bar[m] if p == 0 else tl.zeros_like(query_bar[m])),
                 )
+        for m in tl.static_range(M):
+            for p in tl.static_range(3):
+                tl.store(
+                    rows_5_ptr
+                    + m * 3 * batch * dim
+                    + b[:, None, None] * 3 * dim
+                    + p * dim
+                    + a[None, :, None] * (dim // attn_heads)
+                    + k[None, None, :],
+                    total_6[m * 3 + p],
+                    mask=in_rest_a_k,
+                )
+        for t in tl.static_range(M):
+            tl.store(
+                rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_rest_i
+            )
+        mixed_bar = ()
+        for t in tl.static_range(M):
+            mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
         total_7 = ()
         for m in tl.static_range(M):
             total_8 = 0.0
@@ -723,7 +740,6 @@ def attention_backward_kernel(
             h_bar = h_bar + (mixed_bar[m] + total_7[m],)
         for m in tl.static_range(M):
             tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
         total_8 = product_2[0]
         for t in tl.static_range(1, M):
             total_8 = total_8 + product_2[t]
@@ -742,18 +758,6 @@ def attention_backward_kernel(
         for p in tl.static_range(3):
             more = more + (partial_4[p] + tl.sum(tl.where(in_b[:, None, None], total_10[p], 0.0), 0),)
         partial_4 = more
-        for m in tl.static_range(M):
-            for p in tl.static_range(3):
-                tl.store(
-                    rows_5_ptr
-                    + m * 3 * batch * dim
-                    + b[:, None, None] * 3 * dim
-                    + p * dim
-                    + a[None, :, None] * (dim // attn_heads)
-                    + k[None, None, :],
-                    total_6[m * 3 + p],
-                    mask=in_rest_a_k,
-                )
         for t in tl.static_range(M):
             tl.store(
                 rows_6_ptr
@@ -763,10 +767,6 @@ def attention_backward_kernel(
                 + k[None, None, :],
                 rsqrt[t][:, None, None] * context[t],
                 mask=in_rest_a_k,
-            )
-        for t in tl.static_range(M):
-            tl.store(
-                rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_rest_i
             )
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
@@ -944,6 +944,7 @@ def attention_backward_operands_1(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     token_bar = out_bar / M
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0), mask=in_i)
+    product = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     product_2 = ()
     for t in tl.static_range(M):
         product_2 = product_2 + (
@@ -969,25 +970,26 @@ def attention_backward_operands_1(
         rsqrt = rsqrt + (
             tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference[t]), 0.0), 1) / dim + 1e-05),
         )
-    product = ()
+    product_3 = ()
     for t in tl.static_range(M):
-        product = product + (difference[t] * rsqrt[t][:, None],)
-    total_2 = product[0]
+        product_3 = product_3 + (difference[t] * rsqrt[t][:, None],)
+    difference_2 = ()
+    for t in tl.static_range(M):
+        difference_2 = difference_2 + (
+            product
+            - (tl.sum(tl.where(in_i[None, :], product, 0.0), 1) / dim)[:, None]
+            - product_3[t] * (tl.sum(tl.where(in_i[None, :], product * product_3[t], 0.0), 1) / dim)[:, None],
+        )
+    for t in tl.static_range(M):
+        tl.store(rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i)
+    total_2 = product_3[0]
     for t in tl.static_range(1, M):
-        total_2 = total_2 + product[t]
+        total_2 = total_2 + product_3[t]
     tl.store(
         partial_2_ptr + program * dim + i,
         tl.sum(tl.where(in_b[:, None], token_bar * total_2, 0.0), 0),
         mask=in_i,
     )
-    product_3 = token_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    difference_2 = ()
-    for t in tl.static_range(M):
-        difference_2 = difference_2 + (
-            product_3
-            - (tl.sum(tl.where(in_i[None, :], product_3, 0.0), 1) / dim)[:, None]
-            - product[t] * (tl.sum(tl.where(in_i[None, :], product_3 * product[t], 0.0), 1) / dim)[:, None],
-        )
     mixed_bar = ()
     for t in tl.static_range(M):
         mixed_bar = mixed_bar + (rsqrt[t][:, None] * difference_2[t],)
@@ -1061,8 +1063,6 @@ def attention_backward_operands_1(
             rsqrt[t][:, None, None] * context[t],
             mask=in_b_a_k,
         )
-    for t in tl.static_range(M):
-        tl.store(rows_7_ptr + t * batch * dim + b[:, None] * dim + i[None, :], difference_2[t], mask=in_b_i)
 
 
 @triton.jit
@@ -1266,18 +1266,6 @@ def attention_backward_operands_2(
                 + (key_bar[m] if p == 1 else tl.zeros_like(key_bar[m]))
                 + (query_bar[m] if p == 0 else tl.zeros_like(query_bar[m])),
             )
-    total_6 = ()
-    for p in tl.static_range(3):
-        total_7 = total_5[p]
-        for m in tl.static_range(1, M):
-            total_7 = total_7 + total_5[m * 3 + p]
-        total_6 = total_6 + (total_7,)
-    for p in tl.static_range(3):
-        tl.store(
-            partial_4_ptr + program * 3 * dim + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
-            tl.sum(tl.where(in_b[:, None, None], total_6[p], 0.0), 0),
-            mask=in_a_k,
-        )
     for m in tl.static_range(M):
         for p in tl.static_range(3):
             tl.store(
@@ -1290,6 +1278,18 @@ def attention_backward_operands_2(
                 total_5[m * 3 + p],
                 mask=in_b_a_k,
             )
+    total_6 = ()
+    for p in tl.static_range(3):
+        total_7 = total_5[p]
+        for m in tl.static_range(1, M):
+            total_7 = total_7 + total_5[m * 3 + p]
+        total_6 = total_6 + (total_7,)
+    for p in tl.static_range(3):
+        tl.store(
+            partial_4_ptr + program * 3 * dim + p * dim + a[:, None] * (dim // attn_heads) + k[None, :],
+            tl.sum(tl.where(in_b[:, None, None], total_6[p], 0.0), 0),
+            mask=in_a_k,
+        )
 
 
 @triton.jit
@@ -1432,12 +1432,14 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((batch, M, M) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, M, M), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::attention_forward")
@@ -1457,7 +1459,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
@@ -1798,21 +1800,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -1844,4 +1846,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -467,6 +467,7 @@ def cross_attention_backward_kernel(
     in_i_a_k = in_i[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
     in_a_k = in_a[:, None] & in_k[None, :]
     in_a_k_i = in_a[:, None, None] & in_k[None, :, None] & in_i[None, None, :]
+    partial_1 = tl.zeros((I_LANES,), ACC)
     W_tile = tl.reshape(
         tl.load(
             W_ptr + a[None, :, None] * (dim * dim // attn_heads) + k[None, None, :] * dim + i[:, None, None],
@@ -516,6 +517,7 @@ def cross_attention_backward_kernel(
     )
     d_tile = tl.load(d_ptr + i, mask=in_i, other=0.0)
     scale_tile = tl.load(scale_ptr + i, mask=in_i, other=0.0)
+    partial_3 = tl.zeros((I_LANES,), ACC)
     U_tile_2 = tl.reshape(
         tl.load(
             U_ptr + i[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
@@ -524,6 +526,7 @@ def cross_attention_backward_kernel(
         ),
         (I_LANES, A_LANES * K_LANES),
     )
+    partial_6 = tl.zeros((A_LANES, K_LANES), ACC)
     W_tile_4 = tl.reshape(
         tl.load(
             W_ptr
@@ -556,20 +559,19 @@ def cross_attention_backward_kernel(
         ),
         (A_LANES * K_LANES, I_LANES),
     )
-    partial_1 = tl.zeros((I_LANES,), ACC)
     partial_2 = tl.zeros((I_LANES,), ACC)
-    partial_3 = tl.zeros((I_LANES,), ACC)
     partial_4 = tl.zeros((A_LANES, K_LANES), ACC)
     partial_5 = tl.zeros((A_LANES, K_LANES), ACC)
-    partial_6 = tl.zeros((A_LANES, K_LANES), ACC)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_a_k = in_rest[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -630,7 +632,6 @@ def cross_attention_backward_kernel(
         total_2 = mixed + h[0]
         difference = total_2 - (tl.sum(total_2, 1) / dim)[:, None]
         rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         product = out_bar * scale_tile.to(ACC)[None, :]
         product_2 = difference * rsqrt[:, None]
         difference_2 = (
@@ -639,10 +640,7 @@ def cross_attention_backward_kernel(
             - product_2 * (tl.sum(tl.where(in_i[None, :], product * product_2, 0.0), 1) / dim)[:, None]
         )
         mixed_bar = rsqrt[:, None] * difference_2
-        total_3 = tl.reshape(
-            contract(tl.where(in_i[None, :], difference_2, 0.0), U_tile_2, ACC, PRECISION),
-            (ROWS, A_LANES, K_LANES),
-        )
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0)
         w_bar = ()
         for u in tl.static_range(M):
             w_bar = w_bar + (
@@ -652,6 +650,10 @@ def cross_attention_backward_kernel(
                     else tl.zeros((ROWS,), ACC)
                 ),
             )
+        total_3 = tl.reshape(
+            contract(tl.where(in_i[None, :], difference_2, 0.0), U_tile_2, ACC, PRECISION),
+            (ROWS, A_LANES, K_LANES),
+        )
         prob_bar = ()
         for u in tl.static_range(M):
             prob_bar = prob_bar + (
@@ -663,12 +665,29 @@ def cross_attention_backward_kernel(
         quotient_2 = ()
         for u in tl.static_range(M):
             quotient_2 = quotient_2 + (prob[u] * (prob_bar[u] - total_4) / NUMBER,)
-        key_bar = ()
-        for u in tl.static_range(M):
-            key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
         query_bar = quotient_2[0][:, :, None] * key[0]
         for u in tl.static_range(1, M):
             query_bar = query_bar + quotient_2[u][:, :, None] * key[u]
+        partial_6 = partial_6 + tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0)
+        key_bar = ()
+        for u in tl.static_range(M):
+            key_bar = key_bar + (quotient_2[u][:, :, None] * query,)
+        for u in tl.static_range(M):
+            tl.store(
+                rows_8_ptr
+                + u * batch * dim
+                + b[:, None, None] * dim
+                + a[None, :, None] * (dim // attn_heads)
+                + k[None, None, :],
+                key_bar[u],
+                mask=in_rest_a_k,
+            )
+        tl.store(
+            rows_9_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
+            query_bar,
+            mask=in_rest_a_k,
+        )
+        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_rest_i)
         h_bar = ()
         for m in tl.static_range(M):
             h_bar = h_bar + (
@@ -722,9 +741,7 @@ def cross_attention_backward_kernel(
             )
         for m in tl.static_range(M):
             tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], out_bar * product_2, 0.0), 0)
-        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0)
         context_bar = rsqrt[:, None, None] * total_3
         total_5 = prob[0]
         for u in tl.static_range(1, M):
@@ -736,7 +753,6 @@ def cross_attention_backward_kernel(
         for u in tl.static_range(1, M):
             total_6 = total_6 + quotient_2[u]
         partial_5 = partial_5 + tl.sum(tl.where(in_b[:, None, None], total_6[:, :, None] * query, 0.0), 0)
-        partial_6 = partial_6 + tl.sum(tl.where(in_b[:, None, None], query_bar, 0.0), 0)
         value_bar = ()
         for u in tl.static_range(M):
             value_bar = value_bar + (context_bar * prob[u][:, :, None],)
@@ -750,38 +766,22 @@ def cross_attention_backward_kernel(
                 value_bar[u],
                 mask=in_rest_a_k,
             )
-        for u in tl.static_range(M):
-            tl.store(
-                rows_8_ptr
-                + u * batch * dim
-                + b[:, None, None] * dim
-                + a[None, :, None] * (dim // attn_heads)
-                + k[None, None, :],
-                key_bar[u],
-                mask=in_rest_a_k,
-            )
-        tl.store(
-            rows_9_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
-            query_bar,
-            mask=in_rest_a_k,
-        )
         tl.store(
             rows_10_ptr + b[:, None, None] * dim + a[None, :, None] * (dim // attn_heads) + k[None, None, :],
             rsqrt[:, None, None] * context,
             mask=in_rest_a_k,
         )
-        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
-    tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
     tl.store(partial_3_ptr + program * dim + i, partial_3, mask=in_i)
+    tl.store(
+        partial_6_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_6, mask=in_a_k
+    )
+    tl.store(partial_2_ptr + program * dim + i, partial_2, mask=in_i)
     tl.store(
         partial_4_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_4, mask=in_a_k
     )
     tl.store(
         partial_5_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_5, mask=in_a_k
-    )
-    tl.store(
-        partial_6_ptr + program * dim + a[:, None] * (dim // attn_heads) + k[None, :], partial_6, mask=in_a_k
     )
 
 
@@ -960,6 +960,7 @@ def cross_attention_backward_operands_1(
     in_a_k = in_a[:, None] & in_k[None, :]
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     tl.store(partial_1_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i)
+    product = out_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     product_4 = tl.load(product_4_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     # mixed[i] = sum[a,k](U[i,a,k] * context[a,k]) + d[i]
     mixed = product_4 + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
@@ -969,17 +970,17 @@ def cross_attention_backward_operands_1(
     total = mixed + h[0]
     difference = total - (tl.sum(total, 1) / dim)[:, None]
     rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
-    product = difference * rsqrt[:, None]
+    product_2 = difference * rsqrt[:, None]
+    difference_2 = (
+        product
+        - (tl.sum(product, 1) / dim)[:, None]
+        - product_2 * (tl.sum(tl.where(in_i[None, :], product * product_2, 0.0), 1) / dim)[:, None]
+    )
+    tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_b_i)
     tl.store(
         partial_2_ptr + program * dim + i,
-        tl.sum(tl.where(in_b[:, None], out_bar * product, 0.0), 0),
+        tl.sum(tl.where(in_b[:, None], out_bar * product_2, 0.0), 0),
         mask=in_i,
-    )
-    product_2 = out_bar * tl.load(scale_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-    difference_2 = (
-        product_2
-        - (tl.sum(product_2, 1) / dim)[:, None]
-        - product * (tl.sum(tl.where(in_i[None, :], product_2 * product, 0.0), 1) / dim)[:, None]
     )
     mixed_bar = rsqrt[:, None] * difference_2
     tl.store(partial_3_ptr + program * dim + i, tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0), mask=in_i)
@@ -1062,7 +1063,6 @@ def cross_attention_backward_operands_1(
         rsqrt[:, None, None] * context,
         mask=in_b_a_k,
     )
-    tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], difference_2, mask=in_b_i)
 
 
 @triton.jit
@@ -1422,12 +1422,14 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((batch, M) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, M), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::cross_attention_forward")
@@ -1447,7 +1449,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(
         h, W, c, U, d, scale, shift, attn_heads, return_extras, product_dtype, result_dtype
@@ -1887,21 +1889,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -1933,4 +1935,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

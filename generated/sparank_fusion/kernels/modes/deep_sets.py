@@ -568,15 +568,15 @@ def deep_sets_backward_kernel(
     in_i_k = in_i[:, None] & in_k[None, :]
     in_k_k = in_k[:, None] & in_k[None, :]
     in_k_i = in_k[:, None] & in_i[None, :]
+    partial_1 = tl.zeros((I_LANES,), ACC)
     A_tile = tl.load(A_ptr + k[None, :] * dim + i[:, None], mask=in_i_k, other=0.0)
     C_tile = tl.load(C_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     D_tile = tl.load(D_ptr + k[None, :] * hidden + k[:, None], mask=in_k_k, other=0.0)
     E_tile = tl.load(E_ptr + i[:, None] * hidden + k[None, :], mask=in_i_k, other=0.0)
+    partial_2 = tl.zeros((K_LANES,), ACC)
     D_tile_2 = tl.load(D_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
     C_tile_2 = tl.load(C_ptr + k[:, None] * hidden + k[None, :], mask=in_k_k, other=0.0)
     A_tile_2 = tl.load(A_ptr + k[:, None] * dim + i[None, :], mask=in_k_i, other=0.0)
-    partial_1 = tl.zeros((I_LANES,), ACC)
-    partial_2 = tl.zeros((K_LANES,), ACC)
     partial_3 = tl.zeros((K_LANES,), ACC)
     partial_4 = tl.zeros((K_LANES,), ACC)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
@@ -585,8 +585,10 @@ def deep_sets_backward_kernel(
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_k = in_rest[:, None] & in_k[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -620,9 +622,9 @@ def deep_sets_backward_kernel(
             contract(tl.where(in_k[None, :], pooled, 0.0), D_tile, ACC, PRECISION)
             + tl.load(d_ptr + k, mask=in_k, other=0.0).to(ACC)[None, :]
         )
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         outer_bar = contract(out_bar, E_tile, ACC, PRECISION)
         selected = tl.where(total_3 > 0, outer_bar, tl.full((), 0, ACC))
+        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], selected, 0.0), 0)
         phi_bar = contract(tl.where(in_k[None, :], selected, 0.0), D_tile_2, ACC, PRECISION)
         selected_2 = ()
         for m in tl.static_range(M):
@@ -635,22 +637,6 @@ def deep_sets_backward_kernel(
         selected_3 = ()
         for m in tl.static_range(M):
             selected_3 = selected_3 + (tl.where(total[m] > 0, inner_bar[m], tl.full((), 0, ACC)),)
-        for m in tl.static_range(M):
-            tl.store(
-                h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
-                contract(tl.where(in_k[None, :], selected_3[m], 0.0), A_tile_2, ACC, PRECISION),
-                mask=in_rest_i,
-            )
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
-        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], selected, 0.0), 0)
-        total_4 = selected_2[0]
-        for m in tl.static_range(1, M):
-            total_4 = total_4 + selected_2[m]
-        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0)
-        total_5 = selected_3[0]
-        for m in tl.static_range(1, M):
-            total_5 = total_5 + selected_3[m]
-        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0)
         for m in tl.static_range(M):
             tl.store(
                 rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :],
@@ -669,10 +655,24 @@ def deep_sets_backward_kernel(
             )
         tl.store(rows_8_ptr + b[:, None] * hidden + k[None, :], pooled, mask=in_rest_k)
         tl.store(rows_9_ptr + b[:, None] * hidden + k[None, :], selected, mask=in_rest_k)
+        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_rest_i)
+        for m in tl.static_range(M):
+            tl.store(
+                h_bar_ptrs[m] + b[:, None] * dim + i[None, :],
+                contract(tl.where(in_k[None, :], selected_3[m], 0.0), A_tile_2, ACC, PRECISION),
+                mask=in_rest_i,
+            )
+        total_4 = selected_2[0]
+        for m in tl.static_range(1, M):
+            total_4 = total_4 + selected_2[m]
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], total_4, 0.0), 0)
+        total_5 = selected_3[0]
+        for m in tl.static_range(1, M):
+            total_5 = total_5 + selected_3[m]
+        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], total_5, 0.0), 0)
         # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
         outer = maximum(total_3, 0.0)
         tl.store(rows_10_ptr + b[:, None] * hidden + k[None, :], outer, mask=in_rest_k)
-        tl.store(rows_11_ptr + b[:, None] * dim + i[None, :], out_bar, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * hidden + k, partial_2, mask=in_k)
     tl.store(partial_3_ptr + program * hidden + k, partial_3, mask=in_k)
@@ -974,12 +974,12 @@ def deep_sets_backward_products_5(
                 tl.full((), 0, ACC),
             ),
         )
+    for m in tl.static_range(M):
+        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
     total = selected[0]
     for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
-    for m in tl.static_range(M):
-        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1049,12 +1049,12 @@ def deep_sets_backward_products_6(
                 tl.full((), 0, ACC),
             ),
         )
+    for m in tl.static_range(M):
+        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
     total = selected[0]
     for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
-    for m in tl.static_range(M):
-        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1281,12 +1281,12 @@ def deep_sets_backward_operands_3(
                 tl.full((), 0, ACC),
             ),
         )
+    for m in tl.static_range(M):
+        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
     total = selected[0]
     for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_3_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
-    for m in tl.static_range(M):
-        tl.store(rows_7_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1342,12 +1342,12 @@ def deep_sets_backward_operands_4(
                 tl.full((), 0, ACC),
             ),
         )
+    for m in tl.static_range(M):
+        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
     total = selected[0]
     for m in tl.static_range(1, M):
         total = total + selected[m]
     tl.store(partial_4_ptr + program * hidden + k, tl.sum(tl.where(in_b[:, None], total, 0.0), 0), mask=in_k)
-    for m in tl.static_range(M):
-        tl.store(rows_5_ptr + m * batch * hidden + b[:, None] * hidden + k[None, :], selected[m], mask=in_b_k)
 
 
 @triton.jit
@@ -1432,11 +1432,10 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch, dim = h[0].shape
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    return results
 
 
 @operator("sparank_fusion::deep_sets_forward")
@@ -1996,21 +1995,18 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[1:])
+        count = 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:1])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -2046,4 +2042,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -259,6 +259,8 @@ def factorized_bilinear_backward_kernel(
         ),
         (I_LANES, I_LANES * K_LANES),
     )
+    partial_1 = tl.zeros((I_LANES, K_LANES), ACC)
+    partial_3 = tl.zeros((I_LANES, K_LANES), ACC)
     U_tile_2 = tl.reshape(
         tl.load(
             U_ptr + i[:, None, None] * dims[0] * factors + k[None, :, None] * dims[0] + i[None, None, :],
@@ -275,17 +277,15 @@ def factorized_bilinear_backward_kernel(
         ),
         (I_LANES * K_LANES, I_LANES),
     )
-    partial_1 = tl.zeros((I_LANES, K_LANES), ACC)
-    partial_3 = tl.zeros((I_LANES, K_LANES), ACC)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_i_k = in_rest[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_j = in_rest[:, None] & in_j[None, :]
-        in_rest_i_k = in_rest[:, None, None] & in_i[None, :, None] & in_k[None, None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
@@ -331,7 +331,20 @@ def factorized_bilinear_backward_kernel(
         )
         selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
         z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
+        y_bar = z_bar[:, :, None] * x
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0)
+        tl.store(
+            rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
+            y_bar,
+            mask=in_rest_i_k,
+        )
         x_bar = z_bar[:, :, None] * y
+        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0)
+        tl.store(
+            rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
+            x_bar,
+            mask=in_rest_i_k,
+        )
         tl.store(
             h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
             contract(
@@ -344,7 +357,6 @@ def factorized_bilinear_backward_kernel(
             ),
             mask=in_rest_i,
         )
-        y_bar = z_bar[:, :, None] * x
         tl.store(
             h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
             contract(
@@ -356,18 +368,6 @@ def factorized_bilinear_backward_kernel(
                 PRECISION,
             ),
             mask=in_rest_j,
-        )
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0)
-        tl.store(
-            rows_2_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
-            y_bar,
-            mask=in_rest_i_k,
-        )
-        partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None, None], x_bar, 0.0), 0)
-        tl.store(
-            rows_4_ptr + b[:, None, None] * dims[0] * factors + i[None, :, None] * factors + k[None, None, :],
-            x_bar,
-            mask=in_rest_i_k,
         )
     tl.store(
         partial_1_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
@@ -564,13 +564,12 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch = h[0].shape[0]
     dims = widths(h)
 
-    return [
-        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dims[0]), dtype=result_dtype)]
+    return results
 
 
 @operator("sparank_fusion::factorized_bilinear_forward")
@@ -833,21 +832,18 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[1:])
+        count = 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:1])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -875,4 +871,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

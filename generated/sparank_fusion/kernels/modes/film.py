@@ -110,11 +110,11 @@ def film_forward_kernel(
             )
         # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
         gamma = 1 + total[0]
+        if HAS_EXTRAS:
+            tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_rest_i)
         # out[i] = gamma[i] * h[0,i] + beta[i]
         out = gamma * h[0] + total[1]
         tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
-        if HAS_EXTRAS:
-            tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_rest_i)
 
 
 @triton.jit
@@ -171,6 +171,8 @@ def film_forward_products(
         )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
+    if HAS_EXTRAS:
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (
@@ -183,8 +185,6 @@ def film_forward_products(
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
     tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -230,6 +230,8 @@ def film_forward_epilogue(
         )
     # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
     gamma = 1 + total[0]
+    if HAS_EXTRAS:
+        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (
@@ -242,8 +244,6 @@ def film_forward_epilogue(
     # out[i] = gamma[i] * h[0,i] + beta[i]
     out = gamma * h[0] + total[1]
     tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * dims[0] + i[None, :], gamma, mask=in_b_i)
 
 
 @triton.jit
@@ -280,6 +280,9 @@ def film_backward_kernel(
     in_j = i < dims[1]
     in_j_i = in_j[:, None] & in_i[None, :]
     in_i_j = in_i[:, None] & in_j[None, :]
+    partial_1 = ()
+    for _ in tl.static_range(2):
+        partial_1 = partial_1 + (tl.zeros((I_LANES,), ACC),)
     W_tile = tl.load(W_ptr + i[None, :] * dims[1] + i[:, None], mask=in_j_i, other=0.0)
     W_tiles = ()
     for p in tl.static_range(2):
@@ -288,9 +291,6 @@ def film_backward_kernel(
                 W_ptr + p * dims[0] * dims[1] + i[:, None] * dims[1] + i[None, :], mask=in_i_j, other=0.0
             ),
         )
-    partial_1 = ()
-    for _ in tl.static_range(2):
-        partial_1 = partial_1 + (tl.zeros((I_LANES,), ACC),)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
@@ -300,6 +300,11 @@ def film_backward_kernel(
         in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_j = in_rest[:, None] & in_j[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        gamma_bar = (
+            tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+            if HAS_EXTRAS
+            else tl.zeros((ROWS, I_LANES), ACC)
+        )
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -309,26 +314,12 @@ def film_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
-        # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
-        gamma = 1 + (
-            contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
-        )
-        tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_rest_i)
-        gamma_bar = (
-            tl.load(gamma_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-            if HAS_EXTRAS
-            else tl.zeros((ROWS, I_LANES), ACC)
-        )
         total = ()
         for p in tl.static_range(2):
             total = total + (
                 (out_bar if p == 1 else tl.zeros_like(out_bar))
                 + (gamma_bar + out_bar * h[0] if p == 0 else tl.zeros_like(gamma_bar + out_bar * h[0])),
             )
-        total_2 = 0.0
-        for p in tl.static_range(2):
-            total_2 = total_2 + contract(total[p], W_tiles[p], ACC, PRECISION)
-        tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_rest_j)
         more = ()
         for p in tl.static_range(2):
             more = more + (partial_1[p] + tl.sum(tl.where(in_b[:, None], total[p], 0.0), 0),)
@@ -337,6 +328,15 @@ def film_backward_kernel(
             tl.store(
                 rows_2_ptr + b[:, None] * 2 * dims[0] + p * dims[0] + i[None, :], total[p], mask=in_rest_i
             )
+        # gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]
+        gamma = 1 + (
+            contract(h[1], W_tile, ACC, PRECISION) + tl.load(c_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
+        )
+        tl.store(h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :], out_bar * gamma, mask=in_rest_i)
+        total_2 = 0.0
+        for p in tl.static_range(2):
+            total_2 = total_2 + contract(total[p], W_tiles[p], ACC, PRECISION)
+        tl.store(h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :], total_2, mask=in_rest_j)
     for p in tl.static_range(2):
         tl.store(partial_1_ptr + program * 2 * dims[0] + p * dims[0] + i, partial_1[p], mask=in_i)
 
@@ -473,14 +473,16 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch = h[0].shape[0]
     dims = widths(h)
 
-    return [
-        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
-        h[0].new_empty((batch, dims[0]) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dims[0]), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, dims[0]), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::film_forward")
@@ -495,7 +497,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     batch = h[0].shape[0]
     dims = widths(h)
 
@@ -724,21 +726,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -761,4 +763,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -303,12 +303,12 @@ def gate_backward_kernel(
     c_tiles = ()
     for m in tl.static_range(M):
         c_tiles = c_tiles + (tl.load(c_ptrs[m] + i, mask=in_i, other=0.0),)
-    W_tiles_2 = ()
-    for m in tl.static_range(M):
-        W_tiles_2 = W_tiles_2 + (tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0),)
     partial_1 = ()
     for _ in tl.static_range(M):
         partial_1 = partial_1 + (tl.zeros((I_LANES,), ACC),)
+    W_tiles_2 = ()
+    for m in tl.static_range(M):
+        W_tiles_2 = W_tiles_2 + (tl.load(W_ptrs[m] + i[:, None] * dim + i[None, :], mask=in_i_i, other=0.0),)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
@@ -316,7 +316,6 @@ def gate_backward_kernel(
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -350,6 +349,7 @@ def gate_backward_kernel(
                     else tl.zeros((ROWS, I_LANES), ACC)
                 ),
             )
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         total_2 = ()
         for m in tl.static_range(M):
             total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
@@ -359,14 +359,6 @@ def gate_backward_kernel(
         logit_bar = ()
         for m in tl.static_range(M):
             logit_bar = logit_bar + (g[m] * (total_2[m] - total_3),)
-        h_bar = ()
-        for m in tl.static_range(M):
-            h_bar = h_bar + (
-                out_bar * g[m]
-                + contract(tl.where(in_i[None, :], logit_bar[m], 0.0), W_tiles_2[m], ACC, PRECISION),
-            )
-        for m in tl.static_range(M):
-            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
         more = ()
         for m in tl.static_range(M):
             more = more + (partial_1[m] + tl.sum(tl.where(in_b[:, None], logit_bar[m], 0.0), 0),)
@@ -375,6 +367,14 @@ def gate_backward_kernel(
             tl.store(
                 rows_2_ptr + m * batch * dim + b[:, None] * dim + i[None, :], logit_bar[m], mask=in_rest_i
             )
+        h_bar = ()
+        for m in tl.static_range(M):
+            h_bar = h_bar + (
+                out_bar * g[m]
+                + contract(tl.where(in_i[None, :], logit_bar[m], 0.0), W_tiles_2[m], ACC, PRECISION),
+            )
+        for m in tl.static_range(M):
+            tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
     for m in tl.static_range(M):
         tl.store(partial_1_ptr + m * dim * programs + program * dim + i, partial_1[m], mask=in_i)
 
@@ -740,12 +740,14 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((M, batch, dim) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((M, batch, dim), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::gate_forward")
@@ -760,7 +762,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
@@ -1023,21 +1025,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -1060,4 +1062,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -124,6 +124,9 @@ def gated_multimodal_unit_forward_kernel(
         z = ()
         for m in tl.static_range(M):
             z = z + (sigmoid(total[m]),)
+        if HAS_EXTRAS:
+            for m in tl.static_range(M):
+                tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_rest_o)
         # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
         v = ()
         for m in tl.static_range(M):
@@ -133,9 +136,6 @@ def gated_multimodal_unit_forward_kernel(
         for m in tl.static_range(1, M):
             out = out + z[m] * v[m]
         tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_rest_o)
-        if HAS_EXTRAS:
-            for m in tl.static_range(M):
-                tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_rest_o)
 
 
 @triton.jit
@@ -194,6 +194,9 @@ def gated_multimodal_unit_forward_products(
     z = ()
     for m in tl.static_range(M):
         z = z + (sigmoid(product_1[m]),)
+    if HAS_EXTRAS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
     product_2 = ()
     for m in tl.static_range(M):
         total = tl.zeros((ROWS, O_LANES), ACC)
@@ -221,9 +224,6 @@ def gated_multimodal_unit_forward_products(
     for m in tl.static_range(1, M):
         out = out + z[m] * v[m]
     tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
-    if HAS_EXTRAS:
-        for m in tl.static_range(M):
-            tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
 
 
 @triton.jit
@@ -264,6 +264,9 @@ def gated_multimodal_unit_forward_epilogue(
     z = ()
     for m in tl.static_range(M):
         z = z + (sigmoid(product_1[m]),)
+    if HAS_EXTRAS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
     product_2 = ()
     for m in tl.static_range(M):
         product_2 = product_2 + (
@@ -278,9 +281,6 @@ def gated_multimodal_unit_forward_epilogue(
     for m in tl.static_range(1, M):
         out = out + z[m] * v[m]
     tl.store(out_ptr + b[:, None] * units + o[None, :], out, mask=in_b_o)
-    if HAS_EXTRAS:
-        for m in tl.static_range(M):
-            tl.store(weights_ptr + b[:, None] * M * units + m * units + o[None, :], z[m], mask=in_b_o)
 
 
 @triton.jit
@@ -392,6 +392,10 @@ def gated_multimodal_unit_backward_kernel(
         product = ()
         for m in tl.static_range(M):
             product = product + (v_bar[m] * (1 - square(v[m])),)
+        for m in tl.static_range(M):
+            tl.store(
+                rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_rest_o
+            )
         z_bar = ()
         for m in tl.static_range(M):
             z_bar = z_bar + (
@@ -406,6 +410,10 @@ def gated_multimodal_unit_backward_kernel(
         product_2 = ()
         for m in tl.static_range(M):
             product_2 = product_2 + ((z_bar[m] + out_bar * v[m]) * z[m] * (1 - z[m]),)
+        for m in tl.static_range(M):
+            tl.store(
+                rows_2_ptr + m * batch * units + b[:, None] * units + o[None, :], product_2[m], mask=in_rest_o
+            )
         total_2 = ()
         for t in tl.static_range(M):
             total_3 = 0.0
@@ -424,14 +432,6 @@ def gated_multimodal_unit_backward_kernel(
                 h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
                 h_bar[m],
                 mask=in_rest[:, None] & (i[None, :] < dims[m]),
-            )
-        for m in tl.static_range(M):
-            tl.store(
-                rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_rest_o
-            )
-        for m in tl.static_range(M):
-            tl.store(
-                rows_2_ptr + m * batch * units + b[:, None] * units + o[None, :], product_2[m], mask=in_rest_o
             )
 
 
@@ -712,13 +712,15 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch, M = h[0].shape[0], len(h)
 
-    return [
-        h[0].new_empty((batch, units), dtype=result_dtype),
-        h[0].new_empty((batch, M, units) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, units), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, M, units), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::gated_multimodal_unit_forward")
@@ -734,7 +736,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, Z, units, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     batch, M = h[0].shape[0], len(h)
     dims = widths(h)
 
@@ -1026,21 +1028,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -1064,4 +1066,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -345,29 +345,31 @@ def low_rank_bilinear_backward_kernel(
     i = tl.arange(0, I_LANES)
     r = tl.arange(0, R_LANES)
     in_r = r < rank
-    in_j = i < dims[1]
     in_i = i < dims[0]
-    in_j_r = in_j[:, None] & in_r[None, :]
+    in_j = i < dims[1]
     in_i_r = in_i[:, None] & in_r[None, :]
+    in_j_r = in_j[:, None] & in_r[None, :]
     in_r_i = in_r[:, None] & in_i[None, :]
     in_r_j = in_r[:, None] & in_j[None, :]
-    V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
-    P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
-    U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
-    U_tile_2 = tl.load(U_ptr + r[:, None] * dims[0] + i[None, :], mask=in_r_i, other=0.0)
-    V_tile_2 = tl.load(V_ptr + r[:, None] * dims[1] + i[None, :], mask=in_r_j, other=0.0)
     partial_1 = tl.zeros((I_LANES,), ACC)
+    U_tile = tl.load(U_ptr + r[None, :] * dims[0] + i[:, None], mask=in_i_r, other=0.0)
+    P_tile = tl.load(P_ptr + i[:, None] * rank + r[None, :], mask=in_i_r, other=0.0)
+    V_tile = tl.load(V_ptr + r[None, :] * dims[1] + i[:, None], mask=in_j_r, other=0.0)
     partial_2 = tl.zeros((R_LANES,), ACC)
     partial_4 = tl.zeros((R_LANES,), ACC)
+    U_tile_2 = tl.load(U_ptr + r[:, None] * dims[0] + i[None, :], mask=in_r_i, other=0.0)
+    V_tile_2 = tl.load(V_ptr + r[:, None] * dims[1] + i[None, :], mask=in_r_j, other=0.0)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
+        in_rest_r = in_rest[:, None] & in_r[None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_j = in_rest[:, None] & in_j[None, :]
-        in_rest_r = in_rest[:, None] & in_r[None, :]
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -377,37 +379,35 @@ def low_rank_bilinear_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
-        # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
-        y = tanh(
-            contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
-        )
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        total = contract(out_bar, P_tile, ACC, PRECISION)
-        x_bar = y * total
         # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
         x = tanh(
             contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
         )
-        product = x_bar * (1 - square(x))
+        total = contract(out_bar, P_tile, ACC, PRECISION)
+        y_bar = x * total
+        # y[r] = tanh(sum[j](V[r,j] * h[1,j]) + v[r])
+        y = tanh(
+            contract(h[1], V_tile, ACC, PRECISION) + tl.load(v_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]
+        )
+        product = y_bar * (1 - square(y))
+        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
+        tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product, mask=in_rest_r)
+        x_bar = y * total
+        product_2 = x_bar * (1 - square(x))
+        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0)
+        tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_rest_r)
+        tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         tl.store(
             h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
-            contract(tl.where(in_r[None, :], product, 0.0), U_tile_2, ACC, PRECISION),
+            contract(tl.where(in_r[None, :], product_2, 0.0), U_tile_2, ACC, PRECISION),
             mask=in_rest_i,
         )
-        y_bar = x * total
-        product_2 = y_bar * (1 - square(y))
         tl.store(
             h_bar_ptrs[1] + b[:, None] * dims[1] + i[None, :],
-            contract(tl.where(in_r[None, :], product_2, 0.0), V_tile_2, ACC, PRECISION),
+            contract(tl.where(in_r[None, :], product, 0.0), V_tile_2, ACC, PRECISION),
             mask=in_rest_j,
         )
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
-        partial_2 = partial_2 + tl.sum(tl.where(in_b[:, None], product_2, 0.0), 0)
-        tl.store(rows_3_ptr + b[:, None] * rank + r[None, :], product_2, mask=in_rest_r)
-        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
-        tl.store(rows_5_ptr + b[:, None] * rank + r[None, :], product, mask=in_rest_r)
         tl.store(rows_6_ptr + b[:, None] * rank + r[None, :], y * x, mask=in_rest_r)
-        tl.store(rows_7_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dims[0] + i, partial_1, mask=in_i)
     tl.store(partial_2_ptr + program * rank + r, partial_2, mask=in_r)
     tl.store(partial_4_ptr + program * rank + r, partial_4, mask=in_r)
@@ -751,13 +751,12 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch = h[0].shape[0]
     dims = widths(h)
 
-    return [
-        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dims[0]), dtype=result_dtype)]
+    return results
 
 
 @operator("sparank_fusion::low_rank_bilinear_forward")
@@ -1160,21 +1159,18 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[1:])
+        count = 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:1])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -1206,4 +1202,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

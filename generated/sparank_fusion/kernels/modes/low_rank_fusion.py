@@ -226,6 +226,9 @@ def low_rank_fusion_backward_kernel(
                 (I_LANES, R_LANES * I_LANES),
             ),
         )
+    partial_1 = ()
+    for _ in tl.static_range(M):
+        partial_1 = partial_1 + (tl.zeros((R_LANES, I_LANES), ACC),)
     W_tiles_2 = ()
     for m in tl.static_range(M):
         W_tiles_2 = W_tiles_2 + (
@@ -241,9 +244,6 @@ def low_rank_fusion_backward_kernel(
                 (R_LANES * I_LANES, I_LANES),
             ),
         )
-    partial_1 = ()
-    for _ in tl.static_range(M):
-        partial_1 = partial_1 + (tl.zeros((R_LANES, I_LANES), ACC),)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
@@ -280,6 +280,20 @@ def low_rank_fusion_backward_kernel(
         x_bar = ()
         for m in tl.static_range(M):
             x_bar = x_bar + (out_bar[:, None, :] * product_of_others_2[m],)
+        more = ()
+        for m in tl.static_range(M):
+            more = more + (partial_1[m] + tl.sum(tl.where(in_b[:, None, None], x_bar[m], 0.0), 0),)
+        partial_1 = more
+        for m in tl.static_range(M):
+            tl.store(
+                rows_2_ptr
+                + m * batch * dims[0] * terms
+                + b[:, None, None] * dims[0] * terms
+                + r[None, :, None] * dims[0]
+                + i[None, None, :],
+                x_bar[m],
+                mask=in_rest_r_o,
+            )
         h_bar = ()
         for m in tl.static_range(M):
             h_bar = h_bar + (
@@ -298,20 +312,6 @@ def low_rank_fusion_backward_kernel(
                 h_bar_ptrs[m] + b[:, None] * dims[m] + i[None, :],
                 h_bar[m],
                 mask=in_rest[:, None] & (i[None, :] < dims[m]),
-            )
-        more = ()
-        for m in tl.static_range(M):
-            more = more + (partial_1[m] + tl.sum(tl.where(in_b[:, None, None], x_bar[m], 0.0), 0),)
-        partial_1 = more
-        for m in tl.static_range(M):
-            tl.store(
-                rows_2_ptr
-                + m * batch * dims[0] * terms
-                + b[:, None, None] * dims[0] * terms
-                + r[None, :, None] * dims[0]
-                + i[None, None, :],
-                x_bar[m],
-                mask=in_rest_r_o,
             )
     for m in tl.static_range(M):
         tl.store(
@@ -486,13 +486,12 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch = h[0].shape[0]
     dims = widths(h)
 
-    return [
-        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dims[0]), dtype=result_dtype)]
+    return results
 
 
 @operator("sparank_fusion::low_rank_fusion_forward")
@@ -732,21 +731,18 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[1:])
+        count = 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:1])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -770,4 +766,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

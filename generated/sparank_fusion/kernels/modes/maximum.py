@@ -120,11 +120,10 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch, dim = h[0].shape
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    return results
 
 
 @operator("sparank_fusion::maximum_forward")
@@ -195,14 +194,16 @@ class _Fuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
+        results = forward(*grouped(tensors, M, LISTED), *options)
         ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        return None, None, *backward(*bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -221,4 +222,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*arguments)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -107,8 +107,8 @@ def mixture_of_experts_forward_kernel(
         in_b = b < B
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
-        in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_e = in_rest[:, None] & in_e[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -127,6 +127,8 @@ def mixture_of_experts_forward_kernel(
         )
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+        if HAS_EXTRAS:
+            tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
         total_3 = 0.0
         for m in tl.static_range(M):
             total_3 = total_3 + tl.reshape(
@@ -140,8 +142,6 @@ def mixture_of_experts_forward_kernel(
         # out[i] = sum[e](p[e] * expert[e,i])
         out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
         tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_rest_i)
-        if HAS_EXTRAS:
-            tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
 
 
 @triton.jit
@@ -185,6 +185,8 @@ def mixture_of_experts_forward_epilogue(
     exp = exponential(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
     p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+    if HAS_EXTRAS:
+        tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
     product_2 = tl.load(
         product_2_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         mask=in_b_e_i,
@@ -198,8 +200,6 @@ def mixture_of_experts_forward_epilogue(
     # out[i] = sum[e](p[e] * expert[e,i])
     out = tl.sum(tl.where(in_e[None, :, None], p[:, :, None] * expert, 0.0), 1)
     tl.store(out_ptr + b[:, None] * dims[0] + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        tl.store(weights_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
 
 
 @triton.jit
@@ -268,6 +268,7 @@ def mixture_of_experts_backward_kernel(
                 (I_LANES, E_LANES * I_LANES),
             ),
         )
+    partial_4 = tl.zeros((E_LANES,), ACC)
     W_tiles_2 = ()
     for m in tl.static_range(M):
         W_tiles_2 = W_tiles_2 + (
@@ -293,17 +294,15 @@ def mixture_of_experts_backward_kernel(
                 other=0.0,
             ),
         )
-    partial_4 = tl.zeros((E_LANES,), ACC)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
-        in_b_i = in_b[:, None] & in_i[None, :]
-        in_b_e = in_b[:, None] & in_e[None, :]
         in_rest_e = in_rest[:, None] & in_e[None, :]
+        in_b_i = in_b[:, None] & in_i[None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        in_b_e = in_b[:, None] & in_e[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -322,7 +321,9 @@ def mixture_of_experts_backward_kernel(
         )
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
-        expert_bar = out_bar[:, None, :] * p[:, :, None]
+        tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         p_bar = (
             tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
             if HAS_EXTRAS
@@ -340,6 +341,9 @@ def mixture_of_experts_backward_kernel(
         )
         total_4 = p_bar + tl.sum(out_bar[:, None, :] * expert, 2)
         product = p * (total_4 - tl.sum(tl.where(in_e[None, :], total_4 * p, 0.0), 1)[:, None])
+        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
+        tl.store(rows_5_ptr + b[:, None] * experts + e[None, :], product, mask=in_rest_e)
+        expert_bar = out_bar[:, None, :] * p[:, :, None]
         h_bar = ()
         for m in tl.static_range(M):
             h_bar = h_bar + (
@@ -360,8 +364,6 @@ def mixture_of_experts_backward_kernel(
                 h_bar[m],
                 mask=in_rest[:, None] & (i[None, :] < dims[m]),
             )
-        tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
-        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         for m in tl.static_range(M):
             tl.store(
                 rows_3_ptrs[m]
@@ -371,8 +373,6 @@ def mixture_of_experts_backward_kernel(
                 p[:, :, None] * h[m][:, None, :],
                 mask=in_rest[:, None, None] & in_e[None, :, None] & (i[None, None, :] < dims[m]),
             )
-        partial_4 = partial_4 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
-        tl.store(rows_5_ptr + b[:, None] * experts + e[None, :], product, mask=in_rest_e)
     tl.store(partial_4_ptr + program * experts + e, partial_4, mask=in_e)
 
 
@@ -417,24 +417,24 @@ def mixture_of_experts_backward_operands_1(
     in_e = e < experts
     i = tl.arange(0, I_LANES)
     in_i = i < dims[0]
-    in_b_i = in_b[:, None] & in_i[None, :]
     in_b_e = in_b[:, None] & in_e[None, :]
+    in_b_i = in_b[:, None] & in_i[None, :]
     in_b_e_i = in_b[:, None, None] & in_e[None, :, None] & in_i[None, None, :]
     in_e_i = in_e[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     product_1 = tl.load(product_1_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
     total = product_1 + tl.load(r_ptr + e, mask=in_e, other=0.0).to(ACC)[None, :]
     exp = exponential(total - tl.reduce(tl.where(in_e[None, :], total, float("-inf")), 1, maximum)[:, None])
     # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
     p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
+    tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
     expert_bar = out_bar[:, None, :] * p[:, :, None]
     tl.store(
         operand_3_ptr + b[:, None, None] * dims[0] * experts + e[None, :, None] * dims[0] + i[None, None, :],
         expert_bar,
         mask=in_b_e_i,
     )
-    tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_b_e)
-    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (
@@ -568,14 +568,16 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch = h[0].shape[0]
     dims = widths(h)
 
-    return [
-        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
-        h[0].new_empty((batch, experts) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dims[0]), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, experts), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::mixture_of_experts_forward")
@@ -593,7 +595,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, R, r, W, c, experts, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     batch, M = h[0].shape[0], len(h)
     dims = widths(h)
 
@@ -878,21 +880,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -920,4 +922,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

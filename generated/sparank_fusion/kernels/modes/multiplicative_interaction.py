@@ -222,6 +222,7 @@ def multiplicative_interaction_backward_kernel(
     in_j_i_i = in_j[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
     in_i_j = in_i[:, None] & in_j[None, :]
     in_i_i_j = in_i[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
+    partial_1 = tl.zeros((I_LANES,), ACC)
     U_tile = tl.load(U_ptr + i[:, None] * dims[0] + i[None, :], mask=in_i_i, other=0.0)
     W_tile = tl.reshape(
         tl.load(
@@ -240,7 +241,6 @@ def multiplicative_interaction_backward_kernel(
         ),
         (I_LANES * I_LANES, I_LANES),
     )
-    partial_1 = tl.zeros((I_LANES,), ACC)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
@@ -251,6 +251,8 @@ def multiplicative_interaction_backward_kernel(
         in_rest_j = in_rest[:, None] & in_j[None, :]
         in_rest_i_j = in_rest[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -292,8 +294,6 @@ def multiplicative_interaction_backward_kernel(
             ),
             mask=in_rest_j,
         )
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
-        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         tl.store(
             rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
             h[1][:, None, :] * h[0][:, :, None],
@@ -336,6 +336,10 @@ def multiplicative_interaction_backward_operands_1(
     in_b_i_i = in_b[:, None, None] & in_i[None, :, None] & in_i[None, None, :]
     in_b_i_j = in_b[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
     out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+    tl.store(
+        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
+    )
+    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (
@@ -355,10 +359,6 @@ def multiplicative_interaction_backward_operands_1(
         out_bar[:, None, :] * h[0][:, :, None],
         mask=in_b_i_i,
     )
-    tl.store(
-        partial_1_ptr + program * dims[0] + i, tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0), mask=in_i
-    )
-    tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_b_i)
     tl.store(
         rows_3_ptr + b[:, None, None] * dims[0] * dims[1] + i[None, :, None] * dims[1] + i[None, None, :],
         h[1][:, None, :] * h[0][:, :, None],
@@ -433,13 +433,12 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     batch = h[0].shape[0]
     dims = widths(h)
 
-    return [
-        h[0].new_empty((batch, dims[0]), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dims[0]), dtype=result_dtype)]
+    return results
 
 
 @operator("sparank_fusion::multiplicative_interaction_forward")
@@ -627,14 +626,16 @@ class _Fuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
+        results = forward(*grouped(tensors, M, LISTED), *options)
         ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        return None, None, *backward(*bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -661,4 +662,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*arguments)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

@@ -85,14 +85,14 @@ def scalar_gate_forward_kernel(
     g = ()
     for m in tl.static_range(M):
         g = g + (exp[m] * reciprocal(total),)
+    if HAS_EXTRAS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + b * M + m, g[m], mask=in_b)
     # out[i] = sum[m](g[m] * h[m,i])
     out = g[0][:, None] * h[0]
     for m in tl.static_range(1, M):
         out = out + g[m][:, None] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        for m in tl.static_range(M):
-            tl.store(weights_ptr + b * M + m, g[m], mask=in_b)
 
 
 @triton.jit
@@ -128,7 +128,6 @@ def scalar_gate_backward_kernel(
     i = tl.arange(0, I_LANES)
     in_i = i < dim
     in_b_i = in_b[:, None] & in_i[None, :]
-    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -161,6 +160,7 @@ def scalar_gate_backward_kernel(
                 else tl.zeros((ROWS,), ACC)
             ),
         )
+    out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + tl.sum(out_bar * h[m], 1),)
@@ -170,6 +170,8 @@ def scalar_gate_backward_kernel(
     score_bar = ()
     for m in tl.static_range(M):
         score_bar = score_bar + (g[m] * (total_2[m] - total_3),)
+    for m in tl.static_range(M):
+        tl.store(partial_1_ptr + m * programs + program, tl.sum(tl.where(in_b, score_bar[m], 0.0), 0))
     h_bar = ()
     for m in tl.static_range(M):
         h_bar = h_bar + (
@@ -178,8 +180,6 @@ def scalar_gate_backward_kernel(
         )
     for m in tl.static_range(M):
         tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_b_i)
-    for m in tl.static_range(M):
-        tl.store(partial_1_ptr + m * programs + program, tl.sum(tl.where(in_b, score_bar[m], 0.0), 0))
     for m in tl.static_range(M):
         tl.store(
             partial_2_ptr + m * dim * programs + program * dim + i,
@@ -216,12 +216,14 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((batch, M) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, M), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::scalar_gate_forward")
@@ -235,7 +237,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
@@ -332,14 +334,18 @@ class _Fuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
+        results = forward(*grouped(tensors, M, LISTED), *options)
         ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        return None, None, *backward(*bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -362,4 +368,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*arguments)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

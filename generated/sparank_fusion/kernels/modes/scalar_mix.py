@@ -74,6 +74,9 @@ def scalar_mix_forward_kernel(
     w = ()
     for m in tl.static_range(M):
         w = w + (exp[m] * reciprocal(total),)
+    if HAS_EXTRAS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + b * M + m, tl.broadcast_to(w[m], (ROWS,)), mask=in_b)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -83,9 +86,6 @@ def scalar_mix_forward_kernel(
     # out[i] = gamma * sum[m](w[m] * h[m,i])
     out = tl.load(gamma_ptr).to(ACC) * total_2
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        for m in tl.static_range(M):
-            tl.store(weights_ptr + b * M + m, tl.broadcast_to(w[m], (ROWS,)), mask=in_b)
 
 
 @triton.jit
@@ -195,12 +195,14 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((batch, M) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((batch, M), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::scalar_mix_forward")
@@ -214,7 +216,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``."""
     results = _results(h, s, gamma, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, s, gamma, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
@@ -316,14 +318,18 @@ class _Fuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, M: int, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
+        results = forward(*grouped(tensors, M, LISTED), *options)
         ctx.save_for_backward(*tensors)
-        return tuple(forward(*grouped(tensors, M, LISTED), *options))
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)
-        return None, None, *backward(*(x.contiguous() for x in cotangents), *tensors, *ctx.options)
+        return None, None, *backward(*bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -346,4 +352,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, *tensors)
     else:
         results = forward(*arguments)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)

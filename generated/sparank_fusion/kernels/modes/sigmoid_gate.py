@@ -105,14 +105,14 @@ def sigmoid_gate_forward_kernel(
         g = ()
         for m in tl.static_range(M):
             g = g + (((z) if m == 0 else (1 - z)),)
+        if HAS_EXTRAS:
+            for m in tl.static_range(M):
+                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_rest_i)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = g[0] * h[0]
         for m in tl.static_range(1, M):
             out = out + g[m] * h[m]
         tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_rest_i)
-        if HAS_EXTRAS:
-            for m in tl.static_range(M):
-                tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_rest_i)
 
 
 @triton.jit
@@ -167,6 +167,9 @@ def sigmoid_gate_forward_products(
     g = ()
     for m in tl.static_range(M):
         g = g + (((z) if m == 0 else (1 - z)),)
+    if HAS_EXTRAS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -175,9 +178,6 @@ def sigmoid_gate_forward_products(
     for m in tl.static_range(1, M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        for m in tl.static_range(M):
-            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -217,6 +217,9 @@ def sigmoid_gate_forward_epilogue(
     g = ()
     for m in tl.static_range(M):
         g = g + (((z) if m == 0 else (1 - z)),)
+    if HAS_EXTRAS:
+        for m in tl.static_range(M):
+            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
         h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
@@ -225,9 +228,6 @@ def sigmoid_gate_forward_epilogue(
     for m in tl.static_range(1, M):
         out = out + g[m] * h[m]
     tl.store(out_ptr + b[:, None] * dim + i[None, :], out, mask=in_b_i)
-    if HAS_EXTRAS:
-        for m in tl.static_range(M):
-            tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
 
 
 @triton.jit
@@ -268,12 +268,12 @@ def sigmoid_gate_backward_kernel(
             tl.load(W_ptr + i[None, :] * dim * M + m * dim + i[:, None], mask=in_i_i, other=0.0),
         )
     c_tile = tl.load(c_ptr + i, mask=in_i, other=0.0)
+    partial_1 = tl.zeros((I_LANES,), ACC)
     W_tiles_2 = ()
     for m in tl.static_range(M):
         W_tiles_2 = W_tiles_2 + (
             tl.load(W_ptr + i[:, None] * dim * M + m * dim + i[None, :], mask=in_i_i, other=0.0),
         )
-    partial_1 = tl.zeros((I_LANES,), ACC)
     for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):
         b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         in_b = b < B
@@ -281,23 +281,6 @@ def sigmoid_gate_backward_kernel(
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
         in_b_i = in_b[:, None] & in_i[None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        h = ()
-        for m in tl.static_range(M):
-            h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
-            )
-        total = 0.0
-        for m in tl.static_range(M):
-            total = total + contract(h[m], W_tiles[m], ACC, PRECISION)
-        # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-        z = sigmoid(total + c_tile.to(ACC)[None, :])
-        difference = 1 - z
-        # g[0,i] = z[i]
-        # g[1,i] = 1 - z[i]
-        g = ()
-        for m in tl.static_range(M):
-            g = g + (((z) if m == 0 else (difference)),)
         g_bar = ()
         for m in tl.static_range(M):
             g_bar = g_bar + (
@@ -309,11 +292,30 @@ def sigmoid_gate_backward_kernel(
                     else tl.zeros((ROWS, I_LANES), ACC)
                 ),
             )
-        total_2 = ()
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        h = ()
         for m in tl.static_range(M):
-            total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
-        z_bar = total_2[0] - total_2[1]
+            h = h + (
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+            )
+        total = ()
+        for m in tl.static_range(M):
+            total = total + (g_bar[m] + out_bar * h[m],)
+        z_bar = total[0] - total[1]
+        total_2 = 0.0
+        for m in tl.static_range(M):
+            total_2 = total_2 + contract(h[m], W_tiles[m], ACC, PRECISION)
+        # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+        z = sigmoid(total_2 + c_tile.to(ACC)[None, :])
+        difference = 1 - z
         product = z_bar * z * difference
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
+        tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_rest_i)
+        # g[0,i] = z[i]
+        # g[1,i] = 1 - z[i]
+        g = ()
+        for m in tl.static_range(M):
+            g = g + (((z) if m == 0 else (difference)),)
         h_bar = ()
         for m in tl.static_range(M):
             h_bar = h_bar + (
@@ -322,8 +324,6 @@ def sigmoid_gate_backward_kernel(
             )
         for m in tl.static_range(M):
             tl.store(h_bar_ptrs[m] + b[:, None] * dim + i[None, :], h_bar[m], mask=in_rest_i)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], product, 0.0), 0)
-        tl.store(rows_2_ptr + b[:, None] * dim + i[None, :], product, mask=in_rest_i)
     tl.store(partial_1_ptr + program * dim + i, partial_1, mask=in_i)
 
 
@@ -602,12 +602,14 @@ def _results(
     product_dtype: torch.dtype | None,
     result_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Uninitialised results: the output and, empty where they are not asked for, the extras."""
+    """Uninitialised results: the output and, if ``return_extras``, the extras."""
     (batch, dim), M = h[0].shape, len(h)
-    return [
-        h[0].new_empty((batch, dim), dtype=result_dtype),
-        h[0].new_empty((M, batch, dim) if return_extras else (0,), dtype=result_dtype),
-    ]
+    results = [h[0].new_empty((batch, dim), dtype=result_dtype)]
+    if return_extras:
+        results += [
+            h[0].new_empty((M, batch, dim), dtype=result_dtype),
+        ]
+    return results
 
 
 @operator("sparank_fusion::sigmoid_gate_forward")
@@ -622,7 +624,7 @@ def forward(
 ) -> list[Tensor]:
     """The output and the extras of features ``h``, each ``(B, dim)``; if ``keep``, products for :func:`backward` too."""
     results = _results(h, W, c, return_extras, product_dtype, result_dtype)
-    out, weights = results
+    out, weights = results if return_extras else 2 * results
     (batch, dim), M = h[0].shape, len(h)
     constants = _constants(h, W, c, return_extras, product_dtype, result_dtype)
     lanes = next_power_of_2(dim)
@@ -884,21 +886,21 @@ class _Fuse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.M, ctx.options = M, options
         results = forward(*grouped(tensors, M, LISTED), *options, keep)
-        ctx.save_for_backward(*tensors, *results[2:])
+        *_, return_extras, _, _ = options
+        count = 2 if return_extras else 1
+        ctx.save_for_backward(*tensors, *results[count:])
         ctx.given = len(tensors)
-        return tuple(results[:2])
+        return tuple(results[:count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        bars = [x.contiguous() for x in cotangents]
+        # Of extras that were not asked for nothing is read.
+        bars = bars if len(bars) > 1 else 2 * bars
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)
         kept = list(ctx.saved_tensors[ctx.given :])
-        return (
-            None,
-            None,
-            None,
-            *backward(kept, *(x.contiguous() for x in cotangents), *tensors, *ctx.options),
-        )
+        return None, None, None, *backward(kept, *bars, *tensors, *ctx.options)
 
 
 def fuse(
@@ -921,4 +923,4 @@ def fuse(
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
         results = forward(*arguments, False)
-    return tuple(results if return_extras else results[:1])
+    return tuple(results)
