@@ -187,6 +187,9 @@ def check_program(
         close(value, laid_out(mode, layout, found, sizes), str(layout))
     with torch.no_grad():
         close(layer(features), laid_out(mode, mode.out, found, sizes), "out alone")
+        again, more = layer(features, return_gates=True)
+        for value, layout in [(again, mode.out), *((more[extra.key], extra.layout) for extra in mode.extras)]:
+            close(value, laid_out(mode, layout, found, sizes), f"{layout} without gradients")
     cotangents = [rule(f"cotangent.{position}", tuple(value.shape)) for position, (value, _) in enumerate(results)]
     total = sum((value * torch.from_numpy(c)).sum() for (value, _), c in zip(results, cotangents, strict=True))
     named = dict(layer.named_parameters())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterable
 
@@ -28,24 +27,50 @@ def runs_under_autocast(tensor: Tensor) -> bool:
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
+def may_write_over(tensor: Tensor) -> bool:
+    """Whether work on ``tensor`` may write over its intermediate results: nothing records, compiles or traces it, and no
+    autocast gives them other dtypes."""
+    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return not is_recorded and not runs_under_autocast(tensor)
+
+
 def stacked_linear(
-    inputs: Iterable[Tensor], weights: Iterable[Tensor], biases: Iterable[Tensor] | None = None
+    inputs: Iterable[Tensor],
+    weights: Iterable[Tensor],
+    biases: Iterable[Tensor] | None = None,
+    in_place: bool = False,
 ) -> Tensor:
-    """``F.linear`` of each input with its own weight and bias, stacked along a new first dimension."""
+    """``F.linear`` of each input with its own weight and bias, stacked along a new first dimension.
+
+    ``in_place``, each result is written where it is to lie.
+    """
     maps = list(zip(inputs, weights, itertools.repeat(None) if biases is None else biases))
     first, first_weight, _ = maps[0]
-    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    if not is_recorded and first.is_cpu and len(first) >= LEAST_ROWS and is_full_precision(first):
-        # Each result is written where it is to lie. Transforms of functions refuse that.
-        with contextlib.suppress(RuntimeError):
-            stacked = first.new_empty(len(maps), first.shape[0], first_weight.shape[0])
-            for out, (x, weight, bias) in zip(stacked, maps):
-                if bias is None:
-                    torch.mm(x, weight.t(), out=out)
-                else:
-                    torch.addmm(bias, x, weight.t(), out=out)
-            return stacked
-    return torch.stack([F.linear(x, weight, bias) for x, weight, bias in maps])
+    if not in_place or len(first) < LEAST_ROWS:
+        return torch.stack([F.linear(x, weight, bias) for x, weight, bias in maps])
+    stacked = first.new_empty(len(maps), first.shape[0], first_weight.shape[0])
+    for out, (x, weight, bias) in zip(stacked, maps):
+        if bias is None:
+            torch.mm(x, weight.t(), out=out)
+        else:
+            torch.addmm(bias, x, weight.t(), out=out)
+    return stacked
+
+
+def joined_linear(
+    inputs: list[Tensor] | tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    in_place: bool = False,
+) -> Tensor:
+    """``F.linear`` of inputs side by side; ``in_place``, the sum of what the pieces of the weight make of each."""
+    if not in_place or len(inputs[0]) < LEAST_ROWS:
+        return F.linear(torch.cat(inputs, -1), weight, bias)
+    (first, piece), *others = zip(inputs, weight.split([x.shape[1] for x in inputs], 1))
+    total = F.linear(first, piece, bias)
+    for x, piece in others:
+        torch.addmm(total, x, piece.t(), out=total)
+    return total
 
 
 def sum_all(tensors: Iterable[Tensor]) -> Tensor:
@@ -71,7 +96,7 @@ def multiply_all(tensors: Iterable[Tensor]) -> Tensor:
     return product
 
 
-def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
+def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor], in_place: bool = False) -> Tensor:
     """The sum over modalities of products; a tensor is read along its first dimension."""
     pairs = iter(zip(left, right))
     a, b = next(pairs)
@@ -79,11 +104,9 @@ def sum_of_products(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
     if total.dtype.itemsize < 4:
         # A sum in one operation keeps its partial sums in float32.
         return torch.stack([total, *(a * b for a, b in pairs)]).sum(0)
-    # One operation for both is faster by itself, but its gradient takes more steps than those of two. A trace is to
-    # be the same with gradients and without them.
-    in_two = torch.is_grad_enabled() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     for a, b in pairs:
-        total = total + a * b if in_two else torch.addcmul(total, a, b)
+        # One operation for both is faster by itself, but its gradient takes more steps than those of two.
+        total = torch.addcmul(total, a, b, out=total) if in_place else total + a * b
     return total
 
 
@@ -94,10 +117,10 @@ def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     return (left * right).sum(dim)
 
 
-def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+def lerp(start: Tensor, end: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """``start + weight * (end - start)``; dtypes may differ, as they do under autocast, and are promoted."""
     if start.dtype is end.dtype and start.dtype is weight.dtype:
-        return torch.lerp(start, end, weight)
+        return torch.lerp(start, end, weight, out=out)
     return start + weight * (end - start)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import math
@@ -13,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.functions import LEAST_ROWS, is_full_precision, runs_under_autocast
+from sparank_fusion.functions import LEAST_ROWS, is_full_precision, may_write_over, runs_under_autocast
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
-Fuse = Callable[[Tensors, bool], tuple[Tensor, ...]]
+Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
 
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
@@ -63,6 +64,7 @@ class FusionModule(nn.Module):
         self.out_dim = self.dims[0]
         self.backend = backend
         self._block_rows: int | None = None
+        self._block_rows_in_place: int | None = None
         # What only moves its input is one kernel in torch too, and there its gradients are views.
         self._may_use_kernels = backend == "triton" or (
             backend == "auto" and not self.only_moves and has_gpu() and has_triton()
@@ -100,16 +102,18 @@ class FusionModule(nn.Module):
             )
         return tuple(dim)
 
-    def _block(self, numbers_per_row: int) -> None:
+    def _block(self, numbers_per_row: int, alive: int) -> None:
         """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache.
 
-        Blocks cost copies of the output, which pay where there is enough beside it. An operation on few rows takes as
-        long as its call: blocks have a least number of rows, unless they would leave every cache.
+        Blocks cost copies of the output, which pay where there is enough beside it; where intermediate results are written
+        over, only so many are ``alive`` at once. An operation on few rows takes as long as its call: blocks have a least
+        number of rows, unless they would leave every cache.
         """
         if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
             row = 4 * numbers_per_row
             rows = max(CACHE_BYTES // row, min(LEAST_ROWS, MOST_BYTES // row))
             self._block_rows = max(64, rows // 64 * 64)
+            self._block_rows_in_place = self._block_rows if alive > LEAST_OVER_OUTPUT * self.out_dim else None
             self._is_plain = False
 
     def _hold(self, numbers: int) -> None:
@@ -118,8 +122,11 @@ class FusionModule(nn.Module):
         if self.backend == "auto" and numbers > REGISTERS:
             self._may_use_kernels = False
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
-        """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``."""
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
+        """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``.
+
+        If ``in_place``, results take the memory of intermediate ones that nothing reads later.
+        """
         raise NotImplementedError
 
     def _fuse_triton(
@@ -128,7 +135,7 @@ class FusionModule(nn.Module):
         """The same by fused kernels; matrix products in ``product_dtype``, if it is given, and results in ``result_dtype``."""
         raise NotImplementedError
 
-    def _fuse_kernels(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_kernels(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same by fused kernels; under autocast, products and results in the types that torch has there."""
         own = h[0].dtype
         if not runs_under_autocast(h[0]) or own is torch.float64:
@@ -139,11 +146,13 @@ class FusionModule(nn.Module):
         results = self._fuse_triton(h, return_extras, torch.get_autocast_dtype(h[0].device.type), widest)
         return tuple(x.to(dtype) for x, dtype in zip(results, dtypes))
 
-    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""
         raise NotImplementedError
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, from ``present``, ``(M, B)``."""
         raise NotImplementedError
 
@@ -196,18 +205,24 @@ class FusionModule(nn.Module):
                 info = {"type": "identity", "weights": None, **dict.fromkeys(self.extras)}
                 return (first, info) if return_gates else first
             return_extras = return_gates and self.extras != ()
-            rows = self._block_rows
+            in_place = may_write_over(first)
+            rows = self._block_rows_in_place if in_place and not return_extras else self._block_rows
             if present is not None:
                 fuse: Fuse = self._fuse_rows
                 given = [*given, present]
             elif self._may_use_kernels and (first.is_cuda or self.backend == "triton"):
-                fuse, rows = self._fuse_kernels, None
+                fuse, rows, in_place = self._fuse_kernels, None, False
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
-                results = self._in_blocks(fuse, given, return_extras)
-            else:
-                results = fuse(given, return_extras)
+                fuse = functools.partial(self._in_blocks, fuse)
+            results: tuple[Tensor, ...] | None = None
+            if in_place:
+                # Transforms of functions, such as vmap, refuse to write over a tensor: then nothing is.
+                with contextlib.suppress(RuntimeError):
+                    results = fuse(given, return_extras, True)
+            if results is None:
+                results = fuse(given, return_extras, False)
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
             raise
@@ -219,26 +234,28 @@ class FusionModule(nn.Module):
             }
         return results[0]
 
-    def _fuse_rows(self, rows: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_rows(self, rows: Tensors, return_extras: bool, in_place: bool) -> tuple[Tensor, ...]:
         """The results of features that are followed by which are present, ``(B, M)``."""
         *h, present = rows
-        return self._fuse_present(h, present.t(), return_extras)
+        return self._fuse_present(h, present.t(), return_extras, in_place)
 
-    def _in_blocks(self, fuse: Fuse, features: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _in_blocks(
+        self, fuse: Fuse, features: Tensors, return_extras: bool, in_place: bool
+    ) -> tuple[Tensor, ...]:
         """``fuse`` over blocks of rows, so that intermediate results stay in the processor's cache."""
         first = features[0]
         # Over several blocks, gradients of parameters add up in their own dtype; half precision would lose too much.
         loses = torch.is_grad_enabled() and first.dtype.itemsize < 4
         if not first.is_cpu or loses or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return fuse(features, return_extras)
+            return fuse(features, return_extras, in_place)
         blocks = zip(*(feature.split(self._block_rows) for feature in features))
         if torch.is_grad_enabled():
-            parts = [fuse(block, return_extras) for block in blocks]
+            parts = [fuse(block, return_extras, in_place) for block in blocks]
             return tuple(torch.cat(part, dim) for part, dim in zip(zip(*parts), self.batch_dims))
         results: list[Tensor] = []
         start, batch = 0, first.shape[0]
         for block in blocks:
-            part = fuse(block, return_extras)
+            part = fuse(block, return_extras, in_place)
             if not results:
                 results = [_with_size(x, dim, batch) for x, dim in zip(part, self.batch_dims)]
             for result, x, dim in zip(results, part, self.batch_dims):

@@ -80,10 +80,11 @@ class AttentionFusion(FusionModule):
             + dim
             + 13 * dim * n_modalities
             + 2 * dim * n_modalities * n_modalities
-            + n_modalities * n_modalities
+            + n_modalities * n_modalities,
+            alive=3 * dim * n_modalities + n_modalities,
         )
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
         U = self.attn.out_proj.weight
@@ -117,7 +118,7 @@ class AttentionFusion(FusionModule):
         w = prob.mean(-1)  # (M, M, B)
         return out, w.permute(2, 0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
@@ -155,7 +156,9 @@ class AttentionFusion(FusionModule):
         w = prob.mean(-1)  # (M, M, B)
         return out, w.transpose(0, 2)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias

@@ -78,9 +78,12 @@ class CrossAttentionFusion(FusionModule):
         require_multiple(dim, attn_heads, "dim to be a multiple of attn_heads")
         self.attn = nn.MultiheadAttention(dim, attn_heads, batch_first=True)
         self.norm = nn.LayerNorm(dim)
-        self._block(4 * attn_heads * n_modalities + 8 * dim + 6 * dim * n_modalities + n_modalities)
+        self._block(
+            4 * attn_heads * n_modalities + 8 * dim + 6 * dim * n_modalities + n_modalities,
+            alive=attn_heads * n_modalities + dim + dim * n_modalities + n_modalities,
+        )
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias
         U = self.attn.out_proj.weight
@@ -114,7 +117,7 @@ class CrossAttentionFusion(FusionModule):
         w = prob.mean(-1)  # (M, B)
         return out, w.transpose(0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         W = self.attn.in_proj_weight
         c = self.attn.in_proj_bias

@@ -73,9 +73,9 @@ class DeepSetsFusion(FusionModule):
             return
         self.phi = nn.Sequential(nn.Linear(dim, hidden), nn.Linear(hidden, hidden))
         self.rho = nn.Sequential(nn.Linear(hidden, hidden), nn.Linear(hidden, dim))
-        self._block(2 * dim + 4 * hidden + 7 * hidden * n_modalities)
+        self._block(2 * dim + 4 * hidden + 7 * hidden * n_modalities, alive=2 * hidden * n_modalities)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         module = cast(nn.Linear, self.phi[0])
         A = module.weight
         a = module.bias
@@ -100,7 +100,9 @@ class DeepSetsFusion(FusionModule):
         out = F.linear(outer, E, e)  # (B, dim)
         return (out,)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         module = cast(nn.Linear, self.phi[0])
         A = module.weight

@@ -73,9 +73,12 @@ class FactorizedBilinearFusion(FusionModule):
             return
         self.left = nn.Linear(self.dims[0], self.dims[0] * factors)
         self.right = nn.Linear(self.dims[1], self.dims[0] * factors)
-        self._block(5 * factors * max(self.dims) + 8 * max(self.dims) + 3)
+        self._block(
+            5 * factors * max(self.dims) + 8 * max(self.dims) + 3,
+            alive=2 * factors * max(self.dims) + max(self.dims),
+        )
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         U = self.left.weight
         u = self.left.bias
         V = self.right.weight

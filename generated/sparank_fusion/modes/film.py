@@ -62,9 +62,9 @@ class FilmFusion(FusionModule):
         if n_modalities == 1:
             return
         self.film = nn.Linear(self.dims[1], 2 * self.dims[0])
-        self._block(6 * max(self.dims))
+        self._block(6 * max(self.dims), alive=2 * max(self.dims))
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         W = self.film.weight
         c = self.film.bias
         projected = F.linear(h[1], W, c).unflatten(-1, (2, self.dims[0]))  # (B, 2, dim[0])

@@ -63,40 +63,44 @@ class GateFusion(FusionModule):
         if n_modalities == 1:
             return
         self.gate_projs = nn.ModuleList([nn.Linear(dim, dim) for _ in range(n_modalities)])
-        self._block(dim + 4 * dim * n_modalities)
+        self._block(dim + 4 * dim * n_modalities, alive=dim + dim * n_modalities)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
-        logit = stacked_linear(h, W, c)  # (M, B, dim)
+        logit = stacked_linear(h, W, c, in_place)  # (M, B, dim)
         # g[m,i] = softmax[m](logit[m,i])
-        g = logit.softmax(0)  # (M, B, dim)
+        g = torch.softmax(logit, 0, out=logit if in_place else None)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = sum_of_products(g, h)  # (B, dim)
+        out = sum_of_products(g, h, in_place)  # (B, dim)
         if not return_extras:
             return (out,)
         return out, g
 
-    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
+        projected = F.linear(h[0], W[0], c[0] - c[1])  # (B, dim)
         # difference: (B, dim)
-        difference = torch.addmm(F.linear(h[0], W[0], c[0] - c[1]), h[1], W[1].t(), alpha=-1)
+        difference = torch.addmm(projected, h[1], W[1].t(), alpha=-1, out=projected if in_place else None)
         # g[0,i] of g[m,i] = softmax[m](logit[m,i])
-        g_0 = torch.sigmoid(difference)  # (B, dim)
+        g_0 = torch.sigmoid(difference, out=difference if in_place else None)  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = lerp(h[1], h[0], g_0)  # (B, dim)
+        # out: (B, dim)
+        out = lerp(h[1], h[0], g_0, out=g_0 if in_place and not return_extras else None)
         if not return_extras:
             return (out,)
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.stack((g_0, 1 - g_0))  # (M, B, dim)
         return out, g
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
@@ -112,7 +116,7 @@ class GateFusion(FusionModule):
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.where(some.unsqueeze(-1), softmax, 0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = sum_of_products(g, h)  # (B, dim)
+        out = sum_of_products(g, h, in_place)  # (B, dim)
         if not return_extras:
             return (out,)
         return out, g

@@ -68,9 +68,9 @@ class GatedMultimodalUnitFusion(FusionModule):
         self.out_dim = units
         self.hidden = nn.ModuleList([nn.Linear(dim_m, units, bias=False) for dim_m in self.dims])
         self.gate = nn.ModuleList([nn.Linear(sum(self.dims), units, bias=False) for _ in range(n_modalities)])
-        self._block(5 * n_modalities * units + units)
+        self._block(5 * n_modalities * units + units, alive=2 * n_modalities * units + units)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.hidden)
         W = [module.weight for module in modules]
         modules = cast("Iterable[nn.Linear]", self.gate)
@@ -81,12 +81,14 @@ class GatedMultimodalUnitFusion(FusionModule):
         # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
         v = [torch.tanh(F.linear(h_m, W_m)) for h_m, W_m in zip(h, W)]  # M × (B, units)
         # out[o] = sum[m](z[m,o] * v[m,o])
-        out = sum_of_products(z, v)  # (B, units)
+        out = sum_of_products(z, v, in_place)  # (B, units)
         if not return_extras:
             return (out,)
         return out, torch.stack(z).transpose(0, 1)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         modules = cast("Iterable[nn.Linear]", self.hidden)
         W = [module.weight for module in modules]
@@ -102,7 +104,7 @@ class GatedMultimodalUnitFusion(FusionModule):
         # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
         v = [torch.tanh(F.linear(h_m, W_m)) for h_m, W_m in zip(h, W)]  # M × (B, units)
         # out[o] = sum[m](z[m,o] * v[m,o])
-        out = sum_of_products(z, v)  # (B, units)
+        out = sum_of_products(z, v, in_place)  # (B, units)
         if not return_extras:
             return (out,)
         return out, torch.stack(z).transpose(0, 1)

@@ -72,9 +72,9 @@ class LowRankBilinearFusion(FusionModule):
         self.left = nn.Linear(self.dims[0], rank)
         self.right = nn.Linear(self.dims[1], rank)
         self.output = nn.Linear(rank, self.dims[0])
-        self._block(2 * max(self.dims) + 6 * rank)
+        self._block(2 * max(self.dims) + 6 * rank, alive=max(self.dims) + 2 * rank)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         U = self.left.weight
         u = self.left.bias
         V = self.right.weight

@@ -66,9 +66,12 @@ class LowRankFusion(FusionModule):
         if n_modalities == 1:
             return
         self.factors = nn.ModuleList([nn.Linear(dim_m, self.dims[0] * terms) for dim_m in self.dims])
-        self._block(max(self.dims) + 3 * max(self.dims) * n_modalities * terms + 2 * max(self.dims) * terms)
+        self._block(
+            max(self.dims) + 3 * max(self.dims) * n_modalities * terms + 2 * max(self.dims) * terms,
+            alive=max(self.dims) + max(self.dims) * n_modalities * terms,
+        )
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.factors)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
@@ -82,7 +85,9 @@ class LowRankFusion(FusionModule):
         out = multiply_all(x).sum(1)  # (B, dim[0])
         return (out,)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         modules = cast("Iterable[nn.Linear]", self.factors)
         W = [module.weight for module in modules]

@@ -51,15 +51,17 @@ class MaximumFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self._block(dim + dim * n_modalities)
+        self._block(dim + dim * n_modalities, alive=dim + n_modalities)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         tokens = torch.stack(h)  # (M, B, dim)
         # out[i] = max[m](h[m,i])
         out = tokens.amax(0)  # (B, dim)
         return (out,)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         tokens = torch.stack(h)  # (M, B, dim)
         # some = max[m](present[m])

@@ -69,9 +69,12 @@ class MixtureOfExpertsFusion(FusionModule):
             return
         self.router = nn.Linear(sum(self.dims), experts)
         self.expert = nn.Linear(sum(self.dims), self.dims[0] * experts)
-        self._block(3 * experts + 3 * experts * max(self.dims) + max(self.dims))
+        self._block(
+            3 * experts + 3 * experts * max(self.dims) + max(self.dims),
+            alive=experts + experts * max(self.dims) + max(self.dims) * n_modalities,
+        )
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         R = self.router.weight
         r = self.router.bias
         W = self.expert.weight
@@ -88,7 +91,9 @@ class MixtureOfExpertsFusion(FusionModule):
             return (out,)
         return out, p
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         R = self.router.weight
         r = self.router.bias

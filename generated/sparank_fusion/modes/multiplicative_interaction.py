@@ -64,17 +64,19 @@ class MultiplicativeInteractionFusion(FusionModule):
         self.bilinear = nn.Bilinear(self.dims[0], self.dims[1], self.dims[0])
         self.left = nn.Linear(self.dims[0], self.dims[0], bias=False)
         self.right = nn.Linear(self.dims[1], self.dims[0], bias=False)
-        self._block(6 * max(self.dims) + max(self.dims) * max(self.dims))
+        self._block(6 * max(self.dims) + max(self.dims) * max(self.dims), alive=max(self.dims))
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         W = self.bilinear.weight
         c = self.bilinear.bias
         U = self.left.weight
         V = self.right.weight
+        # projected: (B, dim[0])
+        projected = F.linear((h[0].unsqueeze(-1) * h[1].unsqueeze(1)).flatten(-2), W.flatten(1), c)
         # total: (B, dim[0])
-        total = F.linear((h[0].unsqueeze(-1) * h[1].unsqueeze(1)).flatten(-2), W.flatten(1), c)
+        total = torch.addmm(projected, h[0], U.t(), out=projected if in_place else None)
         # out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]
-        out = torch.addmm(torch.addmm(total, h[0], U.t()), h[1], V.t())  # (B, dim[0])
+        out = torch.addmm(total, h[1], V.t(), out=total if in_place else None)  # (B, dim[0])
         return (out,)
 
     def _fuse_triton(

@@ -62,9 +62,9 @@ class ScalarGateFusion(FusionModule):
         if n_modalities == 1:
             return
         self.scores = nn.ModuleList([nn.Linear(dim, 1) for _ in range(n_modalities)])
-        self._block(dim + dim * n_modalities + 3 * n_modalities)
+        self._block(dim + dim * n_modalities + 3 * n_modalities, alive=dim + n_modalities)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
@@ -78,7 +78,7 @@ class ScalarGateFusion(FusionModule):
             return (out,)
         return out, g.transpose(0, 1)
 
-    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
@@ -93,7 +93,9 @@ class ScalarGateFusion(FusionModule):
         g = torch.stack((g_0, 1 - g_0))  # (M, B)
         return out, g.transpose(0, 1)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]

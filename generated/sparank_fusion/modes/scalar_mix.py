@@ -60,9 +60,9 @@ class ScalarMixFusion(FusionModule):
             return
         self.scalars = nn.Parameter(torch.zeros(n_modalities))
         self.gamma = nn.Parameter(torch.ones(()))
-        self._block(dim + dim * n_modalities)
+        self._block(dim + dim * n_modalities, alive=dim)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         s = self.scalars
         gamma = self.gamma
         # w[m] = softmax[m](s[m])
@@ -73,7 +73,7 @@ class ScalarMixFusion(FusionModule):
             return (out,)
         return out, w.expand(h[0].shape[0], self.n_modalities)
 
-    def _fuse_pair(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same for exactly two modalities, in the shorter form that two allow."""
         s = self.scalars
         gamma = self.gamma
@@ -87,7 +87,9 @@ class ScalarMixFusion(FusionModule):
         w = torch.stack((w_0, 1 - w_0))  # (M,)
         return out, w.expand(h[0].shape[0], self.n_modalities)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         s = self.scalars
         gamma = self.gamma

@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.functions import lerp
+from sparank_fusion.functions import joined_linear, lerp
 from sparank_fusion.runtime import FusionModule, Tensors
 
 
@@ -60,16 +59,17 @@ class SigmoidGateFusion(FusionModule):
         if n_modalities == 1:
             return
         self.gate_net = nn.Sequential(nn.Linear(dim * n_modalities, dim))
-        self._block(5 * dim + dim * n_modalities)
+        self._block(5 * dim + dim * n_modalities, alive=dim)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
+        projected = joined_linear(h, W, c, in_place)  # (B, dim)
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
-        z = torch.sigmoid(F.linear(torch.cat(h, -1), W, c))  # (B, dim)
+        z = torch.sigmoid(projected, out=projected if in_place else None)  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = lerp(h[1], h[0], z)  # (B, dim)
+        out = lerp(h[1], h[0], z, out=z if in_place and not return_extras else None)  # (B, dim)
         if not return_extras:
             return (out,)
         # g[0,i] = z[i]

@@ -48,14 +48,16 @@ class SumFusion(FusionModule):
         super().__init__(dim, n_modalities, backend)
         if n_modalities == 1:
             return
-        self._block(dim)
+        self._block(dim, alive=dim)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         # out[i] = sum[m](h[m,i])
         out = sum_all(h)  # (B, dim)
         return (out,)
 
-    def _fuse_present(self, h: Tensors, present: Tensor, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse_present(
+        self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
+    ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         # out[i] = sum[m](h[m,i])
         out = sum_all(h)  # (B, dim)

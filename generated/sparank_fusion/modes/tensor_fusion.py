@@ -59,9 +59,9 @@ class TensorFusion(FusionModule):
             return
         self.out_dim = self.dims[0] + self.dims[0] * self.dims[1] + self.dims[1] + 1
         self._hold(2 * max(self.dims) + max(self.dims) * max(self.dims) + 1)
-        self._block(2 * max(self.dims) + 2)
+        self._block(2 * max(self.dims) + 2, alive=4 * max(self.dims) + max(self.dims) * max(self.dims) + 3)
 
-    def _fuse(self, h: Tensors, return_extras: bool) -> tuple[Tensor, ...]:
+    def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         # x[p] = concat[p: i, 1](h[0,i], 1)
         x = F.pad(h[0], (0, 1), value=1)  # (B, dim[0] + 1)
         # y[q] = concat[q: j, 1](h[1,j], 1)

@@ -55,13 +55,14 @@ def _sum_of_maps(lowering: Lowering, node: Node) -> Value | None:
     biases = [(sign, term) for sign, term in terms if _is_bias(lowering, term, first)]
     value = linear(lowering, first, constant=_sum_of_vectors(lowering, biases))
     for sign, _, gemm in others:
-        value = lowering.shortened(node, value)
+        value = lowering.named(node, value) if lowering.writes else lowering.shortened(node, value)
         operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
         assert isinstance(value, Dense) and isinstance(operand, Dense)
         rows = with_rows(lowering, operand, (BATCH,), gemm.inner)
         weight = as_matrix(lowering, gemm.weight, gemm.inner, gemm.outer, None)
         scale = ", alpha=-1" if sign < 0 else ""
-        value = Dense(f"torch.addmm({value.code}, {rows.code}, {_code(weight)}{scale})", value.axes)
+        code = f"torch.addmm({value.code}, {rows.code}, {_code(weight)}{scale})"
+        value = Dense(code, value.axes, over=(value.code, "in_place") if lowering.writes else None)
     taken = {term for _, term, _ in maps}
     rest = [pair for pair in terms if pair[1] not in taken and pair not in biases]
     return _added(lowering, value, rest)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.gemm import factors, is_outer, linear, listed_axis, match_gemm
+from sparank_gen.backends.torch.memory import call
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, einsum, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
@@ -48,7 +49,7 @@ def _over_list(lowering: Lowering, values: Sequence[Value], axis: str, over: Seq
         return product_sum(lowering, [_as_rows(lowering, value, axis, over) for value in tensors], over)
     if not rest and is_pair and _element(tensors[0], axis) == _element(tensors[1], axis):
         pair = [_sequence(lowering, value, axis) for value in tensors]
-        return Dense(f"sum_of_products({', '.join(value.sequence for value in pair)})", pair[0].element.axes)
+        return Dense(call(lowering, "sum_of_products", [value.sequence for value in pair]), pair[0].element.axes)
     inner = lowering.lift(lambda *xs: product_sum(lowering, list(xs), rest), *values)
     return _sum(lowering, inner, (axis,))
 

@@ -13,10 +13,10 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
 
 # Of the package, beside those of torch.
-FUNCTIONS = ("dot", "lerp", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
+FUNCTIONS = ("dot", "joined_linear", "lerp", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
 RESERVED = frozenset(FUNCTIONS) | frozenset(
     """
-    self torch F math nn Tensor len zip h present return_extras map list tuple float int
+    self torch F math nn Tensor len zip h present return_extras in_place map list tuple float int
     features range min max abs sum dim l O I module modules cast Iterable
     """.split()
 )
@@ -63,6 +63,7 @@ class Emitter:
         lines: the statements so far.
         taken: the names in use.
         named: the names that the math gives, which nothing else takes.
+        made: the variables so far, each with the number of statements before it, its axes, and the one whose memory it may take.
     """
 
     extents: Mapping[str, Extent]
@@ -70,6 +71,7 @@ class Emitter:
     lines: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
     named: Collection[str] = ()
+    made: list[tuple[str, int, tuple[str, ...], str]] = field(default_factory=list)
 
     def unique(self, name: str, is_own: bool = False) -> str:
         """A variable name like ``name`` that nothing uses yet; ``is_own`` is whether the math gives this name."""
@@ -88,7 +90,9 @@ class Emitter:
         name = self.unique(name, is_own=bool(source))
         if source:
             self.lines.extend(f"# {line}" for line in source.split("\n"))
-        code = value.sequence if isinstance(value, Listed) else value.code
+        code = value.sequence if isinstance(value, Listed) else value.statement
+        over = value.over[0] if isinstance(value, Dense) and value.over is not None else ""
+        self.made.append((name, len(self.lines), value.axes, over))
         self._state(f"{name} = {code}", self.shape(value), f"{name}: ")
         if isinstance(value, Listed):
             return listed(name, value.axis, value.element.axes)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sparank_gen.backends.torch import leaves
+from sparank_gen.backends.torch import leaves, memory
 from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, einsum, parenthesised
 from sparank_gen.backends.torch.views import MOST_PARTS
 from sparank_gen.ir.node import BATCH, Node
@@ -124,8 +124,12 @@ def linear(
     matrix = as_matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
     offset = as_matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else constant
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
-    joined = _joined_list(lowering, operand, gemm.inner)
+    sequence, joined = _joined_list(lowering, operand, gemm.inner)
     if joined is not None:
+        is_of_rows = joined.axes == (BATCH, composed(gemm.inner)) and len(gemm.inner) > 1 and len(gemm.outer) == 1
+        if lowering.writes and is_of_rows and isinstance(matrix, Dense) and lowering.multiplied[gemm.operand] < 2:
+            codes = [sequence, matrix.code, *([offset.code] if isinstance(offset, Dense) else [])]
+            return Dense(memory.call(lowering, "joined_linear", codes, is_last=len(codes) > 2), (BATCH, *gemm.outer))
         operand = _kept_join(lowering, gemm.operand, joined)
     elif isinstance(operand, Listed) and operand.axis in gemm.inner:
         operand = lowering.dense(operand)
@@ -155,7 +159,8 @@ def linear(
     sequences = [x.sequence for x in operands if isinstance(x, Listed)]
     is_of_rows = len(sequences) == len(operands) and operand.axes == (matrix.axis, BATCH, *gemm.inner)
     if stacked and is_of_rows and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1:
-        return Dense(f"stacked_linear({', '.join(sequences)})", (matrix.axis, BATCH, *gemm.outer))
+        code = memory.call(lowering, "stacked_linear", sequences, is_last=len(sequences) > 2)
+        return Dense(code, (matrix.axis, BATCH, *gemm.outer))
     return listed
 
 
@@ -181,22 +186,22 @@ def with_rows(lowering: Lowering, value: Dense, rest: Sequence[str], inner: Sequ
     return Dense(code, value.axes)
 
 
-def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> Dense | None:
-    """A list that is contracted along its own axis too, concatenated: one GEMM instead of one for each modality."""
+def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> tuple[str, Dense | None]:
+    """A list that is contracted along its own axis too, and its tensors in one: a GEMM instead of one for each modality."""
     if not isinstance(operand, Listed) or operand.axis not in inner:
-        return None
+        return "", None
     element = operand.element
     if lowering.emitter.differs(operand):
         element = element.ordered((*(axis for axis in element.axes if axis not in inner), *inner[1:]))
     tail = element.axes[len(element.axes) - len(inner) + 1 :]
     if inner != (operand.axis, *tail):
-        return None
+        return "", None
     rest = element.axes[: len(element.axes) - len(tail)]
     if tail:
         element = with_rows(lowering, element, rest, tail)
     sequence = Listed(operand.axis, element, operand.sources).sequence
     join = "cat" if tail else "stack"
-    return Dense(f"torch.{join}({sequence}, -1)", (*rest, composed(inner)))
+    return sequence, Dense(f"torch.{join}({sequence}, -1)", (*rest, composed(inner)))
 
 
 def _named(lowering: Lowering, leaf: Node, matrix: Value, groups: Sequence[tuple[str, ...]]) -> Value:

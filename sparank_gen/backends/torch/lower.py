@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sparank_gen.backends.torch import contract, gemm, join, leaves, views
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
+from sparank_gen.backends.torch.memory import spare, written
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, listed, parenthesised
 from sparank_gen.ir import node as ir
@@ -39,6 +41,7 @@ class Lowering:
         stacked: the dimension along which the features are stacked into one tensor first; None where they stay a list.
         usual: the sizes of a usual layer, which decide between ways to compute the same; None where it is computed once.
         kept_stacks: the lists that are stacked more than once, which are stacked into a variable.
+        writes: whether the function is told by ``in_place`` that results may take the memory of others.
 
     Attributes:
         stacks: how often each list that has a variable is stacked.
@@ -52,6 +55,7 @@ class Lowering:
         stacked: int | None,
         usual: Mapping[str, int | float] | None = None,
         kept_stacks: Collection[str] = (),
+        writes: bool = False,
     ) -> None:
         self.program = program
         self.usual = usual
@@ -71,10 +75,12 @@ class Lowering:
                     shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
                     self.piece_names.setdefault(piece, (f"{definition.name}_{position}", shown))
         self.uses: Counter[Node] = Counter()
+        self.uses_of_output: Counter[Node] = Counter()
         self.readers: dict[Node, list[Node]] = {}
         self.multiplied: Counter[Node] = Counter()
         self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
         self.kept_stacks = kept_stacks
+        self.writes = writes
         self.stacks: Counter[str] = Counter()
         self.stacked_lists: dict[str, str] = {}
         self.positions: dict[str, set[tuple[tuple[int, int], ...]]] = {}
@@ -97,6 +103,8 @@ class Lowering:
                 self.positions.setdefault(node.data[0], set()).add(fixed)
         self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
         self.uses.update(roots)
+        self.uses_of_output = Counter(arg for node in ir.reachable(roots[:1]) for arg in node.args)
+        self.uses_of_output.update(roots[:1])
         maps = [gemm.match_gemm(self, node) for node in ir.reachable(roots)]
         self.multiplied = Counter(found.operand for found in maps if found is not None)
 
@@ -109,6 +117,10 @@ class Lowering:
     def is_result(self, node: Node) -> bool:
         """Whether ``node`` is a result, whatever else reads it."""
         return self.uses[node] > len(self.readers.get(node, []))
+
+    def has_variable(self, node: Node) -> bool:
+        """Whether ``node`` is given a variable."""
+        return node in self.definitions or self.uses[node] > 1
 
     def lower(self, node: Node) -> Value:
         """The value of ``node``; statements that compute it are emitted as needed."""
@@ -130,10 +142,13 @@ class Lowering:
             return self.emitter.assign(value, *self.piece_names[node])
         if self.uses[node] > 1 and not value.is_name and node.op == "select":
             return self.emitter.assign(value, views.shown_view(value)) if isinstance(value, Dense) and value.picked else value
-        if self.uses[node] > 1 and not value.is_name:
-            is_projection = "F.linear" in value.code if isinstance(value, Dense) else False
-            return self.emitter.assign(value, "projected" if is_projection else NOUNS.get(node.op, node.op))
-        return value
+        return self.named(node, value) if self.uses[node] > 1 else value
+
+    def named(self, node: Node, value: Value) -> Value:
+        """``value``, as a variable if it is not one yet: called by what made it."""
+        is_projection = isinstance(value, Dense) and re.match(r"F\.linear\(|joined_linear\(", value.code)
+        name = "projected" if is_projection else NOUNS.get(node.op, node.op)
+        return value if value.is_name else self.emitter.assign(value, name)
 
     def _lower(self, node: Node) -> Value:
         if node.op == "leaf":
@@ -251,7 +266,7 @@ class Lowering:
     def pointwise(self, node: Node, joined: Sequence[str] = ()) -> Value:
         """Pointwise work; lists along axes of ``joined`` are stacked before it."""
         operator = OPERATORS[node.op]
-        values = [self.shortened(arg, self.lower(arg)) for arg in node.args]
+        values = [self.operand(node, arg) for arg in node.args]
         stacks = [isinstance(x, Listed) and x.axis in joined and not self.emitter.differs(x) for x in values]
         values = [self.dense(x) if stacked and isinstance(x, Listed) else x for x, stacked in zip(values, stacks, strict=True)]
         if all(isinstance(value, Scalar) for value in values):
@@ -273,7 +288,13 @@ class Lowering:
             codes = self.operands(operator.torch, operator.precedence, aligned, bool(operator.symbol))
             return Dense(operator.torch.format(*codes), axes, operator.precedence)
 
-        return self.lift(combine, *values)
+        return written(self, node, self.lift(combine, *values), values)
+
+    def operand(self, node: Node, arg: Node) -> Value:
+        """An operand of ``node``: one whose memory the result may take is a variable."""
+        value = self.shortened(arg, self.lower(arg))
+        is_taken = arg.axes == node.axes and spare(self, node, arg, value) is not None
+        return self.named(arg, value) if is_taken else value
 
     def operands(self, template: str, precedence: int, values: Sequence[Value], infix: bool) -> list[str]:
         """The codes of operands, in parentheses where the operator binds more tightly."""
@@ -320,7 +341,16 @@ class Lowering:
             value = self.dense(value)
         if node.op == "layernorm":
             return self.lift(lambda x: self.layer_norm(node, x), value)
+        if node.op == "softmax" and len(node.over) == 1 and spare(self, node, operand, value) is not None:
+            return self.softmax_over(node, value)
         return self.lift(lambda x: self.dense_over_axes(node.op, x, node.over), value)
+
+    def softmax_over(self, node: Node, value: Value) -> Value:
+        """A softmax along one axis that may take the memory of its operand."""
+        named = self.named(node.args[0], value)
+        assert isinstance(named, Dense)
+        made = Dense(f"torch.softmax({named.code}, {named.dim(node.over[0])})", named.axes)
+        return written(self, node, made, [named])
 
     def mean_of_list(self, value: Listed, rest: Sequence[str]) -> Dense:
         """A mean over the axis of a list, and ``rest``."""

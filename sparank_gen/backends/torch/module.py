@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.backends.torch.memory import alive
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.backends.torch.results import realise
 from sparank_gen.ir.expand import expand_short_norms
@@ -20,7 +21,7 @@ from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
-from sparank_gen.lang.extents import largest
+from sparank_gen.lang.extents import Extent, largest
 from sparank_gen.plan.schedule import only_moves, touches_less, usual_sizes, working_set
 from sparank_gen.plan.stacking import stacked_dim
 from sparank_gen.plan.stages import whole_tiles
@@ -43,6 +44,7 @@ class Function:
         out: the expression of the output.
         extras_body: further statements that what else is returned needs.
         extras: the expressions of that.
+        alive: the most numbers of one row that its variables hold at once until the output is there.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Function:
     out: str
     extras_body: tuple[str, ...]
     extras: tuple[str, ...]
+    alive: Extent
 
     @property
     def text(self) -> str:
@@ -89,7 +92,7 @@ class ModuleFile:
     checks: tuple[tuple[str, str, str], ...]
     assignments: tuple[tuple[str, str], ...]
     out_dim: str
-    block: str | None
+    block: tuple[str, str] | None
     only_moves: bool
     held: str
     batch_dims: tuple[int, ...]
@@ -148,7 +151,7 @@ def without_comments(code: str) -> str:
 
 def module_file(mode: Mode) -> ModuleFile:
     """The file of one mode."""
-    names = _symbols(mode, "")
+    names, made = _symbols(mode, ""), functions(mode)
     variables = parameter_variables(mode)
     passed = [*variables.values(), *(f"self.{h.name.value}" for h in mode.spec.hyperparameters)]
     return ModuleFile(
@@ -158,11 +161,11 @@ def module_file(mode: Mode) -> ModuleFile:
         checks=tuple((d.whole.code(names), d.part.code(names), str(d.part)) for d in mode.divisions),
         assignments=assignments(mode, names),
         out_dim=mode.out_extent.code(names),
-        block=_block(mode, names),
+        block=_block(mode, names, made[0].alive),
         only_moves=only_moves(prepared(mode)),
         held=largest(whole_tiles(prepared(mode)), names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
-        functions=functions(mode),
+        functions=made,
         numbered=numbered(mode.program),
         bindings=tuple(bindings(mode.modules, variables)),
         kernel_arguments="".join(f"{name}, " for name in passed),
@@ -247,6 +250,7 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
         out=codes[0],
         extras_body=tuple(lines[end:]),
         extras=tuple(codes[1:]),
+        alive=alive(lowering.emitter, end, codes[0], program, usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)),
     )
 
 
@@ -262,7 +266,7 @@ def _lowered(mode: Mode, program: Program, kept_stacks: Collection[str] = ()) ->
     }
     usual = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
     stacked = stacked_dim(program, per_modality, usual) if mode.one_width is not None else None
-    lowering = Lowering(program, mode.modules, emitter, stacked, usual, kept_stacks)
+    lowering = Lowering(program, mode.modules, emitter, stacked, usual, kept_stacks, writes=True)
     results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
     lowering.count_uses([node for _, node in results])
     codes, end = [], 0
@@ -288,6 +292,7 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
     return {"sum(dim)": f"sum({widths})", "max(dim)": f"max({widths})", WIDTHS: widths, **by_number, **by_axis}
 
 
-def _block(mode: Mode, names: dict[str, str]) -> str | None:
+def _block(mode: Mode, names: dict[str, str], at_once: Extent) -> tuple[str, str] | None:
+    """How many numbers a row touches, and how many of them are there at once; None where there are none worth a block."""
     total = working_set(prepared(mode), in_kernel=False)
-    return total.code(names) if total is not None else None
+    return (total.code(names), at_once.code(names)) if total is not None else None

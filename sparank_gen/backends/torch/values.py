@@ -12,13 +12,20 @@ ATOM = 10
 class Dense:
     """One tensor: ``code`` evaluates to it, ``axes`` names its dimensions in order.
 
-    ``picked`` remembers the tensor and the indices of which it is a view, so that views of views read as one.
+    ``picked`` remembers the tensor and the indices of which it is a view, so that views of views read as one. ``over`` is a
+    variable whose memory the result of a call may take, and the condition for that.
     """
 
     code: str
     axes: tuple[str, ...]
     precedence: int = ATOM
     picked: tuple[str, tuple[str | int, ...]] | None = None
+    over: tuple[str, str] | None = None
+
+    @property
+    def statement(self) -> str:
+        """The code to assign to a variable: a call says where its result goes."""
+        return self.code if self.over is None else f"{self.code[:-1]}, out={self.over[0]} if {self.over[1]} else None)"
 
     @property
     def atom(self) -> str:

@@ -1,0 +1,97 @@
+"""Which results take the memory of what nothing reads later, and how much the variables of a function hold at once."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sparank_gen.backends.torch.emit import Emitter
+from sparank_gen.backends.torch.values import Dense, Value
+from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.plan.schedule import USUAL_WIDTH, elements
+
+if TYPE_CHECKING:
+    from sparank_gen.backends.torch.lower import Lowering
+
+# Operators whose functions in torch can write their result over an operand.
+WRITING = frozenset(
+    "exp log sqrt rsqrt abs sigmoid tanh erf sin cos maximum minimum clamp_min clamp_max lerp softmax".split()
+)
+
+
+def spare(lowering: Lowering, node: Node, arg: Node, value: Value) -> tuple[str, str] | None:
+    """The code of an operand whose memory ``node`` may take, as nothing reads it later, and when that is so."""
+    if not lowering.writes or node.op not in WRITING or not lowering.has_variable(node):
+        return None
+    if not isinstance(value, Dense) or not _is_own(lowering, arg):
+        return None
+    if lowering.uses[arg] == 1:
+        return value.code, "in_place"
+    is_last = lowering.uses_of_output[node] and lowering.uses_of_output[arg] == 1
+    return (value.code, "in_place and not return_extras") if is_last else None
+
+
+def call(lowering: Lowering, function: str, arguments: Sequence[str], is_last: bool = True) -> str:
+    """A call of a function of the package that may write over what it made, which its last parameter says."""
+    told = [("in_place" if is_last else "in_place=in_place")] if lowering.writes else []
+    return f"{function}({', '.join([*arguments, *told])})"
+
+
+def written(lowering: Lowering, node: Node, made: Value, values: Sequence[Value]) -> Value:
+    """A result, in the memory of the last operand that nothing reads later."""
+    if not isinstance(made, Dense):
+        return made
+    pairs = zip(node.args, values, strict=True)
+    found = [spare(lowering, node, arg, x) for arg, x in pairs if isinstance(x, Dense) and x.axes == made.axes and x.is_name]
+    return replace(made, over=next((over for over in reversed(found) if over is not None), None))
+
+
+def _is_own(lowering: Lowering, node: Node) -> bool:
+    """Whether a value is computed in the dtype of the features, and its rows are as long as these usually are."""
+    if BATCH not in node.axes or node.op not in OPERATORS or not _is_real(node):
+        return False
+    return lowering.usual is None or elements(node.axes, lowering.program).number_for(lowering.usual) >= USUAL_WIDTH
+
+
+@functools.cache
+def _is_real(node: Node) -> bool:
+    """Whether torch computes a node in the dtype of the features, and not as truth values or whole numbers."""
+    if node.op == "leaf":
+        return True
+    if node.op in OPERATORS and OPERATORS[node.op].kind == "comparison":
+        return False
+    return any(_is_real(arg) for arg in node.args)
+
+
+def alive(emitter: Emitter, end: int, out: str, program: Program, usual: Mapping[str, int | float]) -> Extent:
+    """The most numbers of one row that variables hold at once until the output is there.
+
+    Args:
+        emitter: what the function's statements were collected in.
+        end: how many of them the output needs.
+        out: the output's expression.
+        program: what was lowered.
+        usual: the sizes of a layer, by which the most are found.
+    """
+    texts = ["" if line.startswith("#") else line for line in emitter.lines[:end]] + [out]
+    sizes: dict[str, Extent] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    holder: dict[str, str] = {}
+    for name, start, axes, over in emitter.made:
+        if start >= end or BATCH not in axes:
+            continue
+        place = holder[name] = holder.get(over, name)
+        last = max(position for position, text in enumerate(texts) if re.search(rf"\b{name}\b", text))
+        sizes.setdefault(place, elements(frozenset(emitter.known(axes)), program))
+        spans[place] = (spans.get(place, (start, start))[0], last)
+    most = Extent.number(0)
+    for position in range(len(texts)):
+        held = [sizes[name] for name, (start, last) in spans.items() if start <= position <= last]
+        total = sum(held, Extent.number(0))
+        most = max(most, total, key=lambda extent: extent.number_for(usual))
+    return most
