@@ -72,7 +72,7 @@ def test_blocks_of_rows_are_put_together() -> None:
     layer = made(WEIGHTED, 4, 3)
     features = [torch.randn(200, 4) for _ in range(3)]
     out, info = layer(features, return_gates=True)
-    layer._block_rows = 64
+    layer._block_rows = layer._block_rows_in_place = 64
     with torch.no_grad():
         again, found = layer(features, return_gates=True)
     torch.testing.assert_close(again, out)

@@ -282,7 +282,7 @@ def test_gradcheck(mode: str) -> None:
 def test_blocks_of_rows(mode: str) -> None:
     layer, inputs, present = layer_of(mode, 3), features_of(3, 1000), torch.rand(1000, 3) > 0.4
     wanted, wanted_info = layer(inputs, return_gates=True, present=present)
-    layer._block_rows = 64
+    layer._block_rows = layer._block_rows_in_place = 64
     with torch.no_grad():
         found, found_info = layer(inputs, return_gates=True, present=present)
     torch.testing.assert_close((found, found_info["weights"]), (wanted, wanted_info["weights"]))

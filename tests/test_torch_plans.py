@@ -444,7 +444,12 @@ def test_transforms_of_maps_that_are_read_as_one_tensor(math: str, transform: st
         ("out[i] = sum[m](h[m,i])", 0),
         ("out[i] = prod[m](h[m,i])", 0),
         ("out[i] = h[0,i] * sum[j](h[1,j])", 0),
-        ("x[i] = tanh(h[0,i] * h[1,i])\n  y[i] = exp(x[i] - h[0,i])\n  out[i] = x[i] * y[i] + h[1,i]", 10),
+        ("x[i] = tanh(h[0,i] * h[1,i])\n  y[i] = exp(x[i] - h[0,i])\n  out[i] = x[i] * y[i] + h[1,i]", 0),
+        (
+            "v[i] = tanh(h[0,i] * h[1,i])\n  w[i] = exp(v[i] - h[0,i])\n  x[i] = sin(v[i] + w[i])\n  y[i] = cos(v[i] * w[i])\n"
+            "  z[i] = sigmoid(x[i] - y[i])\n  out[i] = v[i] * w[i] * x[i] * y[i] * z[i] + h[1,i]",
+            10,
+        ),
     ],
 )
 def test_blocks_where_more_is_computed_than_returned(math: str, blocks: int) -> None:
@@ -453,7 +458,7 @@ def test_blocks_where_more_is_computed_than_returned(math: str, blocks: int) -> 
     made, _ = compiled(check_spec(parse_spec(text, "plan.yaml")))
     layer = made(4, 2)
     with torch.no_grad(), Operations() as found:
-        layer([torch.randn((layer._block_rows or 100) * 9 + 1, 4) for _ in range(2)])
+        layer([torch.randn((layer._block_rows_in_place or 100) * 9 + 1, 4) for _ in range(2)])
     assert found.count["copy_"] == blocks
 
 

@@ -22,7 +22,9 @@ Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
-LEAST_OVER_OUTPUT = 4
+# How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
+# gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.
+LEAST_OVER_OUTPUT, LEAST_RECORDED = 4, 24
 # Of 32 bits, those of a program on GPUs from A100 to B200; on MI300 it has twice as many.
 REGISTERS = 65536
 
@@ -105,16 +107,20 @@ class FusionModule(nn.Module):
     def _block(self, numbers_per_row: int, alive: int) -> None:
         """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache.
 
-        Blocks cost copies of the output, which pay where there is enough beside it; where intermediate results are written
-        over, only so many are ``alive`` at once. An operation on few rows takes as long as its call: blocks have a least
-        number of rows, unless they would leave every cache.
+        Blocks cost copies of the output, and of gradients, which pay where there is enough beside it; where intermediate
+        results are written over, only so many are ``alive`` at once. An operation on few rows takes as long as its call:
+        blocks have a least number of rows, unless they would leave every cache.
         """
-        if numbers_per_row >= LEAST_OVER_OUTPUT * self.out_dim:
-            row = 4 * numbers_per_row
-            rows = max(CACHE_BYTES // row, min(LEAST_ROWS, MOST_BYTES // row))
-            self._block_rows = max(64, rows // 64 * 64)
-            self._block_rows_in_place = self._block_rows if alive > LEAST_OVER_OUTPUT * self.out_dim else None
-            self._is_plain = False
+        if numbers_per_row < LEAST_OVER_OUTPUT * self.out_dim:
+            return
+        self._is_plain = False
+        row = 4 * numbers_per_row
+        rows = max(CACHE_BYTES // row, min(LEAST_ROWS, MOST_BYTES // row))
+        rows = max(64, rows // 64 * 64)
+        if numbers_per_row >= LEAST_RECORDED * self.out_dim:
+            self._block_rows = rows
+        if alive > LEAST_OVER_OUTPUT * self.out_dim:
+            self._block_rows_in_place = rows
 
     def _hold(self, numbers: int) -> None:
         """Leave a mode to torch, unless kernels are asked for, if a program has to hold so many ``numbers`` of a row at once
@@ -206,7 +212,7 @@ class FusionModule(nn.Module):
                 return (first, info) if return_gates else first
             return_extras = return_gates and self.extras != ()
             in_place = may_write_over(first)
-            rows = self._block_rows_in_place if in_place and not return_extras else self._block_rows
+            rows = self._block_rows_in_place if in_place else self._block_rows
             if present is not None:
                 fuse: Fuse = self._fuse_rows
                 given = [*given, present]
@@ -248,7 +254,8 @@ class FusionModule(nn.Module):
         loses = torch.is_grad_enabled() and first.dtype.itemsize < 4
         if not first.is_cpu or loses or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return fuse(features, return_extras, in_place)
-        blocks = zip(*(feature.split(self._block_rows) for feature in features))
+        rows = self._block_rows_in_place if in_place else self._block_rows
+        blocks = zip(*(feature.split(rows) for feature in features))
         if torch.is_grad_enabled():
             parts = [fuse(block, return_extras, in_place) for block in blocks]
             return tuple(torch.cat(part, dim) for part, dim in zip(zip(*parts), self.batch_dims))

@@ -53,10 +53,22 @@ def working_set(program: Program, in_kernel: bool) -> Extent | None:
         if not _is_gemm(node) or (in_kernel and not _is_one_matrix(node, program)):
             total = total + elements(node.args[0].axes, program)
             continue
-        rows = [factor.axes for factor in factors_of(node.args[0]) if BATCH in factor.axes]
-        products = frozenset().union(*rows)
-        total = total if products in rows else total + elements(products, program)
+        total = total + _outer_product(node, program)
     return total if total.terms else None
+
+
+def largest_operand(program: Program, sizes: Mapping[str, int | float]) -> Extent:
+    """The numbers that one row of the largest outer product has that a matrix is applied to, in a layer of these sizes."""
+    nodes = ir.reachable(program[name].node for name in program.outputs)
+    found = [_outer_product(node, program) for node in nodes if node.op == "sum" and _is_gemm(node)]
+    return max(found, key=lambda extent: extent.number_for(sizes), default=Extent.number(0))
+
+
+def _outer_product(gemm: Node, program: Program) -> Extent:
+    """The numbers that one row of what a matrix is applied to has, where that is larger than each of its factors; else 0."""
+    rows = [factor.axes for factor in factors_of(gemm.args[0]) if BATCH in factor.axes]
+    products = frozenset().union(*rows)
+    return Extent.number(0) if products in rows else elements(products, program)
 
 
 def usual_sizes(n_modalities: int, hyperparameters: Iterable[Hyperparameter]) -> dict[str, int | float]:

@@ -6,6 +6,7 @@ It is imported when a kernel first runs, and needs triton.
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -114,16 +115,44 @@ def schedule(
     asked = asked_schedule()
     if asked is not None:
         return "split" if kept else asked
-    size = tensor.dtype.itemsize
+    given = (
+        tensor.device,
+        tensor.dtype,
+        precision,
+        numbers_per_row,
+        held,
+        operations_per_row,
+        saved_per_row,
+        columns,
+        kept,
+    )
+    noted = recorded()
+    if noted is None:
+        return _known(*given).schedule
+    noted.choices.append(_choose(*given))
+    return noted.choices[-1].schedule
+
+
+def _choose(
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str,
+    numbers_per_row: int,
+    held: int,
+    operations_per_row: int,
+    saved_per_row: int,
+    columns: int,
+    kept: bool,
+) -> Choice:
+    """How a mode runs, and what that was decided by."""
+    size = dtype.itemsize
     spared, lost = saved_per_row * size, _lost(numbers_per_row, columns, operations_per_row, size)
     numbers, weights = 16 * numbers_per_row, held * size
-    chosen = "split" if kept else _best(tensor, precision, numbers, weights, spared - lost)
-    noted = recorded()
-    if noted is not None:
-        noted.choices.append(
-            Choice(chosen, numbers, most_numbers(), weights, most_held(tensor), spared, lost, kept)
-        )
-    return chosen
+    chosen = "split" if kept else _best(device, dtype, precision, numbers, weights, spared - lost)
+    return Choice(chosen, numbers, most_numbers(), weights, most_held(device), spared, lost, kept)
+
+
+_known = functools.cache(_choose)
 
 
 def keeps(
@@ -159,7 +188,7 @@ def keeps(
         for numbers, (operations, moved) in zip(numbers_per_row, (forward, backward))
     ]
     chosen, then = (
-        _best(tensor, precision, 16 * numbers, weights * size, gain)
+        _best(tensor.device, tensor.dtype, precision, 16 * numbers, weights * size, gain)
         for numbers, weights, gain in zip(numbers_per_row, held, gains)
     )
     gained, again = gains[0] + max(gains[1], 0.0), _bytes_meanwhile(operations_again, size)
@@ -170,16 +199,18 @@ def keeps(
     return kept
 
 
-def most_held(tensor: Tensor) -> int:
-    """How many bytes of weights a program may hold on the tensor's GPU."""
-    return int(WEIGHTS_SHARE * chip_of(tensor.device).shared)
+def most_held(device: torch.device) -> int:
+    """How many bytes of weights a program may hold on a GPU."""
+    return int(WEIGHTS_SHARE * chip_of(device).shared)
 
 
-def _best(tensor: Tensor, precision: str, numbers: int, weights: int, gained: float) -> str:
+def _best(
+    device: torch.device, dtype: torch.dtype, precision: str, numbers: int, weights: int, gained: float
+) -> str:
     """The schedule for 16 rows that touch ``numbers``, and weights of so many bytes; tiles of columns gain bytes a row."""
-    if not (tensor.dtype.itemsize == 2 or (tensor.dtype is torch.float32 and precision != "ieee")):
+    if not (dtype.itemsize == 2 or (dtype is torch.float32 and precision != "ieee")):
         return "split"
-    if numbers <= most_numbers() and weights <= most_held(tensor):
+    if numbers <= most_numbers() and weights <= most_held(device):
         return "resident"
     return "columns" if gained > 0 else "split"
 

@@ -64,7 +64,10 @@ class MultiplicativeInteractionFusion(FusionModule):
         self.bilinear = nn.Bilinear(self.dims[0], self.dims[1], self.dims[0])
         self.left = nn.Linear(self.dims[0], self.dims[0], bias=False)
         self.right = nn.Linear(self.dims[1], self.dims[0], bias=False)
-        self._block(6 * max(self.dims) + max(self.dims) * max(self.dims), alive=max(self.dims))
+        self._block(
+            6 * max(self.dims) + max(self.dims) * max(self.dims),
+            alive=max(self.dims) * max(self.dims),
+        )
 
     def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         W = self.bilinear.weight

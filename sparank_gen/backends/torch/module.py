@@ -22,7 +22,7 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import Extent, largest
-from sparank_gen.plan.schedule import only_moves, touches_less, usual_sizes, working_set
+from sparank_gen.plan.schedule import largest_operand, only_moves, touches_less, usual_sizes, working_set
 from sparank_gen.plan.stacking import stacked_dim
 from sparank_gen.plan.stages import whole_tiles
 
@@ -292,7 +292,10 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
     return {"sum(dim)": f"sum({widths})", "max(dim)": f"max({widths})", WIDTHS: widths, **by_number, **by_axis}
 
 
-def _block(mode: Mode, names: dict[str, str], at_once: Extent) -> tuple[str, str] | None:
-    """How many numbers a row touches, and how many of them are there at once; None where there are none worth a block."""
-    total = working_set(prepared(mode), in_kernel=False)
-    return (total.code(names), at_once.code(names)) if total is not None else None
+def _block(mode: Mode, names: dict[str, str], variables: Extent) -> tuple[str, str] | None:
+    """How many numbers a row touches, and how many of them are there at once, in ``variables`` or on the way to one; None
+    where there are none worth a block."""
+    program, usual = prepared(mode), usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
+    total = working_set(program, in_kernel=False)
+    most = max(variables, largest_operand(program, usual), key=lambda extent: extent.number_for(usual))
+    return (total.code(names), most.code(names)) if total is not None else None

@@ -110,6 +110,10 @@ class KernelPrinter(ExpressionPrinter):
         self.uses = Counter(arg for node in order for arg in node.args)
         self.uses.update(roots)
         definitions = {definition.node: definition for definition in self.program.definitions}
+        # A program that walks has nothing else to do while it waits: all loads of a tile come first.
+        for leaf in order if self.walks else ():
+            if leaf.op == "leaf" and BATCH in leaf.axes and self.is_kept(leaf):
+                self.keep_leaf(leaf)
         for store in stores:
             for node in ir.reachable([store.node]):
                 if node.op == "leaf" and BATCH in node.axes and self.is_kept(node):

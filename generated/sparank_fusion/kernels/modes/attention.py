@@ -549,13 +549,23 @@ def attention_backward_kernel(
         in_rest_a_k = in_rest[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        token_bar = out_bar / M
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
+        w_bar = ()
+        for t in tl.static_range(M):
+            for u in tl.static_range(M):
+                w_bar = w_bar + (
+                    (
+                        tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
+                        if HAS_EXTRAS
+                        else tl.zeros((ROWS,), ACC)
+                    ),
+                )
+        token_bar = out_bar / M
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], token_bar, 0.0), 0)
         total = ()
         for m in tl.static_range(M):
             for p in tl.static_range(3):
@@ -651,16 +661,6 @@ def attention_backward_kernel(
             for t in tl.static_range(1, M):
                 total_5 = total_5 + context_bar[t] * prob[t * M + u][:, :, None]
             value_bar = value_bar + (total_5,)
-        w_bar = ()
-        for t in tl.static_range(M):
-            for u in tl.static_range(M):
-                w_bar = w_bar + (
-                    (
-                        tl.load(w_bar_ptr + b * M * M + t * M + u, mask=in_b, other=0.0).to(ACC)
-                        if HAS_EXTRAS
-                        else tl.zeros((ROWS,), ACC)
-                    ),
-                )
         prob_bar = ()
         for t in tl.static_range(M):
             for u in tl.static_range(M):

@@ -571,12 +571,21 @@ def cross_attention_backward_kernel(
         in_rest_a_k = in_rest[:, None, None] & in_a[None, :, None] & in_k[None, None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
+        w_bar = ()
+        for u in tl.static_range(M):
+            w_bar = w_bar + (
+                (
+                    tl.load(w_bar_ptr + b * M + u, mask=in_b, other=0.0).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS,), ACC)
+                ),
+            )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
         query = (
             tl.reshape(contract(h[0], W_tile, ACC, PRECISION), (ROWS, A_LANES, K_LANES))
@@ -641,15 +650,6 @@ def cross_attention_backward_kernel(
         )
         mixed_bar = rsqrt[:, None] * difference_2
         partial_3 = partial_3 + tl.sum(tl.where(in_b[:, None], mixed_bar, 0.0), 0)
-        w_bar = ()
-        for u in tl.static_range(M):
-            w_bar = w_bar + (
-                (
-                    tl.load(w_bar_ptr + b * M + u, mask=in_b, other=0.0).to(ACC)
-                    if HAS_EXTRAS
-                    else tl.zeros((ROWS,), ACC)
-                ),
-            )
         total_3 = tl.reshape(
             contract(tl.where(in_i[None, :], difference_2, 0.0), U_tile_2, ACC, PRECISION),
             (ROWS, A_LANES, K_LANES),

@@ -588,12 +588,12 @@ def deep_sets_backward_kernel(
         in_rest_k = in_rest[:, None] & in_k[None, :]
         in_rest_i = in_rest[:, None] & in_i[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         total = ()
         for m in tl.static_range(M):
             total = total + (

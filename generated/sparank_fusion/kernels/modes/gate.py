@@ -321,6 +321,18 @@ def gate_backward_kernel(
             h = h + (
                 tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
             )
+        g_bar = ()
+        for m in tl.static_range(M):
+            g_bar = g_bar + (
+                (
+                    tl.load(
+                        g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
+                    ).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS, I_LANES), ACC)
+                ),
+            )
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
         logit = ()
         for m in tl.static_range(M):
@@ -338,18 +350,6 @@ def gate_backward_kernel(
         g = ()
         for m in tl.static_range(M):
             g = g + (exp[m] * reciprocal(total),)
-        g_bar = ()
-        for m in tl.static_range(M):
-            g_bar = g_bar + (
-                (
-                    tl.load(
-                        g_bar_ptr + m * batch * dim + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0
-                    ).to(ACC)
-                    if HAS_EXTRAS
-                    else tl.zeros((ROWS, I_LANES), ACC)
-                ),
-            )
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         total_2 = ()
         for m in tl.static_range(M):
             total_2 = total_2 + (g_bar[m] + out_bar * h[m],)

@@ -372,6 +372,17 @@ def gated_multimodal_unit_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
+        z_bar = ()
+        for m in tl.static_range(M):
+            z_bar = z_bar + (
+                (
+                    tl.load(
+                        z_bar_ptr + b[:, None] * M * units + m * units + o[None, :], mask=in_b_o, other=0.0
+                    ).to(ACC)
+                    if HAS_EXTRAS
+                    else tl.zeros((ROWS, O_LANES), ACC)
+                ),
+            )
         total = ()
         for m in tl.static_range(M):
             total_2 = 0.0
@@ -395,17 +406,6 @@ def gated_multimodal_unit_backward_kernel(
         for m in tl.static_range(M):
             tl.store(
                 rows_1_ptr + m * batch * units + b[:, None] * units + o[None, :], product[m], mask=in_rest_o
-            )
-        z_bar = ()
-        for m in tl.static_range(M):
-            z_bar = z_bar + (
-                (
-                    tl.load(
-                        z_bar_ptr + b[:, None] * M * units + m * units + o[None, :], mask=in_b_o, other=0.0
-                    ).to(ACC)
-                    if HAS_EXTRAS
-                    else tl.zeros((ROWS, O_LANES), ACC)
-                ),
             )
         product_2 = ()
         for m in tl.static_range(M):

@@ -369,7 +369,6 @@ def low_rank_bilinear_backward_kernel(
         in_rest_i = in_rest[:, None] & in_i[None, :]
         in_rest_j = in_rest[:, None] & in_j[None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -379,6 +378,7 @@ def low_rank_bilinear_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         # x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])
         x = tanh(
             contract(h[0], U_tile, ACC, PRECISION) + tl.load(u_ptr + r, mask=in_r, other=0.0).to(ACC)[None, :]

@@ -299,10 +299,10 @@ def mixture_of_experts_backward_kernel(
         in_b = b < B
         # The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.
         in_rest = tl.arange(0, ROWS) < B - tile * ROWS
-        in_rest_e = in_rest[:, None] & in_e[None, :]
         in_b_i = in_b[:, None] & in_i[None, :]
-        in_rest_i = in_rest[:, None] & in_i[None, :]
         in_b_e = in_b[:, None] & in_e[None, :]
+        in_rest_e = in_rest[:, None] & in_e[None, :]
+        in_rest_i = in_rest[:, None] & in_i[None, :]
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -312,6 +312,12 @@ def mixture_of_experts_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
+        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
+        p_bar = (
+            tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
+            if HAS_EXTRAS
+            else tl.zeros((ROWS, E_LANES), ACC)
+        )
         total = 0.0
         for m in tl.static_range(M):
             total = total + contract(h[m], R_tiles[m], ACC, PRECISION)
@@ -322,13 +328,7 @@ def mixture_of_experts_backward_kernel(
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         p = exp * reciprocal(tl.sum(tl.where(in_e[None, :], exp, 0.0), 1)[:, None])
         tl.store(rows_1_ptr + b[:, None] * experts + e[None, :], p, mask=in_rest_e)
-        out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
         tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
-        p_bar = (
-            tl.load(p_bar_ptr + b[:, None] * experts + e[None, :], mask=in_b_e, other=0.0).to(ACC)
-            if HAS_EXTRAS
-            else tl.zeros((ROWS, E_LANES), ACC)
-        )
         total_3 = 0.0
         for m in tl.static_range(M):
             total_3 = total_3 + tl.reshape(

@@ -251,8 +251,6 @@ def multiplicative_interaction_backward_kernel(
         in_rest_j = in_rest[:, None] & in_j[None, :]
         in_rest_i_j = in_rest[:, None, None] & in_i[None, :, None] & in_j[None, None, :]
         out_bar = tl.load(out_bar_ptr + b[:, None] * dims[0] + i[None, :], mask=in_b_i, other=0.0).to(ACC)
-        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
-        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         h = ()
         for m in tl.static_range(M):
             h = h + (
@@ -262,6 +260,8 @@ def multiplicative_interaction_backward_kernel(
                     other=0.0,
                 ).to(ACC),
             )
+        partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
+        tl.store(rows_2_ptr + b[:, None] * dims[0] + i[None, :], out_bar, mask=in_rest_i)
         tl.store(
             h_bar_ptrs[0] + b[:, None] * dims[0] + i[None, :],
             contract(out_bar, U_tile, ACC, PRECISION)
