@@ -18,7 +18,7 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import compiled
 
-ROWS = 1100  # more than an operation takes no longer for
+ROWS = 1100  # so many that no operation is spared by a copy
 LAYERS = [
     (mode, count)
     for mode in list_modes()

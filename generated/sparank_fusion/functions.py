@@ -12,6 +12,8 @@ from torch import Tensor
 
 # An operation on fewer rows takes about as long as its call.
 LEAST_ROWS = 1024
+# From so many rows a copy takes longer than the calls that spare it: of results to stack, and of operands to join.
+LEAST_STACKED, LEAST_JOINED = 256, 64
 
 
 def is_full_precision(tensor: Tensor) -> bool:
@@ -46,7 +48,7 @@ def stacked_linear(
     """
     maps = list(zip(inputs, weights, itertools.repeat(None) if biases is None else biases))
     first, first_weight, _ = maps[0]
-    if not in_place or len(first) < LEAST_ROWS:
+    if not in_place or len(first) < LEAST_STACKED:
         return torch.stack([F.linear(x, weight, bias) for x, weight, bias in maps])
     stacked = first.new_empty(len(maps), first.shape[0], first_weight.shape[0])
     for out, (x, weight, bias) in zip(stacked, maps):
@@ -64,7 +66,7 @@ def joined_linear(
     in_place: bool = False,
 ) -> Tensor:
     """``F.linear`` of inputs side by side; ``in_place``, the sum of what the pieces of the weight make of each."""
-    if not in_place or len(inputs[0]) < LEAST_ROWS:
+    if not in_place or len(inputs[0]) < LEAST_JOINED:
         return F.linear(torch.cat(inputs, -1), weight, bias)
     (first, piece), *others = zip(inputs, weight.split([x.shape[1] for x in inputs], 1))
     total = F.linear(first, piece, bias)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import math
@@ -222,12 +221,12 @@ class FusionModule(nn.Module):
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
                 fuse = functools.partial(self._in_blocks, fuse)
-            results: tuple[Tensor, ...] | None = None
-            if in_place:
+            try:
+                results = fuse(given, return_extras, in_place)
+            except RuntimeError:
+                if not in_place:
+                    raise
                 # Transforms of functions, such as vmap, refuse to write over a tensor: then nothing is.
-                with contextlib.suppress(RuntimeError):
-                    results = fuse(given, return_extras, True)
-            if results is None:
                 results = fuse(given, return_extras, False)
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
