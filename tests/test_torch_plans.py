@@ -446,8 +446,8 @@ def test_transforms_of_maps_that_are_read_as_one_tensor(math: str, transform: st
         ("out[i] = h[0,i] * sum[j](h[1,j])", 0),
         ("x[i] = tanh(h[0,i] * h[1,i])\n  y[i] = exp(x[i] - h[0,i])\n  out[i] = x[i] * y[i] + h[1,i]", 0),
         (
-            "v[i] = tanh(h[0,i] * h[1,i])\n  w[i] = exp(v[i] - h[0,i])\n  x[i] = sin(v[i] + w[i])\n  y[i] = cos(v[i] * w[i])\n"
-            "  z[i] = sigmoid(x[i] - y[i])\n  out[i] = v[i] * w[i] * x[i] * y[i] * z[i] + h[1,i]",
+            ("v[i] = tanh(h[0,i] * h[1,i])\n  w[i] = exp(v[i] - h[0,i])\n  x[i] = sin(v[i] + w[i])\n  y[i] = cos(v[i] * w[i])\n"
+            "  z[i] = sigmoid(x[i] - y[i])\n  out[i] = v[i] * w[i] * x[i] * y[i] * z[i] + h[1,i]"),
             10,
         ),
     ],

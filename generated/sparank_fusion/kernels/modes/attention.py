@@ -1831,17 +1831,16 @@ def fuse(
     result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
-    tensors = [
-        *(unit_stride(x) for x in h),
-        W.contiguous(),
-        c.contiguous(),
-        U.contiguous(),
-        d.contiguous(),
-        scale.contiguous(),
-        shift.contiguous(),
-    ]
+    h = [unit_stride(x) for x in h]
+    W = W.contiguous()
+    c = c.contiguous()
+    U = U.contiguous()
+    d = d.contiguous()
+    scale = scale.contiguous()
+    shift = shift.contiguous()
     options = (attn_heads, return_extras, product_dtype, result_dtype)
-    arguments = (*grouped(tensors, len(h), LISTED), *options)
+    arguments = (h, W, c, U, d, scale, shift, *options)
+    tensors = [*h, W, c, U, d, scale, shift]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

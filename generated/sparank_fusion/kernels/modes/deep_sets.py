@@ -2025,19 +2025,18 @@ def fuse(
     result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
-    tensors = [
-        *(unit_stride(x) for x in h),
-        A.contiguous(),
-        a.contiguous(),
-        C.contiguous(),
-        c.contiguous(),
-        D.contiguous(),
-        d.contiguous(),
-        E.contiguous(),
-        e.contiguous(),
-    ]
+    h = [unit_stride(x) for x in h]
+    A = A.contiguous()
+    a = a.contiguous()
+    C = C.contiguous()
+    c = c.contiguous()
+    D = D.contiguous()
+    d = d.contiguous()
+    E = E.contiguous()
+    e = e.contiguous()
     options = (hidden, return_extras, product_dtype, result_dtype)
-    arguments = (*grouped(tensors, len(h), LISTED), *options)
+    arguments = (h, A, a, C, c, D, d, E, e, *options)
+    tensors = [*h, A, a, C, c, D, d, E, e]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

@@ -1187,17 +1187,16 @@ def fuse(
     result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
-    tensors = [
-        *(unit_stride(x) for x in h),
-        U.contiguous(),
-        u.contiguous(),
-        V.contiguous(),
-        v.contiguous(),
-        P.contiguous(),
-        c.contiguous(),
-    ]
+    h = [unit_stride(x) for x in h]
+    U = U.contiguous()
+    u = u.contiguous()
+    V = V.contiguous()
+    v = v.contiguous()
+    P = P.contiguous()
+    c = c.contiguous()
     options = (rank, return_extras, product_dtype, result_dtype)
-    arguments = (*grouped(tensors, len(h), LISTED), *options)
+    arguments = (h, U, u, V, v, P, c, *options)
+    tensors = [*h, U, u, V, v, P, c]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

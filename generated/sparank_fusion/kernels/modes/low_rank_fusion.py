@@ -755,13 +755,12 @@ def fuse(
     result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
-    tensors = [
-        *(unit_stride(x) for x in h),
-        *(x.contiguous() for x in W),
-        *(x.contiguous() for x in c),
-    ]
+    h = [unit_stride(x) for x in h]
+    W = [x.contiguous() for x in W]
+    c = [x.contiguous() for x in c]
     options = (terms, return_extras, product_dtype, result_dtype)
-    arguments = (*grouped(tensors, len(h), LISTED), *options)
+    arguments = (h, W, c, *options)
+    tensors = [*h, *W, *c]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

@@ -213,11 +213,10 @@ def fuse(
     result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
-    tensors = [
-        *(unit_stride(x) for x in h),
-    ]
+    h = [unit_stride(x) for x in h]
     options = (return_extras, product_dtype, result_dtype)
-    arguments = (*grouped(tensors, len(h), LISTED), *options)
+    arguments = (h, *options)
+    tensors = [*h]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:

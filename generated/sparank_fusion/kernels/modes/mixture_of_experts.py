@@ -909,15 +909,14 @@ def fuse(
     result_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``; differentiable once."""
-    tensors = [
-        *(unit_stride(x) for x in h),
-        R.contiguous(),
-        r.contiguous(),
-        W.contiguous(),
-        c.contiguous(),
-    ]
+    h = [unit_stride(x) for x in h]
+    R = R.contiguous()
+    r = r.contiguous()
+    W = W.contiguous()
+    c = c.contiguous()
     options = (experts, return_extras, product_dtype, result_dtype)
-    arguments = (*grouped(tensors, len(h), LISTED), *options)
+    arguments = (h, R, r, W, c, *options)
+    tensors = [*h, R, r, W, c]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:
