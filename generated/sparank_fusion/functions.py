@@ -12,8 +12,9 @@ from torch import Tensor
 
 # An operation on fewer rows takes about as long as its call.
 LEAST_ROWS = 1024
-# From so many rows a copy takes longer than the calls that spare it: of results to stack, and of operands to join.
-LEAST_STACKED, LEAST_JOINED = 256, 64
+# From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and of these
+# where gradients are recorded.
+LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED = 256, 64, 4096
 
 
 def is_full_precision(tensor: Tensor) -> bool:
@@ -32,8 +33,12 @@ def runs_under_autocast(tensor: Tensor) -> bool:
 def may_write_over(tensor: Tensor) -> bool:
     """Whether work on ``tensor`` may write over its intermediate results: nothing records, compiles or traces it, and no
     autocast gives them other dtypes."""
-    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not is_recorded and not runs_under_autocast(tensor)
+    return not (torch.is_grad_enabled() or _is_traced() or runs_under_autocast(tensor))
+
+
+def _is_traced() -> bool:
+    """Whether a call is compiled or traced: what comes of it is for batches of other sizes too."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def stacked_linear(
@@ -65,13 +70,17 @@ def joined_linear(
     bias: Tensor | None = None,
     in_place: bool = False,
 ) -> Tensor:
-    """``F.linear`` of inputs side by side; ``in_place``, the sum of what the pieces of the weight make of each."""
-    if not in_place or len(inputs[0]) < LEAST_JOINED:
+    """``F.linear`` of inputs side by side, or the sum of what the pieces of the weight make of each.
+
+    Pieces spare a copy of all inputs, and with gradients one of each of theirs. In half precision their sum would be rounded.
+    """
+    first, least = inputs[0], LEAST_JOINED if in_place else LEAST_JOINED_RECORDED
+    if _is_traced() or not is_full_precision(first) or len(first) < least:
         return F.linear(torch.cat(inputs, -1), weight, bias)
-    (first, piece), *others = zip(inputs, weight.split([x.shape[1] for x in inputs], 1))
-    total = F.linear(first, piece, bias)
-    for x, piece in others:
-        torch.addmm(total, x, piece.t(), out=total)
+    pieces = weight.split([x.shape[1] for x in inputs], 1)
+    total = F.linear(first, pieces[0], bias)
+    for x, piece in zip(inputs[1:], pieces[1:]):
+        total = torch.addmm(total, x, piece.t(), out=total if in_place else None)
     return total
 
 

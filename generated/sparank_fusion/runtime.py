@@ -23,7 +23,7 @@ CACHE_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
 # How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
 # gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.
-LEAST_OVER_OUTPUT, LEAST_RECORDED = 4, 24
+LEAST_OVER_OUTPUT, LEAST_OVER_OUTPUT_RECORDED = 4, 24
 # Of 32 bits, those of a program on GPUs from A100 to B200; on MI300 it has twice as many.
 REGISTERS = 65536
 
@@ -116,7 +116,7 @@ class FusionModule(nn.Module):
         row = 4 * numbers_per_row
         rows = max(CACHE_BYTES // row, min(LEAST_ROWS, MOST_BYTES // row))
         rows = max(64, rows // 64 * 64)
-        if numbers_per_row >= LEAST_RECORDED * self.out_dim:
+        if numbers_per_row >= LEAST_OVER_OUTPUT_RECORDED * self.out_dim:
             self._block_rows = rows
         if alive > LEAST_OVER_OUTPUT * self.out_dim:
             self._block_rows_in_place = rows
