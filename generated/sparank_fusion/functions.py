@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# An operation on fewer rows takes about as long as its call.
-LEAST_ROWS = 1024
 # From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and of these
 # where gradients are recorded.
 LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED = 256, 64, 4096

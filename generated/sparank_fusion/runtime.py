@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.functions import LEAST_ROWS, is_full_precision, may_write_over, runs_under_autocast
+from sparank_fusion.functions import is_full_precision, may_write_over, runs_under_autocast
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
@@ -21,6 +21,8 @@ Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
 BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
+# An operation on fewer rows takes about as long as its call.
+LEAST_ROWS = 1024
 # How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
 # gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.
 LEAST_OVER_OUTPUT, LEAST_OVER_OUTPUT_RECORDED = 4, 24
