@@ -93,8 +93,19 @@ def distances(found: list[Tensor], exact: list[Tensor]) -> list[tuple[float, flo
     ]
 
 
+def moved(inputs: list[Tensor], seed: int) -> list[Tensor]:
+    """Features that are a rounding away: what is exact to the last place for one is not for the other."""
+    eps = torch.finfo(inputs[0].dtype).eps
+    signs = [normal(tuple(x.shape), seed + m, torch.float64).sign() for m, x in enumerate(inputs)]
+    return [(x.double() * (1 + eps * sign)).to(x.dtype) for x, sign in zip(inputs, signs, strict=True)]
+
+
 def assert_near(mode: str, count: int, dim: int, batch: int, dtype: torch.dtype, around: Any) -> None:
-    """Kernels are as near to a float64 run of the torch backend as the torch backend in this dtype, or nearly so."""
+    """Kernels are nearly as near to a float64 run of the torch backend as the torch backend is in this dtype.
+
+    That is told by a few runs, for features that are a rounding away too: one alone may be exact by chance, as where a
+    gradient is the sum of numbers that cancel, or every run far off, as where a root is taken near zero.
+    """
     inputs = features(count, batch, dim, dtype)
     rounded = make(mode, count, dim, dtype, "torch")
     exact_layer = make(mode, count, dim, torch.float64, "torch")
@@ -103,10 +114,13 @@ def assert_near(mode: str, count: int, dim: int, batch: int, dtype: torch.dtype,
     with around:
         found = everything(ours, list(ours.parameters()), inputs, dtype)
     exact = everything(exact_layer, list(exact_layer.parameters()), [x.double() for x in inputs], dtype)
-    torch_found = everything(rounded, list(rounded.parameters()), inputs, dtype)
-    pairs = zip(distances(found, exact), distances(torch_found, exact), strict=True)
+    runs = [
+        distances(everything(rounded, list(rounded.parameters()), given, dtype), exact)
+        for given in (inputs, *(moved(inputs, seed) for seed in (300, 400)))
+    ]
     eps = (EPS_OF_EXACT if dtype is torch.float64 else EPS) * torch.finfo(dtype).eps
-    for number, ((mine, scale), (theirs, _)) in enumerate(pairs):
+    for number, ((mine, scale), *others) in enumerate(zip(distances(found, exact), *runs, strict=True)):
+        theirs = max(error for error, _ in others)
         allowed = TIMES * theirs + eps * scale
         assert mine <= allowed, f"result {number}: error {mine:.3g} of {scale:.3g}, torch {theirs:.3g}"
 
