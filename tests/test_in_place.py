@@ -128,9 +128,11 @@ def test_nothing_is_written_over_where_a_call_is_recorded_or_changes_dtypes(how:
     assert set(told) == {how == "no gradients"}
 
 
-def test_transforms_that_refuse_it_get_what_they_would() -> None:
-    """vmap over one of the features, so that others are written into tensors without its dimension."""
+@pytest.mark.parametrize("rows", [None, 64])
+def test_transforms_that_refuse_it_get_what_they_would(rows: int | None) -> None:
+    """vmap over one of the features, so that others are written into tensors without its dimension; by blocks too."""
     layer, h = FusionLayer(8, 2, "gate", backend="torch"), [torch.randn(ROWS, 8), torch.randn(3, ROWS, 8)]
+    layer._block_rows_in_place = rows
     with torch.no_grad():
         found = torch.vmap(lambda x: layer([h[0], x]))(h[1])
         torch.testing.assert_close(found, torch.stack([layer([h[0], x]) for x in h[1]]))

@@ -222,7 +222,7 @@ class FusionModule(nn.Module):
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
-                fuse = functools.partial(self._in_blocks, fuse)
+                fuse = functools.partial(self._in_blocks, fuse, rows)
             try:
                 results = fuse(given, return_extras, in_place)
             except RuntimeError:
@@ -247,15 +247,14 @@ class FusionModule(nn.Module):
         return self._fuse_present(h, present.t(), return_extras, in_place)
 
     def _in_blocks(
-        self, fuse: Fuse, features: Tensors, return_extras: bool, in_place: bool
+        self, fuse: Fuse, rows: int, features: Tensors, return_extras: bool, in_place: bool
     ) -> tuple[Tensor, ...]:
-        """``fuse`` over blocks of rows, so that intermediate results stay in the processor's cache."""
+        """``fuse`` over blocks of ``rows``, so that intermediate results stay in the processor's cache."""
         first = features[0]
         # Over several blocks, gradients of parameters add up in their own dtype; half precision would lose too much.
         loses = torch.is_grad_enabled() and first.dtype.itemsize < 4
         if not first.is_cpu or loses or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return fuse(features, return_extras, in_place)
-        rows = self._block_rows_in_place if in_place else self._block_rows
         blocks = zip(*(feature.split(rows) for feature in features))
         if torch.is_grad_enabled():
             parts = [fuse(block, return_extras, in_place) for block in blocks]
