@@ -81,11 +81,15 @@ class Compiled:
 def kinds_of(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a kernel is compiled for beside its constants: the types of tensors, whether their addresses divide by 16, and
     of numbers whether they do, or are 1, or need more than 32 bits."""
-    kinds: list[Any] = []
+    each: list[Any] = []
     for argument in arguments:
-        for x in argument if isinstance(argument, tuple) else (argument,):
-            kinds += (x == 1, x & 15 == 0, x >> 31) if isinstance(x, int) else (x.dtype, x.data_ptr() & 15)
-    return tuple(kinds)
+        each += argument if isinstance(argument, tuple) else (argument,)
+    return tuple(
+        [
+            (x == 1, x & 15 == 0, x >> 31) if type(x) is int else (x.dtype, x.data_ptr() & 15 == 0)
+            for x in each
+        ]
+    )
 
 
 @dataclass
