@@ -13,10 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sparank_gen.backends.torch import contract, gemm, join, leaves, views
+from sparank_gen.backends.torch import contract, gemm, join, leaves, memory, views
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
-from sparank_gen.backends.torch.memory import spare, written
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, listed, parenthesised
 from sparank_gen.ir import node as ir
@@ -266,7 +265,7 @@ class Lowering:
     def pointwise(self, node: Node, joined: Sequence[str] = ()) -> Value:
         """Pointwise work; lists along axes of ``joined`` are stacked before it."""
         operator = OPERATORS[node.op]
-        values = [self.operand(node, arg) for arg in node.args]
+        values = [memory.operand(self, node, arg) for arg in node.args]
         stacks = [isinstance(x, Listed) and x.axis in joined and not self.emitter.differs(x) for x in values]
         values = [self.dense(x) if stacked and isinstance(x, Listed) else x for x, stacked in zip(values, stacks, strict=True)]
         if all(isinstance(value, Scalar) for value in values):
@@ -288,13 +287,7 @@ class Lowering:
             codes = self.operands(operator.torch, operator.precedence, aligned, bool(operator.symbol))
             return Dense(operator.torch.format(*codes), axes, operator.precedence)
 
-        return written(self, node, self.lift(combine, *values), values)
-
-    def operand(self, node: Node, arg: Node) -> Value:
-        """An operand of ``node``: one whose memory the result may take is a variable."""
-        value = self.shortened(arg, self.lower(arg))
-        is_taken = arg.axes == node.axes and spare(self, node, arg, value) is not None
-        return self.named(arg, value) if is_taken else value
+        return memory.written(self, node, self.lift(combine, *values), values)
 
     def operands(self, template: str, precedence: int, values: Sequence[Value], infix: bool) -> list[str]:
         """The codes of operands, in parentheses where the operator binds more tightly."""
@@ -341,16 +334,10 @@ class Lowering:
             value = self.dense(value)
         if node.op == "layernorm":
             return self.lift(lambda x: self.layer_norm(node, x), value)
-        if node.op == "softmax" and len(node.over) == 1 and spare(self, node, operand, value) is not None:
-            return self.softmax_over(node, value)
+        written_over = memory.softmax(self, node, value)
+        if written_over is not None:
+            return written_over
         return self.lift(lambda x: self.dense_over_axes(node.op, x, node.over), value)
-
-    def softmax_over(self, node: Node, value: Value) -> Value:
-        """A softmax along one axis that may take the memory of its operand."""
-        named = self.named(node.args[0], value)
-        assert isinstance(named, Dense)
-        made = Dense(f"torch.softmax({named.code}, {named.dim(node.over[0])})", named.axes)
-        return written(self, node, made, [named])
 
     def mean_of_list(self, value: Listed, rest: Sequence[str]) -> Dense:
         """A mean over the axis of a list, and ``rest``."""

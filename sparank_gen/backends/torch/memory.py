@@ -24,18 +24,6 @@ WRITING = frozenset(
 )
 
 
-def spare(lowering: Lowering, node: Node, arg: Node, value: Value) -> tuple[str, str] | None:
-    """The code of an operand whose memory ``node`` may take, as nothing reads it later, and when that is so."""
-    if not lowering.writes or node.op not in WRITING or not lowering.has_variable(node):
-        return None
-    if not isinstance(value, Dense) or not _is_own(lowering, arg):
-        return None
-    if lowering.uses[arg] == 1:
-        return value.code, "in_place"
-    is_last = lowering.uses_of_output[node] and lowering.uses_of_output[arg] == 1
-    return (value.code, "in_place and not return_extras") if is_last else None
-
-
 def call(lowering: Lowering, function: str, arguments: Sequence[str], is_last: bool = True) -> str:
     """A call of a function of the package that may write over what it made, which its last parameter says."""
     told = [("in_place" if is_last else "in_place=in_place")] if lowering.writes else []
@@ -47,8 +35,37 @@ def written(lowering: Lowering, node: Node, made: Value, values: Sequence[Value]
     if not isinstance(made, Dense):
         return made
     pairs = zip(node.args, values, strict=True)
-    found = [spare(lowering, node, arg, x) for arg, x in pairs if isinstance(x, Dense) and x.axes == made.axes and x.is_name]
+    found = [_spare(lowering, node, arg, x) for arg, x in pairs if isinstance(x, Dense) and x.axes == made.axes and x.is_name]
     return replace(made, over=next((over for over in reversed(found) if over is not None), None))
+
+
+def operand(lowering: Lowering, node: Node, arg: Node) -> Value:
+    """An operand of ``node``: one whose memory the result may take is a variable."""
+    value = lowering.shortened(arg, lowering.lower(arg))
+    is_taken = arg.axes == node.axes and _spare(lowering, node, arg, value) is not None
+    return lowering.named(arg, value) if is_taken else value
+
+
+def softmax(lowering: Lowering, node: Node, value: Value) -> Value | None:
+    """A softmax along one axis in the memory of its operand, if it may take that."""
+    (arg,) = node.args
+    if node.op != "softmax" or len(node.over) > 1 or _spare(lowering, node, arg, value) is None:
+        return None
+    named = lowering.named(arg, value)
+    assert isinstance(named, Dense)
+    return written(lowering, node, Dense(f"torch.softmax({named.code}, {named.dim(node.over[0])})", named.axes), [named])
+
+
+def _spare(lowering: Lowering, node: Node, arg: Node, value: Value) -> tuple[str, str] | None:
+    """The code of an operand whose memory ``node`` may take, as nothing reads it later, and when that is so."""
+    if not lowering.writes or node.op not in WRITING or not lowering.has_variable(node):
+        return None
+    if not isinstance(value, Dense) or not _is_own(lowering, arg):
+        return None
+    if lowering.uses[arg] == 1:
+        return value.code, "in_place"
+    is_last = lowering.uses_of_output[node] and lowering.uses_of_output[arg] == 1
+    return (value.code, "in_place and not return_extras") if is_last else None
 
 
 def _is_own(lowering: Lowering, node: Node) -> bool:
