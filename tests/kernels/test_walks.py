@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
@@ -58,3 +61,11 @@ math: |
   out[i]   = sum[e,k](V[e,k,i] * q[e,k]) + sum[k](mix[k,i])
 """
     check_kernels(text, dim=6, n_modalities=2, hidden=5, batch=5, schedule="resident")
+
+
+def test_a_tile_is_loaded_whole_and_operands_leave_before_what_is_made_of_them() -> None:
+    """Loads that come between products cost 50 of 130 µs on an H100, and operands that are stored last 5."""
+    source = inspect.getsource(importlib.import_module("sparank_fusion.kernels.modes.gate").gate_backward_kernel.fn)
+    loop = source[source.index("for tile in") :]
+    assert loop.rindex("tl.load(") < loop.index("contract(")
+    assert loop.index("rows_2_ptr") < loop.rindex("contract(") < loop.index("h_bar_ptrs")

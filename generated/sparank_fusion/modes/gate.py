@@ -70,11 +70,11 @@ class GateFusion(FusionModule):
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
-        logit = stacked_linear(h, W, c, in_place)  # (M, B, dim)
+        logit = stacked_linear(h, W, c, in_place=in_place)  # (M, B, dim)
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.softmax(logit, 0, out=logit if in_place else None)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = sum_of_products(g, h, in_place)  # (B, dim)
+        out = sum_of_products(g, h, in_place=in_place)  # (B, dim)
         if not return_extras:
             return (out,)
         return out, g
@@ -116,7 +116,7 @@ class GateFusion(FusionModule):
         # g[m,i] = softmax[m](logit[m,i])
         g = torch.where(some.unsqueeze(-1), softmax, 0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
-        out = sum_of_products(g, h, in_place)  # (B, dim)
+        out = sum_of_products(g, h, in_place=in_place)  # (B, dim)
         if not return_extras:
             return (out,)
         return out, g

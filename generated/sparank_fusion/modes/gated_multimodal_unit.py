@@ -81,7 +81,7 @@ class GatedMultimodalUnitFusion(FusionModule):
         # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
         v = [torch.tanh(F.linear(h_m, W_m)) for h_m, W_m in zip(h, W)]  # M × (B, units)
         # out[o] = sum[m](z[m,o] * v[m,o])
-        out = sum_of_products(z, v, in_place)  # (B, units)
+        out = sum_of_products(z, v, in_place=in_place)  # (B, units)
         if not return_extras:
             return (out,)
         return out, torch.stack(z).transpose(0, 1)
@@ -104,7 +104,7 @@ class GatedMultimodalUnitFusion(FusionModule):
         # v[m,o] = tanh(sum[i](W[m,o,i] * h[m,i]))
         v = [torch.tanh(F.linear(h_m, W_m)) for h_m, W_m in zip(h, W)]  # M × (B, units)
         # out[o] = sum[m](z[m,o] * v[m,o])
-        out = sum_of_products(z, v, in_place)  # (B, units)
+        out = sum_of_products(z, v, in_place=in_place)  # (B, units)
         if not return_extras:
             return (out,)
         return out, torch.stack(z).transpose(0, 1)

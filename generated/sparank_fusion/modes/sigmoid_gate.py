@@ -65,7 +65,7 @@ class SigmoidGateFusion(FusionModule):
         module = cast(nn.Linear, self.gate_net[0])
         W = module.weight
         c = module.bias
-        projected = joined_linear(h, W, c, in_place)  # (B, dim)
+        projected = joined_linear(h, W, c, in_place=in_place)  # (B, dim)
         # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
         z = torch.sigmoid(projected, out=projected if in_place else None)  # (B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])

@@ -55,7 +55,7 @@ def _sum_of_maps(lowering: Lowering, node: Node) -> Value | None:
     biases = [(sign, term) for sign, term in terms if _is_bias(lowering, term, first)]
     value = linear(lowering, first, constant=_sum_of_vectors(lowering, biases))
     for sign, _, gemm in others:
-        value = lowering.named(node, value) if lowering.writes else lowering.shortened(node, value)
+        value = lowering.named(node, value)
         operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
         assert isinstance(value, Dense) and isinstance(operand, Dense)
         rows = with_rows(lowering, operand, (BATCH,), gemm.inner)

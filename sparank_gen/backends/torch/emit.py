@@ -6,6 +6,7 @@ import keyword
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed
 from sparank_gen.ir.node import BATCH
@@ -53,6 +54,22 @@ NOUNS = {
 }
 
 
+class Variable(NamedTuple):
+    """A variable of a function.
+
+    Attributes:
+        name: its name.
+        start: how many statements stand before the one that assigns it.
+        axes: the axes of its value.
+        over: the variable whose memory it may take, or empty.
+    """
+
+    name: str
+    start: int
+    axes: tuple[str, ...]
+    over: str
+
+
 @dataclass
 class Emitter:
     """Collects the lines of one function.
@@ -63,7 +80,7 @@ class Emitter:
         lines: the statements so far.
         taken: the names in use.
         named: the names that the math gives, which nothing else takes.
-        made: the variables so far, each with the number of statements before it, its axes, and the one whose memory it may take.
+        variables: the variables so far.
     """
 
     extents: Mapping[str, Extent]
@@ -71,7 +88,7 @@ class Emitter:
     lines: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
     named: Collection[str] = ()
-    made: list[tuple[str, int, tuple[str, ...], str]] = field(default_factory=list)
+    variables: list[Variable] = field(default_factory=list)
 
     def unique(self, name: str, is_own: bool = False) -> str:
         """A variable name like ``name`` that nothing uses yet; ``is_own`` is whether the math gives this name."""
@@ -92,7 +109,7 @@ class Emitter:
             self.lines.extend(f"# {line}" for line in source.split("\n"))
         code = value.sequence if isinstance(value, Listed) else value.statement
         over = value.over[0] if isinstance(value, Dense) and value.over is not None else ""
-        self.made.append((name, len(self.lines), value.axes, over))
+        self.variables.append(Variable(name, len(self.lines), value.axes, over))
         self._state(f"{name} = {code}", self.shape(value), f"{name}: ")
         if isinstance(value, Listed):
             return listed(name, value.axis, value.element.axes)

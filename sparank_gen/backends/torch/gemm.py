@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch import leaves, memory
@@ -124,12 +124,13 @@ def linear(
     matrix = as_matrix(lowering, gemm.weight, gemm.outer, gemm.inner, gemm.listed)
     offset = as_matrix(lowering, bias, gemm.outer, (), gemm.listed) if bias is not None else constant
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
-    sequence, joined = _joined_list(lowering, operand, gemm.inner)
-    if joined is not None:
-        is_of_rows = joined.axes == (BATCH, composed(gemm.inner)) and len(gemm.inner) > 1 and len(gemm.outer) == 1
+    vectors = _side_by_side(lowering, operand, gemm.inner)
+    if vectors is not None:
+        joined = _joined(vectors, gemm.inner)
+        is_of_rows = joined.axes[:-1] == (BATCH,) and len(gemm.inner) > 1 and len(gemm.outer) == 1
         if lowering.writes and is_of_rows and isinstance(matrix, Dense) and lowering.multiplied[gemm.operand] < 2:
-            codes = [sequence, matrix.code, *([offset.code] if isinstance(offset, Dense) else [])]
-            return Dense(memory.call(lowering, "joined_linear", codes, is_last=len(codes) > 2), (BATCH, *gemm.outer))
+            codes = [vectors.sequence, matrix.code, *([offset.code] if isinstance(offset, Dense) else [])]
+            return Dense(memory.call(lowering, "joined_linear", codes), (BATCH, *gemm.outer))
         operand = _kept_join(lowering, gemm.operand, joined)
     elif isinstance(operand, Listed) and operand.axis in gemm.inner:
         operand = lowering.dense(operand)
@@ -159,8 +160,7 @@ def linear(
     sequences = [x.sequence for x in operands if isinstance(x, Listed)]
     is_of_rows = len(sequences) == len(operands) and operand.axes == (matrix.axis, BATCH, *gemm.inner)
     if stacked and is_of_rows and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1:
-        code = memory.call(lowering, "stacked_linear", sequences, is_last=len(sequences) > 2)
-        return Dense(code, (matrix.axis, BATCH, *gemm.outer))
+        return Dense(memory.call(lowering, "stacked_linear", sequences), (matrix.axis, BATCH, *gemm.outer))
     return listed
 
 
@@ -186,22 +186,29 @@ def with_rows(lowering: Lowering, value: Dense, rest: Sequence[str], inner: Sequ
     return Dense(code, value.axes)
 
 
-def _joined_list(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> tuple[str, Dense | None]:
-    """A list that is contracted along its own axis too, and its tensors in one: a GEMM instead of one for each modality."""
+def _side_by_side(lowering: Lowering, operand: Value, inner: tuple[str, ...]) -> Listed | None:
+    """A list that is contracted along its own axis too, with rows of what else is: one GEMM instead of one for each modality."""
     if not isinstance(operand, Listed) or operand.axis not in inner:
-        return "", None
+        return None
     element = operand.element
     if lowering.emitter.differs(operand):
         element = element.ordered((*(axis for axis in element.axes if axis not in inner), *inner[1:]))
-    tail = element.axes[len(element.axes) - len(inner) + 1 :]
+    rest, tail = _split(element.axes, inner)
     if inner != (operand.axis, *tail):
-        return "", None
-    rest = element.axes[: len(element.axes) - len(tail)]
-    if tail:
-        element = with_rows(lowering, element, rest, tail)
-    sequence = Listed(operand.axis, element, operand.sources).sequence
-    join = "cat" if tail else "stack"
-    return sequence, Dense(f"torch.{join}({sequence}, -1)", (*rest, composed(inner)))
+        return None
+    return replace(operand, element=with_rows(lowering, element, rest, tail) if tail else element)
+
+
+def _joined(vectors: Listed, inner: tuple[str, ...]) -> Dense:
+    """A list side by side in one tensor."""
+    rest, tail = _split(vectors.element.axes, inner)
+    return Dense(f"torch.{'cat' if tail else 'stack'}({vectors.sequence}, -1)", (*rest, composed(inner)))
+
+
+def _split(axes: tuple[str, ...], inner: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes of an element of a list, and of them those at the end that ``inner`` has beside the list's own."""
+    count = len(axes) - len(inner) + 1
+    return axes[:count], axes[count:]
 
 
 def _named(lowering: Lowering, leaf: Node, matrix: Value, groups: Sequence[tuple[str, ...]]) -> Value:

@@ -24,10 +24,9 @@ WRITING = frozenset(
 )
 
 
-def call(lowering: Lowering, function: str, arguments: Sequence[str], is_last: bool = True) -> str:
-    """A call of a function of the package that may write over what it made, which its last parameter says."""
-    told = [("in_place" if is_last else "in_place=in_place")] if lowering.writes else []
-    return f"{function}({', '.join([*arguments, *told])})"
+def call(lowering: Lowering, function: str, arguments: Sequence[str]) -> str:
+    """A call of a function of the package that may write over what it made, if it is told so."""
+    return f"{function}({', '.join([*arguments, *(['in_place=in_place'] if lowering.writes else [])])})"
 
 
 def written(lowering: Lowering, node: Node, made: Value, values: Sequence[Value]) -> Value:
@@ -99,13 +98,13 @@ def alive(emitter: Emitter, end: int, out: str, program: Program, usual: Mapping
     sizes: dict[str, Extent] = {}
     spans: dict[str, tuple[int, int]] = {}
     holder: dict[str, str] = {}
-    for name, start, axes, over in emitter.made:
-        if start >= end or BATCH not in axes:
+    for variable in emitter.variables:
+        if variable.start >= end or BATCH not in variable.axes:
             continue
-        place = holder[name] = holder.get(over, name)
-        last = max(position for position, text in enumerate(texts) if re.search(rf"\b{name}\b", text))
-        sizes.setdefault(place, elements(frozenset(emitter.known(axes)), program))
-        spans[place] = (spans.get(place, (start, start))[0], last)
+        place = holder[variable.name] = holder.get(variable.over, variable.name)
+        last = max(position for position, text in enumerate(texts) if re.search(rf"\b{variable.name}\b", text))
+        sizes.setdefault(place, elements(frozenset(emitter.known(variable.axes)), program))
+        spans[place] = (spans.get(place, (variable.start, 0))[0], last)
     most = Extent.number(0)
     for position in range(len(texts)):
         held = [sizes[name] for name, (start, last) in spans.items() if start <= position <= last]
