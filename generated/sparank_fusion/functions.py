@@ -34,6 +34,11 @@ def may_write_over(tensor: Tensor) -> bool:
     return not (torch.is_grad_enabled() or _is_traced() or runs_under_autocast(tensor))
 
 
+def is_recorded(tensor: Tensor) -> bool:
+    """Whether torch records the operations on ``tensor`` as they run, in its own float32 or float64."""
+    return torch.is_grad_enabled() and not _is_traced() and is_full_precision(tensor)
+
+
 def _is_traced() -> bool:
     """Whether a call is compiled or traced: what comes of it is for batches of other sizes too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]

@@ -179,7 +179,7 @@ class FusionLayer(FusionModule):
         # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
         # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the
         # state dict has a prefix.
-        ways = ("_fuse", "_fuse_pair", "_fuse_triton", "_fuse_present")
+        ways = ("_fuse", "_fuse_pair", "_fuse_recorded", "_fuse_triton", "_fuse_present")
         vars(self).update(vars(mode), **{way: getattr(mode, way) for way in ways})
         self.fusion_type = fusion_type
         self.numbered = mode.numbered

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.functions import is_full_precision, may_write_over, runs_under_autocast
+from sparank_fusion.functions import is_full_precision, is_recorded, may_write_over, runs_under_autocast
+from sparank_fusion.gradients import are_learned, with_gradients
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
@@ -23,6 +24,8 @@ CACHE_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
 # An operation on fewer rows takes about as long as its call.
 LEAST_ROWS = 1024
+# From so many rows gradients from the formula take less time than the calls of Python that they are made of.
+LEAST_RECORDED = 2048
 # How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
 # gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.
 LEAST_OVER_OUTPUT, LEAST_OVER_OUTPUT_RECORDED = 4, 24
@@ -54,6 +57,13 @@ class FusionModule(nn.Module):
     one_width: str | None
     batch_dims: tuple[int, ...]
     only_moves: ClassVar[bool] = False
+    has_gradients: ClassVar[bool] = False
+    has_pair_gradients: ClassVar[bool] = False
+    _operands: Callable[[], tuple[Any, ...]]
+    _values: Callable[..., tuple[Any, ...]]
+    _gradients: Callable[..., tuple[Any, ...]]
+    _values_pair: Callable[..., tuple[Any, ...]]
+    _gradients_pair: Callable[..., tuple[Any, ...]]
 
     def __init__(self, dim: int | Sequence[int], n_modalities: int, backend: str) -> None:
         super().__init__()
@@ -73,8 +83,14 @@ class FusionModule(nn.Module):
             backend == "auto" and not self.only_moves and has_gpu() and has_triton()
         )
         self._is_pair = self.has_pair_form and n_modalities == 2
+        self._has_own_gradients = self.has_pair_gradients if self._is_pair else self.has_gradients
         # Whether a call is ``_fuse`` and nothing else, as where a layer only moves its input.
-        self._is_plain = n_modalities != 1 and not self._is_pair and not self._may_use_kernels
+        self._is_plain = (
+            n_modalities != 1
+            and not self._is_pair
+            and not self._may_use_kernels
+            and not self._has_own_gradients
+        )
 
     @classmethod
     def _require_modalities(cls, n_modalities: int) -> None:
@@ -219,6 +235,13 @@ class FusionModule(nn.Module):
                 given = [*given, present]
             elif self._may_use_kernels and (first.is_cuda or self.backend == "triton"):
                 fuse, rows, in_place = self._fuse_kernels, None, False
+            elif (
+                self._has_own_gradients
+                and not return_extras
+                and is_recorded(first)
+                and batch >= LEAST_RECORDED
+            ):
+                fuse, rows, in_place = self._fuse_recorded, None, True
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:
@@ -228,7 +251,8 @@ class FusionModule(nn.Module):
             except RuntimeError:
                 if not in_place:
                     raise
-                # Transforms of functions, such as vmap, refuse to write over a tensor: then nothing is.
+                # Transforms of functions, such as vmap, refuse to write over a tensor, and gradients that are not those of
+                # operations: then there is none of both.
                 results = fuse(given, return_extras, False)
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
@@ -240,6 +264,16 @@ class FusionModule(nn.Module):
                 **dict(zip(self.extras, results[1:])),
             }
         return results[0]
+
+    def _fuse_recorded(self, h: Tensors, return_extras: bool, in_place: bool) -> tuple[Tensor, ...]:
+        """The output, with gradients derived from the formula; with those of each operation, unless ``in_place``."""
+        operands: tuple[Any, ...] = (h, *self._operands())
+        if not in_place or not are_learned(*operands):
+            return (self._fuse_pair if self._is_pair else self._fuse)(h, return_extras)
+        values, gradients = (
+            (self._values_pair, self._gradients_pair) if self._is_pair else (self._values, self._gradients)
+        )
+        return (with_gradients(values, gradients, operands),)
 
     def _fuse_rows(self, rows: Tensors, return_extras: bool, in_place: bool) -> tuple[Tensor, ...]:
         """The results of features that are followed by which are present, ``(B, M)``."""

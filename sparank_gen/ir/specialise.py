@@ -34,7 +34,7 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
         Definition("", (), ir.select(program[name].node, axis, position)) for name, axis in places for position in range(count)
     ]
     probed = replace(program, definitions=(*program.definitions, *probes))
-    found = simplify(rewrite(probed, (*rules, _push_select(program, parameters))))
+    found = simplify(rewrite(probed, (*rules, push_select(program, parameters))))
     own = len(program.definitions)
     pieces = iter(definition.node for definition in found.definitions[own:])
     positions = {place: list(itertools.islice(pieces, count)) for place in places}
@@ -62,9 +62,9 @@ def _rules(program: Program, count: int) -> tuple[Rule, ...]:
         (axis,) = node.over
         size = extent_of(axis)
         assert size is not None
-        total = _pick(node.args[0], axis, 0)
+        total = pick(node.args[0], axis, 0)
         for position in range(1, size):
-            total = ir.apply("add", total, _pick(node.args[0], axis, position))
+            total = ir.apply("add", total, pick(node.args[0], axis, position))
         return total if node.op == "sum" else ir.apply("div", total, ir.constant(size))
 
     def known_extent(node: Node) -> Node | None:
@@ -118,7 +118,7 @@ def _has_pieces(node: Node, axis: str) -> bool:
     return is_pointwise and any(_has_pieces(arg, axis) for arg in node.args)
 
 
-def _pick(node: Node, axis: str, position: int) -> Node:
+def pick(node: Node, axis: str, position: int) -> Node:
     """``node`` at one position of ``axis``, read below pointwise work and views."""
     if axis not in node.axes:
         return node
@@ -128,13 +128,13 @@ def _pick(node: Node, axis: str, position: int) -> Node:
         return node.args[position]
     if node.op == "rename":
         names = dict(node.data)
-        return ir.rename(_pick(node.args[0], {new: old for old, new in names.items()}.get(axis, axis), position), names)
+        return ir.rename(pick(node.args[0], {new: old for old, new in names.items()}.get(axis, axis), position), names)
     if node.op in OPERATORS and OPERATORS[node.op].kind == "pointwise":
-        return ir.make(node.op, [_pick(arg, axis, position) for arg in node.args])
+        return ir.make(node.op, [pick(arg, axis, position) for arg in node.args])
     return ir.select(node, axis, position)
 
 
-def _push_select(program: Program, parameters: frozenset[str]) -> Rule:
+def push_select(program: Program, parameters: frozenset[str]) -> Rule:
     """A position of a modality axis is read at the leaves where it can be, so that only that modality is computed."""
     modality_axes = program.modality_axes
 

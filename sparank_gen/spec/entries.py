@@ -15,7 +15,7 @@ from sparank_gen.spec.source import Text
 ATTRIBUTES = frozenset(
     """
     self dim dims one_width n_modalities out_dim backend fusion_type features return_gates present least_modalities most_modalities
-    extras has_pair_form numbered batch_dims only_moves modalities batch T_destination add_module apply bfloat16 buffers
+    extras has_gradients has_pair_form has_pair_gradients numbered batch_dims only_moves modalities batch T_destination add_module apply bfloat16 buffers
     call_super_init children compile cpu cuda double dump_patches eval extra_repr float forward get_buffer
     get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers named_children
     named_modules named_parameters parameters register_backward_hook register_buffer register_forward_hook

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,8 @@ class GateFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0, 1)
+    has_gradients = True
+    has_pair_gradients = True
 
     def __init__(
         self,
@@ -120,6 +122,65 @@ class GateFusion(FusionModule):
         if not return_extras:
             return (out,)
         return out, g
+
+    def _operands(self) -> tuple[Any, ...]:
+        """The parameters, in the order in which the formula's gradients have them."""
+        modules = cast("Iterable[nn.Linear]", self.gate_projs)
+        W = [module.weight for module in modules]
+        c = [module.bias for module in modules]
+        return W, c
+
+    def _values(self, h: Tensors, W: Tensors, c: Tensors, in_place: bool) -> tuple[Any, ...]:
+        """The output, and what its gradients need beside features and parameters."""
+        # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
+        logit = stacked_linear(h, W, c, in_place=in_place)  # (M, B, dim)
+        # g[m,i] = softmax[m](logit[m,i])
+        g = torch.softmax(logit, 0, out=logit if in_place else None)  # (M, B, dim)
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = sum_of_products(g, h, in_place=in_place)  # (B, dim)
+        return out, g, out
+
+    def _gradients(
+        self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensors, c: Tensors, g: Tensor, out: Tensor
+    ) -> tuple[Any, ...]:
+        """The gradients of features, if asked for, and parameters from that of the output."""
+        # logit_bar: M × (B, dim)
+        logit_bar = [(h_m - out).mul_(out_bar).mul_(g_m) for g_m, h_m in zip(g, h)]
+        # W_bar: M × (dim, dim)
+        W_bar = [logit_bar_m.transpose(0, 1) @ h_m for logit_bar_m, h_m in zip(logit_bar, h)]
+        c_bar = [logit_bar_m.sum(0) for logit_bar_m in logit_bar]  # M × (dim,)
+        if not of_features:
+            return None, W_bar, c_bar
+        # h_bar: M × (B, dim)
+        h_bar = [(out_bar * g_m).addmm_(logit_bar_m, W_m) for g_m, logit_bar_m, W_m in zip(g, logit_bar, W)]
+        return h_bar, W_bar, c_bar
+
+    def _values_pair(self, h: Tensors, W: Tensors, c: Tensors, in_place: bool) -> tuple[Any, ...]:
+        """The output, and what its gradients need beside features and parameters."""
+        projected = F.linear(h[0], W[0], c[0] - c[1])  # (B, dim)
+        # difference: (B, dim)
+        difference = torch.addmm(projected, h[1], W[1].t(), alpha=-1, out=projected if in_place else None)
+        # g[0,i] of g[m,i] = softmax[m](logit[m,i])
+        g_0 = torch.sigmoid(difference, out=difference if in_place else None)  # (B, dim)
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = lerp(h[1], h[0], g_0)  # (B, dim)
+        return out, g_0
+
+    def _gradients_pair(
+        self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensors, c: Tensors, g_0: Tensor
+    ) -> tuple[Any, ...]:
+        """The gradients of features, if asked for, and parameters from that of the output."""
+        # operand_bar: (B, dim)
+        operand_bar = torch.ops.aten.sigmoid_backward((h[0] - h[1]).mul_(out_bar), g_0)
+        W_bar_0 = operand_bar.transpose(0, 1) @ h[0]  # (dim, dim)
+        W_bar_1 = -(operand_bar.transpose(0, 1) @ h[1])  # (dim, dim)
+        c_bar_0 = operand_bar.sum(0)  # (dim,)
+        c_bar_1 = -c_bar_0  # (dim,)
+        if not of_features:
+            return None, [W_bar_0, W_bar_1], [c_bar_0, c_bar_1]
+        h_bar_0 = (out_bar * g_0).addmm_(operand_bar, W[0])  # (B, dim)
+        h_bar_1 = (1 - g_0).mul_(out_bar).addmm_(operand_bar, W[1], alpha=-1)  # (B, dim)
+        return [h_bar_0, h_bar_1], [W_bar_0, W_bar_1], [c_bar_0, c_bar_1]
 
     def _fuse_triton(
         self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype

@@ -3,7 +3,7 @@ r"""Per-dimension sigmoid blending of exactly two modalities."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class SigmoidGateFusion(FusionModule):
     numbered = "g[0,i] = z[i]"
     one_width = "i"
     batch_dims = (0, 1)
+    has_gradients = True
 
     def __init__(
         self,
@@ -76,6 +77,40 @@ class SigmoidGateFusion(FusionModule):
         # g[1,i] = 1 - z[i]
         g = torch.stack((z, 1 - z))  # (M, B, dim)
         return out, g
+
+    def _operands(self) -> tuple[Any, ...]:
+        """The parameters, in the order in which the formula's gradients have them."""
+        module = cast(nn.Linear, self.gate_net[0])
+        W = module.weight
+        c = module.bias
+        return W, c
+
+    def _values(self, h: Tensors, W: Tensor, c: Tensor, in_place: bool) -> tuple[Any, ...]:
+        """The output, and what its gradients need beside features and parameters."""
+        projected = joined_linear(h, W, c, in_place=in_place)  # (B, dim)
+        # z[i] = sigmoid(sum[m,j](W[i,m,j] * h[m,j]) + c[i])
+        z = torch.sigmoid(projected, out=projected if in_place else None)  # (B, dim)
+        # out[i] = sum[m](g[m,i] * h[m,i])
+        out = lerp(h[1], h[0], z)  # (B, dim)
+        return out, z
+
+    def _gradients(
+        self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensor, c: Tensor, z: Tensor
+    ) -> tuple[Any, ...]:
+        """The gradients of features, if asked for, and parameters from that of the output."""
+        z_bar = (h[0] - h[1]).mul_(out_bar)  # (B, dim)
+        operand_bar = torch.ops.aten.sigmoid_backward(z_bar, z)  # (B, dim)
+        W_bar = [operand_bar.transpose(0, 1) @ h_m for h_m in h]  # M × (dim, dim)
+        c_bar = operand_bar.sum(0)  # (dim,)
+        if not of_features:
+            return None, torch.stack(W_bar).transpose(0, 1), c_bar
+        # h_bar_0: (B, dim)
+        h_bar_0 = (out_bar * z).addmm_(operand_bar, W.unflatten(1, (self.n_modalities, self.dim))[:, 0])
+        # h_bar_1: (B, dim)
+        h_bar_1 = (
+            (1 - z).mul_(out_bar).addmm_(operand_bar, W.unflatten(1, (self.n_modalities, self.dim))[:, 1])
+        )
+        return [h_bar_0, h_bar_1], torch.stack(W_bar).transpose(0, 1), c_bar
 
     def _fuse_triton(
         self, h: Tensors, return_extras: bool, product_dtype: torch.dtype | None, result_dtype: torch.dtype

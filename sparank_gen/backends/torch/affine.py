@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparank_gen.backends.torch import memory
 from sparank_gen.backends.torch.gemm import (
     Gemm,
     as_matrix,
@@ -42,7 +43,46 @@ def affine(lowering: Lowering, node: Node) -> Value | None:
                 stacked = gemm.listed is not None and not rest and lowering.is_stacked(node, gemm.listed)
                 value = linear(lowering, gemm, bias, stacked=stacked)
                 return _added(lowering, value, rest)
-    return None
+    return _added_to(lowering, terms) if lowering.temporaries else None
+
+
+def _added_to(lowering: Lowering, terms: Sequence[tuple[int, Node]]) -> Value | None:
+    """A sum with a linear map of rows, which is added to the rest in the call that computes it."""
+    found = [(k, gemm) for k, (_, term) in enumerate(terms) if (gemm := _map_of_each_row(lowering, term)) is not None]
+    place, gemm = found[-1] if found else (0, None)
+    rest = [pair for k, pair in enumerate(terms) if k != place]
+    if gemm is None or not rest or rest[0][0] < 0:
+        return None
+    (_, first), *others = rest
+    sign, term = terms[place]
+    rows = (BATCH, *(axis for axis in term.axes if axis not in (BATCH, gemm.listed)))
+    is_apart = gemm.listed is not None and first.op in memory.ARITHMETIC and not lowering.has_variable(first)
+    total = lowering.pointwise(first, apart=gemm.listed) if is_apart else lowering.lower(first)
+    total = _added(lowering, total, others)
+    if set(total.axes) - {gemm.listed} != set(rows):
+        return None
+    operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
+    weight = as_matrix(lowering, gemm.weight, gemm.inner, gemm.outer, gemm.listed)
+
+    def combine(total: Dense, operand: Dense, matrix: Dense) -> Dense:
+        total = total.ordered(rows)
+        code = f"{with_rows(lowering, operand, (BATCH,), gemm.inner).code}, {matrix.code}{', alpha=-1' if sign < 0 else ''}"
+        code = f"{total.atom}.addmm_({code})" if total.is_temporary else f"torch.addmm({total.code}, {code})"
+        return Dense(code, rows, is_temporary=True)
+
+    return lowering.lift(combine, total, operand, weight)
+
+
+def _map_of_each_row(lowering: Lowering, term: Node) -> Gemm | None:
+    """The linear map that a term is, where it takes the rows of the batch to vectors, those of each modality by themselves."""
+    if term in lowering.values or lowering.uses[term] > 1:
+        return None
+    gemm = match_gemm(lowering, term.args[0] if term.op == "rename" else term)
+    if gemm is None or len(gemm.outer) != 1 or joined_slot(lowering, gemm.weight) is not None:
+        return None
+    modality = {gemm.listed} if gemm.listed is not None else set[str]()
+    is_row = gemm.operand.axes == {BATCH, *gemm.inner, *modality} and not lowering.program.modality_axes & {*gemm.inner, *gemm.outer}
+    return gemm if is_row and {BATCH, *modality} <= term.axes else None
 
 
 def _sum_of_maps(lowering: Lowering, node: Node) -> Value | None:

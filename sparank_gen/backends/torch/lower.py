@@ -41,6 +41,7 @@ class Lowering:
         usual: the sizes of a usual layer, which decide between ways to compute the same; None where it is computed once.
         kept_stacks: the lists that are stacked more than once, which are stacked into a variable.
         writes: whether the function is told by ``in_place`` that results may take the memory of others.
+        temporaries: whether results take the memory of operands that have no name, as nothing else can read them.
 
     Attributes:
         stacks: how often each list that has a variable is stacked.
@@ -55,6 +56,7 @@ class Lowering:
         usual: Mapping[str, int | float] | None = None,
         kept_stacks: Collection[str] = (),
         writes: bool = False,
+        temporaries: bool = False,
     ) -> None:
         self.program = program
         self.usual = usual
@@ -68,7 +70,7 @@ class Lowering:
         self.order = {axis: position for position, axis in enumerate(program.extents)}
         self.piece_names: dict[Node, tuple[str, str]] = {}
         for definition in program.definitions:
-            if definition.node.op == "stack":
+            if definition.node.op == "stack" and definition.source:
                 for position, piece in enumerate(definition.node.args):
                     axes = [str(position) if axis in definition.node.over else axis for axis in definition.axes]
                     shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
@@ -80,6 +82,7 @@ class Lowering:
         self.joins: dict[tuple[Node, tuple[str, ...]], Dense] = {}
         self.kept_stacks = kept_stacks
         self.writes = writes
+        self.temporaries = temporaries
         self.stacks: Counter[str] = Counter()
         self.stacked_lists: dict[str, str] = {}
         self.positions: dict[str, set[tuple[tuple[int, int], ...]]] = {}
@@ -91,9 +94,9 @@ class Lowering:
             assert isinstance(value, Dense)
             self.feature_tensor = value
 
-    def count_uses(self, roots: Sequence[Node]) -> None:
+    def count_uses(self, roots: Sequence[Node], outputs: int = 1) -> None:
         """Learn which nodes are read more than once, so that they become variables, what reads them, and at which positions
-        tensors are read."""
+        tensors are read; the first ``outputs`` of ``roots`` are always asked for."""
         for node in ir.reachable(roots):
             for arg in node.args:
                 self.readers.setdefault(arg, []).append(node)
@@ -102,8 +105,8 @@ class Lowering:
                 self.positions.setdefault(node.data[0], set()).add(fixed)
         self.uses = Counter({node: len(readers) for node, readers in self.readers.items()})
         self.uses.update(roots)
-        self.uses_of_output = Counter(arg for node in ir.reachable(roots[:1]) for arg in node.args)
-        self.uses_of_output.update(roots[:1])
+        self.uses_of_output = Counter(arg for node in ir.reachable(roots[:outputs]) for arg in node.args)
+        self.uses_of_output.update(roots[:outputs])
         maps = [gemm.match_gemm(self, node) for node in ir.reachable(roots)]
         self.multiplied = Counter(found.operand for found in maps if found is not None)
 
@@ -262,10 +265,11 @@ class Lowering:
 
     # Pointwise work and reductions
 
-    def pointwise(self, node: Node, joined: Sequence[str] = ()) -> Value:
-        """Pointwise work; lists along axes of ``joined`` are stacked before it."""
+    def pointwise(self, node: Node, joined: Sequence[str] = (), apart: str | None = None) -> Value:
+        """Pointwise work; lists along axes of ``joined`` are stacked before it, tensors are taken ``apart`` along an axis."""
         operator = OPERATORS[node.op]
         values = [memory.operand(self, node, arg) for arg in node.args]
+        values = [self.as_list(x, apart) if isinstance(x, Dense) and apart in x.axes else x for x in values]
         stacks = [isinstance(x, Listed) and x.axis in joined and not self.emitter.differs(x) for x in values]
         values = [self.dense(x) if stacked and isinstance(x, Listed) else x for x, stacked in zip(values, stacks, strict=True)]
         if all(isinstance(value, Scalar) for value in values):
@@ -283,9 +287,13 @@ class Lowering:
 
         def combine(*operands: Dense | Scalar) -> Dense:
             axes = self.result_axes([operand for operand in operands if isinstance(operand, Dense)])
+            in_its_memory = memory.in_temporary(self, node, operands, axes)
+            if in_its_memory is not None:
+                return in_its_memory
             aligned = [x.aligned(axes) if isinstance(x, Dense) else x for x in operands]
             codes = self.operands(operator.torch, operator.precedence, aligned, bool(operator.symbol))
-            return Dense(operator.torch.format(*codes), axes, operator.precedence)
+            made = Dense(operator.torch.format(*codes), axes, operator.precedence)
+            return memory.temporary(self, node, made)
 
         return memory.written(self, node, self.lift(combine, *values), values)
 

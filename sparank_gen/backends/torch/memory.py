@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.emit import Emitter
-from sparank_gen.backends.torch.values import Dense, Value
+from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.rewrite import COMMUTATIVE
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.schedule import USUAL_WIDTH, elements
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 WRITING = frozenset(
     "exp log sqrt rsqrt abs sigmoid tanh erf sin cos maximum minimum clamp_min clamp_max lerp softmax".split()
 )
+
+# Those that have a method that writes over the first operand.
+ARITHMETIC = {"add": "add_", "sub": "sub_", "mul": "mul_", "div": "div_"}
 
 
 def call(lowering: Lowering, function: str, arguments: Sequence[str]) -> str:
@@ -72,6 +76,25 @@ def _is_own(lowering: Lowering, node: Node) -> bool:
     if BATCH not in node.axes or node.op not in OPERATORS or not _is_real(node):
         return False
     return lowering.usual is None or elements(node.axes, lowering.program).number_for(lowering.usual) >= USUAL_WIDTH
+
+
+def temporary(lowering: Lowering, node: Node, made: Dense) -> Dense:
+    """A result that was computed for an expression alone, whose memory another may take."""
+    is_own = lowering.temporaries and node.op in ARITHMETIC and BATCH in node.axes and _is_real(node)
+    return replace(made, is_temporary=True) if is_own else made
+
+
+def in_temporary(lowering: Lowering, node: Node, operands: Sequence[Dense | Scalar], axes: tuple[str, ...]) -> Dense | None:
+    """Arithmetic in the memory of an operand that is a temporary of the same size, as ``(x - y).mul_(z)``."""
+    if not lowering.temporaries or node.op not in ARITHMETIC or len(operands) != 2:
+        return None
+    orders = [(0, 1), (1, 0)] if node.op in COMMUTATIVE else [(0, 1)]
+    for own, other in orders:
+        spare, read = operands[own], operands[other]
+        if isinstance(spare, Dense) and spare.is_temporary and spare.axes == axes:
+            code = read.aligned(axes).code if isinstance(read, Dense) else read.code
+            return Dense(f"{spare.atom}.{ARITHMETIC[node.op]}({code})", axes, is_temporary=True)
+    return None
 
 
 @functools.cache

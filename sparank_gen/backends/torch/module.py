@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
+from sparank_gen.backends.torch.gradients import Gradients, derivation, gradients
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.memory import alive
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
@@ -22,12 +23,15 @@ from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.specialise import fix_modalities, merge_contractions
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import Extent, largest
+from sparank_gen.plan.recorded import statements_pay
 from sparank_gen.plan.schedule import largest_operand, only_moves, touches_less, usual_sizes, working_set
 from sparank_gen.plan.stacking import stacked_dim
 from sparank_gen.plan.stages import whole_tiles
 
 WITH_PRESENT = "The same among the modalities that each sample has, of features that are zero where they are absent."
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
+# The general way to compute a mode has this many modalities, where two have their own.
+USUAL_MODALITIES = 3
 CONSTRUCTORS = ("container", "uniform")
 
 
@@ -97,8 +101,10 @@ class ModuleFile:
     held: str
     batch_dims: tuple[int, ...]
     functions: tuple[Function, ...]
+    recorded: tuple[Gradients, ...]
     numbered: str | None
     bindings: tuple[str, ...]
+    parameter_names: tuple[str, ...]
     kernel_arguments: str
     formulas: tuple[str, ...]
     parameters: tuple[ParameterRow, ...]
@@ -129,13 +135,19 @@ class ModuleFile:
         """What the file imports from ``collections.abc``."""
         return ["Iterable"] * self.uses("Iterable[") + ["Sequence"] * (self.mode.one_width is None)
 
+    @property
+    def typing(self) -> list[str]:
+        """What the file imports from ``typing``."""
+        return ["Any"] * bool(self.recorded) + ["cast"] * self.uses("cast(")
+
     def uses(self, prefix: str) -> bool:
         """Whether the code of the file mentions ``prefix``."""
         return prefix in without_comments(self.text)
 
     @property
     def text(self) -> str:
-        return "\n".join((*(value for _, value in self.assignments), *(f.text for f in self.functions), *self.bindings))
+        functions = (*(f.text for f in self.functions), *(f.text for f in self.recorded))
+        return "\n".join((*(value for _, value in self.assignments), *functions, *self.bindings))
 
 
 def called(names: Sequence[str], code: str) -> tuple[str, ...]:
@@ -166,8 +178,10 @@ def module_file(mode: Mode) -> ModuleFile:
         held=largest(whole_tiles(prepared(mode)), names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=made,
+        recorded=_recorded(mode, made),
         numbered=numbered(mode.program),
         bindings=tuple(bindings(mode.modules, variables)),
+        parameter_names=tuple(variables.values()),
         kernel_arguments="".join(f"{name}, " for name in passed),
         formulas=formulas(mode.program),
         parameters=parameter_rows(mode),
@@ -218,18 +232,46 @@ def functions(mode: Mode) -> tuple[Function, ...]:
 
 
 def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
+    general, *pair = [lower_function(mode, form.program, form.name, form.summary) for form in _forms(mode)]
+    return general, *(function for function in pair if function.body != general.body)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A way to compute a mode: its method, when it applies, and the program; its number of modalities where that is known."""
+
+    name: str
+    summary: str
+    program: Program
+    count: int | None
+
+
+def _forms(mode: Mode) -> list[_Form]:
+    """The general way to compute a mode, and that for two modalities where it touches less."""
     parameters = frozenset(parameter.layout.name for module in mode.modules for parameter in module.parameters)
     general = prepared(mode)
     counts = mode.spec.modalities
     if counts.exact is not None:
-        return (lower_function(mode, fix_modalities(general, counts.exact, parameters), "_fuse", ""),)
-    made = [lower_function(mode, general, "_fuse", "")]
+        return [_Form("_fuse", "", fix_modalities(general, counts.exact, parameters), counts.exact)]
+    forms = [_Form("_fuse", "", general, None)]
     if counts.minimum <= 2 and (counts.maximum is None or counts.maximum >= 2):
         pair = fix_modalities(general, 2, parameters)
-        function = lower_function(mode, pair, "_fuse_pair", PAIR)
-        if function.body != made[0].body and touches_less(pair, general, usual_sizes(2, mode.spec.hyperparameters)):
-            made.append(function)
-    return tuple(made)
+        if touches_less(pair, general, usual_sizes(2, mode.spec.hyperparameters)):
+            forms.append(_Form("_fuse_pair", PAIR, pair, 2))
+    return forms
+
+
+def _recorded(mode: Mode, made: Sequence[Function]) -> tuple[Gradients, ...]:
+    """The gradients of the ways to compute a mode, where it pays to have them in statements of their own."""
+    found: list[Gradients] = []
+    names = {function.name for function in made}
+    for form in _forms(mode) if mode.modules and mode.program.outputs else []:
+        usual = usual_sizes(form.count or USUAL_MODALITIES, mode.spec.hyperparameters)
+        derived = derivation(mode, form.program, form.count)
+        if form.name in names and statements_pay(form.program, derived.adjoints, derived.kept, usual):
+            forward = _lowering(mode, form.program)
+            found.append(gradients(mode, derived, forward, form.name.removeprefix("_fuse")))
+    return tuple(found)
 
 
 def lower_function(mode: Mode, program: Program, name: str, summary: str, arguments: str = "h: Tensors") -> Function:
@@ -256,6 +298,19 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
 
 def _lowered(mode: Mode, program: Program, kept_stacks: Collection[str] = ()) -> tuple[Lowering, list[str], int]:
     """A program with its statements, the expressions of its results, and how many statements the first one needs."""
+    lowering = _lowering(mode, program, kept_stacks)
+    emitter = lowering.emitter
+    results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
+    lowering.count_uses([node for _, node in results])
+    codes, end = [], 0
+    for layout, node in results:
+        codes.append(realise(lowering, node, layout))
+        end = end if len(codes) > 1 else len(emitter.lines)
+    return lowering, codes, end
+
+
+def _lowering(mode: Mode, program: Program, kept_stacks: Collection[str] = ()) -> Lowering:
+    """What lowers a program into one method."""
     names = frozenset(definition.name for definition in program.definitions)
     emitter = Emitter(program.extents, _symbols(mode, "self."), named=names)
     leading = [((axis,),) for axis in program.modality_axes]
@@ -266,14 +321,7 @@ def _lowered(mode: Mode, program: Program, kept_stacks: Collection[str] = ()) ->
     }
     usual = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
     stacked = stacked_dim(program, per_modality, usual) if mode.one_width is not None else None
-    lowering = Lowering(program, mode.modules, emitter, stacked, usual, kept_stacks, writes=True)
-    results = [(result.layout, result_node(program, result.layout)) for result in mode.results]
-    lowering.count_uses([node for _, node in results])
-    codes, end = [], 0
-    for layout, node in results:
-        codes.append(realise(lowering, node, layout))
-        end = end if len(codes) > 1 else len(emitter.lines)
-    return lowering, codes, end
+    return Lowering(program, mode.modules, emitter, stacked, usual, kept_stacks, writes=True)
 
 
 def _symbols(mode: Mode, prefix: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ class Dense:
     precedence: int = ATOM
     picked: tuple[str, tuple[str | int, ...]] | None = None
     over: tuple[str, str] | None = None
+    is_temporary: bool = False
 
     @property
     def statement(self) -> str:

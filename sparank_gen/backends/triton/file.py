@@ -9,10 +9,9 @@ from functools import partial
 
 from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import FUNCTIONS
+from sparank_gen.backends.torch.gradients import parameter_gradients
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import Argument, arguments, called, width_symbols, without_comments
-from sparank_gen.backends.torch.pieces import laid_out
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import host_emitter, parameter_variables
 from sparank_gen.backends.triton.printed import Pass, buffer_store
@@ -30,7 +29,7 @@ from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
-from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, owner_among, read_at, size_of, widest
+from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums, is_unrolled
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
@@ -321,47 +320,13 @@ def _rest(mode: Mode, program: Program, symbols: Mapping[str, str]) -> Rest:
     emitter = host_emitter(mode, symbols)
     lowering = Lowering(program, mode.modules, emitter, None)
     lowering.count_uses([definition.node for definition in program.definitions])
-    gradients: dict[str, str] = {}
-    for module in mode.modules:
-        for parameter in module.parameters:
-            name = parameter.layout.name
-            definition = next((d for d in program.definitions if d.name == name + ADJOINT), None)
-            if definition is None:
-                continue
-            value = lowering.tensor(lowering.lower(definition.node))
-            axes = parameter.layout.axes
-            wanted = tuple(axis for axis in axes if axis != module.per)
-            owner = owner_among(axes, mode.program.extents)
-            if owner is not None:
-                inner = tuple(axis for axis in axes if axis != owner)
-                pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
-                dimensions = (((module.per,),) if module.per is not None else ()) + parameter.layout.without(module.per)
-                joined = replace(parameter.layout, dimensions=dimensions)
-                gradients[name] = pieces.sequence if module.per == owner else laid_out(lowering, pieces, joined)
-                continue
-            if isinstance(value, Listed) and (value.axis != module.per or set(value.element.axes) != set(wanted)):
-                value = lowering.dense(value)
-            if isinstance(value, Listed):
-                element = value.element.ordered(wanted)
-                gradients[name] = Listed(value.axis, element, value.sources).sequence
-                continue
-            assert not isinstance(value, Scalar)
-            full = (module.per, *wanted) if module.per is not None else wanted
-            gradients[name] = _whole(lowering, value, full).code
+    gradients = parameter_gradients(lowering, mode, {definition.name: definition.node for definition in program.definitions})
     names = tuple((d.name, any(_is_product_over_batch(n) for n in ir.reachable([d.node]))) for d in program.definitions)
     return Rest(tuple(emitter.lines), gradients, names)
 
 
 def _is_product_over_batch(node: Node) -> bool:
     return BATCH in node.over and node.args[0].op == "mul"
-
-
-def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...]) -> Dense:
-    """``value`` with all of ``axes``, in their order."""
-    if set(value.axes) == set(axes):
-        return value.ordered(axes)
-    sizes = ", ".join(lowering.emitter.extent_code(axis) for axis in axes)
-    return Dense(f"{value.aligned(axes).atom}.expand({sizes})", axes)
 
 
 def _shape(layout: Layout, program: Program, symbols: Mapping[str, str]) -> str:
