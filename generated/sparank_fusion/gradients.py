@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparank_fusion.functions import runs_under_autocast
+from sparank_fusion.functions import Operand, runs_under_autocast
 
-# A tensor, or one for each modality.
-Operand = Tensor | list[Tensor] | tuple[Tensor, ...]
 Values = Callable[..., tuple[Any, ...]]
 Gradients = Callable[..., tuple[Any, ...]]
 
