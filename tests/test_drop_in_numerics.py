@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparank_fusion.runtime
 from published import (
     DIMS,
     DTYPES,
@@ -34,6 +35,7 @@ from published import (
 from sparank_fusion import FusionLayer
 
 BATCHES = (0, 1, 3, 257)
+OWN_GRADIENTS = ("gate", "sigmoid_gate")
 MODES_AND_COUNTS = [(mode, count) for mode in MODES for count in modality_counts(mode)]
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -70,6 +72,17 @@ def test_whole_grid(mode: str, modalities: int, dtype: torch.dtype) -> None:
     assert_near(found, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("mode, modalities", [(m, count) for m, count in MODES_AND_COUNTS if m in OWN_GRADIENTS and count > 1])
+def test_own_gradients(mode: str, modalities: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid again for modes with gradients of their own, which they have for large batches."""
+    monkeypatch.setattr(sparank_fusion.runtime, "LEAST_RECORDED", 1)
+    found = []
+    for cell in cells(mode, modalities, dtype, BATCHES[1:]):
+        found += samples(cell, cell.features(), ("contiguous", "mixed"))
+    assert_near(found, dtype)
+
+
 @each_dtype
 @pytest.mark.parametrize("mode, modalities", MODES_AND_COUNTS)
 def test_memory_layouts(mode: str, modalities: int, dtype: torch.dtype) -> None:
@@ -88,7 +101,8 @@ def test_memory_layouts(mode: str, modalities: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "mode, modalities, dtype",
     [(*pair, torch.float64) for pair in MODES_AND_COUNTS]
-    + [(mode, 2, dtype) for mode in MODES for dtype in (torch.float32, torch.bfloat16)],
+    + [(mode, 2, dtype) for mode in MODES for dtype in (torch.float32, torch.bfloat16)]
+    + [(mode, 3, torch.float32) for mode in MODES if 3 in modality_counts(mode)],
     ids=str,
 )
 def test_batches_longer_than_a_block(mode: str, modalities: int, dtype: torch.dtype) -> None:

@@ -131,6 +131,7 @@ def gradcheck(
     inputs: list[Tensor],
     results: Callable[[Any], tuple[Tensor, ...]],
     present: Tensor | None = None,
+    return_gates: bool = True,
 ) -> None:
     """Compare the gradients of inputs and parameters with finite differences in float64."""
     names = [name for name, _ in layer.named_parameters()]
@@ -141,7 +142,9 @@ def gradcheck(
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         given, held = list(tensors[: len(inputs)]), tensors[len(inputs) :]
         return results(
-            torch.func.functional_call(layer, dict(zip(names, held)), (given, True), {"present": present})
+            torch.func.functional_call(
+                layer, dict(zip(names, held)), (given, return_gates), {"present": present}
+            )
         )
 
     # The interpreter is slow: there one random direction stands for all entries.

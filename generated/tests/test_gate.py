@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparank_fusion import FusionLayer, GateFusion
+from sparank_fusion import FusionLayer, GateFusion, runtime
 from support import (
     TORCH,
     assert_agree,
@@ -96,6 +96,13 @@ def test_gradients(case: dict[str, Any], backend: str, device: str, schedule: st
     inputs = [x.to(device) for x in random_features(case["n_modalities"], 2, case["dim"], 2)]
     with scheduled("gate", device, schedule):
         gradcheck(layer, inputs, results)
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_gradients_of_many_rows(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "LEAST_RECORDED", 1)
+    inputs = random_features(case["n_modalities"], 3, case["dim"], 2)
+    gradcheck(make(case), inputs, lambda out: (out,), return_gates=False)
 
 
 @pytest.mark.parametrize("backend, device, schedule", KERNELS)

@@ -1,0 +1,222 @@
+"""Modes whose gradients are statements derived from their formula: what autograd promises holds for them too.
+
+``test_random_gradients.py`` compares the numbers of many programs, ``test_drop_in_numerics.py`` with the published layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import sparank_fusion.runtime
+from sparank_fusion import FusionLayer
+
+CASES = [("gate", 2), ("gate", 3), ("gate", 5), ("sigmoid_gate", 2)]
+each = pytest.mark.parametrize("mode, modalities", CASES)
+OWN = "_DerivedBackward"
+
+
+@pytest.fixture(autouse=True)
+def any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own gradients for the smallest batch."""
+    monkeypatch.setattr(sparank_fusion.runtime, "LEAST_RECORDED", 1)
+
+
+def make(mode: str, modalities: int, dtype: torch.dtype = torch.float64) -> tuple[FusionLayer, list[Tensor]]:
+    torch.manual_seed(0)
+    layer = FusionLayer(dim=4, n_modalities=modalities, fusion_type=mode).to(dtype)
+    return layer, [torch.randn(3, 4, dtype=dtype, requires_grad=True) for _ in range(modalities)]
+
+
+def gradients(layer: nn.Module, features: list[Tensor], out: Tensor) -> list[Tensor]:
+    tensors = [x for x in (*features, *layer.parameters()) if x.requires_grad]
+    return list(torch.autograd.grad((out**2).sum(), tensors))
+
+
+def recorded(layer: nn.Module, features: list[Tensor]) -> list[Tensor]:
+    """The gradients that torch records: those of a call that returns the weights too."""
+    out, _ = layer(features, return_gates=True)
+    assert name(out) != OWN
+    return gradients(layer, features, out)
+
+
+def name(tensor: Tensor) -> str:
+    return type(tensor.grad_fn).__name__
+
+
+@each
+def test_large_batches_have_them(mode: str, modalities: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    layer, _ = make(mode, modalities)
+    small, large = (layer([torch.zeros(rows, 4, dtype=torch.float64)] * modalities) for rows in (2047, 2048))
+    assert name(small) != OWN and name(large) == OWN
+
+
+@each
+def test_gradients(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    out = layer(features)
+    assert name(out) == OWN
+    torch.testing.assert_close(gradients(layer, features, out), recorded(layer, features))
+
+
+@each
+def test_second_and_third_derivatives(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    parameters = list(layer.parameters())
+    keys = [key for key, _ in layer.named_parameters()]
+
+    def run(*tensors: Tensor) -> Any:
+        given, held = list(tensors[:modalities]), tensors[modalities:]
+        return torch.func.functional_call(layer, dict(zip(keys, held, strict=True)), (given,))
+
+    held = [x.detach().clone().requires_grad_() for x in parameters]
+    assert name(run(*features, *held)) == OWN
+    assert torch.autograd.gradcheck(run, (*features, *held))
+    assert torch.autograd.gradgradcheck(run, (*features, *held))
+
+    def third(out: Tensor) -> Tensor:
+        for _ in range(2):
+            (first,) = torch.autograd.grad(out.pow(2).sum(), features[0], create_graph=True)
+            out = first
+        return torch.autograd.grad(out.sum(), features[0])[0]
+
+    torch.testing.assert_close(third(layer(features)), third(layer(features, return_gates=True)[0]))
+
+
+@each
+def test_a_graph_that_is_kept_gives_the_same_twice(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    before = [x.detach().clone() for x in (*features, *layer.parameters())]
+    out = layer(features)
+    cotangent = torch.randn_like(out)
+    given, kept = cotangent.clone(), out.detach().clone()
+    tensors = [*features, *layer.parameters()]
+    first, second = (torch.autograd.grad(out, tensors, given, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert torch.equal(given, cotangent) and torch.equal(out, kept)
+    assert all(torch.equal(x, y) for x, y in zip(before, tensors, strict=True))
+
+
+@each
+def test_only_some_tensors_require_gradients(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    wanted = recorded(layer, features)
+
+    def check(own: bool) -> None:
+        out = layer(features)
+        assert (name(out) == OWN) == own
+        tensors = zip([*features, *layer.parameters()], wanted, strict=True)
+        torch.testing.assert_close(gradients(layer, features, out), [expected for x, expected in tensors if x.requires_grad])
+
+    features[0].requires_grad_(False)
+    check(own=False)
+    for feature in features:
+        feature.requires_grad_(False)
+    check(own=True)
+    next(layer.parameters()).requires_grad_(False)
+    check(own=False)
+
+
+@each
+def test_features_without_gradients_cost_none(mode: str, modalities: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, features = make(mode, modalities)
+    asked: list[bool] = []
+    way = "_gradients_pair" if layer._is_pair else "_gradients"
+    owner = layer._fuse_recorded.__self__  # type: ignore[attr-defined]
+    original: Callable[..., Any] = getattr(owner, way)
+
+    def counted(cotangent: Tensor, of_features: bool, *operands: Any) -> Any:
+        asked.append(of_features)
+        found = original(cotangent, of_features, *operands)
+        assert (found[0] is None) != of_features
+        return found
+
+    monkeypatch.setattr(owner, way, counted)
+    layer(features).sum().backward()
+    layer([x.detach() for x in features]).sum().backward()
+    assert asked == [True, False]
+
+
+@each
+def test_transforms(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+
+    def total(*given: Tensor) -> Tensor:
+        return (layer(list(given)) ** 2).sum()
+
+    wanted = recorded(layer, features)[:modalities]
+    given = tuple(x.detach() for x in features)
+    every = tuple(range(modalities))
+    torch.testing.assert_close(list(torch.func.grad(total, every)(*given)), wanted)
+    torch.testing.assert_close(list(torch.func.vmap(torch.func.grad(lambda *x: total(*(y[None] for y in x)), every))(*given)), wanted)
+    _, along = torch.func.jvp(total, given, given)
+    torch.testing.assert_close(along, sum((x * y).sum() for x, y in zip(wanted, given, strict=True)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = total(*(torch.autograd.forward_ad.make_dual(x, x.detach()) for x in features))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, along)
+    hessian = torch.autograd.functional.hessian(total, given)
+    torch.testing.assert_close(hessian, torch.func.hessian(total, every)(*given))
+
+
+@each
+def test_functional_call_and_checkpoint(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    others = {key: (x.detach() * 2).requires_grad_() for key, x in layer.named_parameters()}
+    swapped = torch.func.functional_call(layer, others, (features,))
+    assert name(swapped) == OWN
+    double = make(mode, modalities)[0]
+    double.load_state_dict({key: x.detach() for key, x in others.items()})
+    found = torch.autograd.grad((swapped**2).sum(), [*features, *others.values()])
+    torch.testing.assert_close(list(found), recorded(double, features))
+    again = checkpoint(layer, features, use_reentrant=False)
+    assert isinstance(again, Tensor)
+    torch.testing.assert_close(gradients(layer, features, again), recorded(layer, features))
+
+
+@each
+def test_autocast_around_the_backward_pass(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities, torch.float32)
+    wanted = recorded(layer, features)
+    out = layer(features)
+    assert name(out) == OWN
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(layer, features, out)
+        assert name(layer(features)) != OWN
+    torch.testing.assert_close(found, wanted)
+
+
+@each
+def test_half_precision_keeps_what_torch_records(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities, torch.bfloat16)
+    assert name(layer(features)) != OWN
+
+
+@each
+def test_a_feature_that_is_written_over_is_an_error(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    given = [x * 1 for x in features]
+    out = layer(given)
+    with torch.no_grad():
+        given[0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+@each
+def test_hooks_and_meta_tensors(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    seen: list[str] = []
+    next(layer.parameters()).register_hook(lambda gradient: seen.append("parameter"))
+    features[0].register_hook(lambda gradient: seen.append("feature"))
+    layer(features).sum().backward()
+    assert sorted(seen) == ["feature", "parameter"]
+    meta = FusionLayer(dim=4, n_modalities=modalities, fusion_type=mode).to("meta")
+    given = [torch.empty(3, 4, device="meta", requires_grad=True) for _ in features]
+    meta(given).sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in (*given, *meta.parameters()))
