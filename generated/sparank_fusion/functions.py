@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # A tensor, or one for each modality.
-Operand = Tensor | list[Tensor] | tuple[Tensor, ...]
+Operand = Tensor | Sequence[Tensor]
 
-# From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and, where
-# gradients are recorded, of these and of factors to stack.
-LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED, LEAST_FACTORS_RECORDED = 256, 64, 4096, 512
+# From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and of these
+# where gradients are recorded; there from so many numbers that of factors to stack.
+LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED, LEAST_FACTORS_RECORDED = 256, 64, 4096, 1 << 16
 
 
 def is_full_precision(tensor: Tensor) -> bool:
@@ -115,13 +115,9 @@ def multiply_all(tensors: Iterable[Tensor]) -> Tensor:
 
 def sum_of_products(left: Operand, right: Operand, in_place: bool = False) -> Tensor:
     """The sum over modalities of products; a tensor is read along its first dimension."""
-    rows = left.shape[1] if isinstance(left, Tensor) else len(left[0])
-    if (
-        not in_place
-        and rows < LEAST_FACTORS_RECORDED
-        and is_recorded(left if isinstance(left, Tensor) else left[0])
-    ):
-        # Of few rows each operation and its gradient take as long as their calls: fewer are faster.
+    first = left if isinstance(left, Tensor) else left[0]
+    if not in_place and is_recorded(first) and first.numel() < LEAST_FACTORS_RECORDED:
+        # On few numbers each operation and its gradient take as long as their calls: fewer are faster.
         return (_as_one(left) * _as_one(right)).sum(0)
     pairs = iter(zip(left, right))
     a, b = next(pairs)
@@ -136,7 +132,7 @@ def sum_of_products(left: Operand, right: Operand, in_place: bool = False) -> Te
 
 
 def _as_one(tensors: Operand) -> Tensor:
-    return tensors if isinstance(tensors, Tensor) else torch.stack(tensors)
+    return tensors if isinstance(tensors, Tensor) else torch.stack(list(tensors))
 
 
 def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:

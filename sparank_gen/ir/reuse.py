@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,11 @@ from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
 from sparank_gen.ir.simplify import IDENTITIES, factors_of, product_of, sum_of, terms_of
 from sparank_gen.ir.template import instantiate
+from sparank_gen.lang.ops import OPERATORS
 
-# Of operators whose derivative follows from their result, the factors of it.
-FACTORS = {"sigmoid": "y * (1 - y)", "tanh": "1 - y ** 2"}
+# Operators whose derivative is a product with what follows from their result.
+FROM_RESULT = ("sigmoid", "tanh")
+ONE = ir.constant(1)
 Key = tuple[tuple[str, ...], frozenset[tuple[Node, int]]]
 
 
@@ -34,7 +36,7 @@ def reuse(adjoints: Program, forward: Program, count: int | None = None) -> Prog
     results = {node.args[0]: node for node in nodes if node.op == "relu"}
     sizes = {axis: count if axis in forward.modality_axes else extent.constant for axis, extent in forward.extents.items()}
     rules = (partial(_known, known), _factored, _negated_last, partial(_filled, sizes), partial(_through_relu, results))
-    return rewrite(adjoints, (*rules, *map(_through, FACTORS), *IDENTITIES))
+    return rewrite(adjoints, (*rules, *map(_through, FROM_RESULT), *IDENTITIES))
 
 
 def _key(node: Node) -> Key:
@@ -93,17 +95,27 @@ def _through_relu(results: Mapping[Node, Node], node: Node) -> Node | None:
 
 def _through(operator: str) -> Rule:
     """A rule: a product that is the gradient through an operator, as one operation on its result."""
+    (derivative,) = OPERATORS[operator].derivative
+    assert derivative is not None
 
     def rule(node: Node) -> Node | None:
-        factors = Counter(factors_of(node)) if node.op == "mul" else Counter[Node]()
-        for result in [factor for factor in own(factors) if factor.op == operator]:
-            parts = Counter(factors_of(instantiate(FACTORS[operator], {"y": result}, {})))
+        if node.op != "mul":
+            return None
+        factors = Counter(factors_of(node))
+        for result in _within(factors):
+            if result.op != operator:
+                continue
+            parts = Counter(factors_of(instantiate(derivative, {"g": ONE, "y": result}, {}))) - Counter([ONE])
             if parts < factors:
                 return ir.apply(f"{operator}_backward", product_of(list((factors - parts).elements())), result)
         return None
 
-    def own(factors: Iterable[Node]) -> set[Node]:
-        """What factors are made of."""
-        return {inner for factor in factors for inner in (factor, *factor.args, *(y for arg in factor.args for y in arg.args))}
-
     return rule
+
+
+def _within(factors: Iterable[Node]) -> Iterator[Node]:
+    """Factors, and what they and their operands are made of."""
+    for factor in factors:
+        yield factor
+        for arg in factor.args:
+            yield from (arg, *arg.args)

@@ -29,7 +29,8 @@ class Operator:
         derivative: the cotangent of each argument, in the language; None where it is zero.
         torch: the torch expression, over ``{0}``…; over axes, also ``{dim}``.
         triton: the expression in a Triton kernel where it is another one; reductions name the function that combines two.
-        expansion: a normalisation or compound reduction over axes ``A`` in terms of simple reductions, in the language.
+        expansion: an internal operator, or a normalisation or compound reduction over axes ``A``, in terms of simpler ones, in
+            the language.
         safe: for each argument at which value or derivative may be infinite, a number at which they are not.
         scalar: the Python expression where all arguments are numbers.
         latex: the LaTeX, over ``{0}``…
@@ -135,9 +136,9 @@ _TABLE = (
     Operator("finite", _P, _finite, (None,), "torch.where(torch.isinf({0}), 0, {0})", "(0.0 if math.isinf({0}) else {0})", r"\mathrm{{finite}}\left({0}\right)", "x, or 0 where it is infinite", internal=True, differentiable=False, triton="finite({0})"),
     Operator("where", _P, np.where, (None, "where(a, g, 0)", "where(a, 0, g)"), "torch.where({0}, {1}, {2})", "{1} if {0} else {2}", r"\begin{{cases}}{1} & \text{{if }} {0}\\ {2} & \text{{otherwise}}\end{{cases}}", "where(condition, x, y): x where the condition holds, else y; the gradient selects", triton="tl.where({0}, {1}, {2})"),
     Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0} + {2} * ({1} - {0})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)", triton="interpolate({0}, {1}, {2})"),
-    Operator("sigmoid_backward", _P, lambda g, y: g * y * (1 - y), (None, None), "torch.ops.aten.sigmoid_backward({0}, {1})", "({0}) * ({1}) * (1 - ({1}))", r"{0}\,{1}\left(1 - {1}\right)", "gradient through a sigmoid, from its result", internal=True, differentiable=False, triton="{0} * {1} * (1 - {1})"),
-    Operator("tanh_backward", _P, lambda g, y: g * (1 - y**2), (None, None), "torch.ops.aten.tanh_backward({0}, {1})", "({0}) * (1 - ({1}) ** 2)", r"{0}\left(1 - {1}^{{2}}\right)", "gradient through a hyperbolic tangent, from its result", internal=True, differentiable=False, triton="{0} * (1 - {1} * {1})"),
-    Operator("relu_backward", _P, lambda g, y: np.where(y > 0, g, 0.0), (None, None), "torch.ops.aten.threshold_backward({0}, {1}, 0)", "(({0}) if ({1}) > 0 else 0.0)", r"{0}\,\left[{1} > 0\right]", "gradient through a relu, from its result", internal=True, differentiable=False, triton="tl.where({1} > 0, {0}, 0.0)"),
+    Operator("sigmoid_backward", _P, lambda g, y: g * y * (1 - y), (None, None), "torch.ops.aten.sigmoid_backward({0}, {1})", "({0}) * ({1}) * (1 - ({1}))", r"{0}\,{1}\left(1 - {1}\right)", "gradient through a sigmoid, from its result", internal=True, differentiable=False, triton="{0} * {1} * (1 - {1})", expansion="a * b * (1 - b)"),
+    Operator("tanh_backward", _P, lambda g, y: g * (1 - y**2), (None, None), "torch.ops.aten.tanh_backward({0}, {1})", "({0}) * (1 - ({1}) ** 2)", r"{0}\left(1 - {1}^{{2}}\right)", "gradient through a hyperbolic tangent, from its result", internal=True, differentiable=False, triton="{0} * (1 - {1} * {1})", expansion="a * (1 - b ** 2)"),
+    Operator("relu_backward", _P, lambda g, y: np.where(y > 0, g, 0.0), (None, None), "torch.ops.aten.threshold_backward({0}, {1}, 0)", "(({0}) if ({1}) > 0 else 0.0)", r"{0}\,\left[{1} > 0\right]", "gradient through a relu, from its result", internal=True, differentiable=False, triton="tl.where({1} > 0, {0}, 0.0)", expansion="where(b > 0, a, 0)"),
     Operator("lt", _C, np.less, (None, None), "{0} < {1}", "{0} < {1}", "{0} < {1}", "less", "<", 4),
     Operator("le", _C, np.less_equal, (None, None), "{0} <= {1}", "{0} <= {1}", r"{0} \le {1}", "less or equal", "<=", 4),
     Operator("gt", _C, np.greater, (None, None), "{0} > {1}", "{0} > {1}", "{0} > {1}", "greater", ">", 4),

@@ -144,13 +144,17 @@ class GateFusion(FusionModule):
         self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensors, c: Tensors, g: Tensor, out: Tensor
     ) -> tuple[Any, ...]:
         """The gradients of features, if asked for, and parameters from that of the output."""
+        # logit_bar[m,i] = g[m,i] * out_bar[i] * (h[m,i] - out[i])
         # logit_bar: M × (B, dim)
         logit_bar = [(h_m - out).mul_(out_bar).mul_(g_m) for g_m, h_m in zip(g, h)]
+        # W_bar[m,i,j] = sum[b](logit_bar[m,i] * h[m,j])
         # W_bar: M × (dim, dim)
         W_bar = [logit_bar_m.transpose(0, 1) @ h_m for logit_bar_m, h_m in zip(logit_bar, h)]
+        # c_bar[m,i] = sum[b](logit_bar[m,i])
         c_bar = [logit_bar_m.sum(0) for logit_bar_m in logit_bar]  # M × (dim,)
         if not of_features:
             return None, W_bar, c_bar
+        # h_bar[m,i] = out_bar[i] * g[m,i] + sum[i'](logit_bar[m,i'] * W[m,i',i])
         # h_bar: M × (B, dim)
         h_bar = [(out_bar * g_m).addmm_(logit_bar_m, W_m) for g_m, logit_bar_m, W_m in zip(g, logit_bar, W)]
         return h_bar, W_bar, c_bar
@@ -170,15 +174,22 @@ class GateFusion(FusionModule):
         self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensors, c: Tensors, g_0: Tensor
     ) -> tuple[Any, ...]:
         """The gradients of features, if asked for, and parameters from that of the output."""
+        # operand_bar[i] = out_bar[i] * (h[0,i] - h[1,i]) * g_0[i] * (1 - g_0[i])
         # operand_bar: (B, dim)
         operand_bar = torch.ops.aten.sigmoid_backward((h[0] - h[1]).mul_(out_bar), g_0)
+        # W_bar_0[i,j] = sum[b](operand_bar[i] * h[0,j])
         W_bar_0 = operand_bar.transpose(0, 1) @ h[0]  # (dim, dim)
+        # W_bar_1[i,j] = -sum[b](operand_bar[i] * h[1,j])
         W_bar_1 = -(operand_bar.transpose(0, 1) @ h[1])  # (dim, dim)
+        # c_bar_0[i] = sum[b](operand_bar[i])
         c_bar_0 = operand_bar.sum(0)  # (dim,)
+        # c_bar_1[i] = -c_bar_0[i]
         c_bar_1 = -c_bar_0  # (dim,)
         if not of_features:
             return None, [W_bar_0, W_bar_1], [c_bar_0, c_bar_1]
+        # h_bar_0[i] = sum[i'](operand_bar[i'] * W[0,i',i]) + out_bar[i] * g_0[i]
         h_bar_0 = (out_bar * g_0).addmm_(operand_bar, W[0])  # (B, dim)
+        # h_bar_1[i] = out_bar[i] * (1 - g_0[i]) - sum[i'](operand_bar[i'] * W[1,i',i])
         h_bar_1 = (1 - g_0).mul_(out_bar).addmm_(operand_bar, W[1], alpha=-1)  # (B, dim)
         return [h_bar_0, h_bar_1], [W_bar_0, W_bar_1], [c_bar_0, c_bar_1]
 

@@ -98,14 +98,20 @@ class SigmoidGateFusion(FusionModule):
         self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensor, c: Tensor, z: Tensor
     ) -> tuple[Any, ...]:
         """The gradients of features, if asked for, and parameters from that of the output."""
+        # z_bar[i] = out_bar[i] * (h[0,i] - h[1,i])
         z_bar = (h[0] - h[1]).mul_(out_bar)  # (B, dim)
+        # operand_bar[i] = z_bar[i] * z[i] * (1 - z[i])
         operand_bar = torch.ops.aten.sigmoid_backward(z_bar, z)  # (B, dim)
+        # W_bar[i,m,j] = sum[b](operand_bar[i] * h[m,j])
         W_bar = [operand_bar.transpose(0, 1) @ h_m for h_m in h]  # M × (dim, dim)
+        # c_bar[i] = sum[b](operand_bar[i])
         c_bar = operand_bar.sum(0)  # (dim,)
         if not of_features:
             return None, torch.stack(W_bar).transpose(0, 1), c_bar
+        # h_bar_0[i] = sum[i'](operand_bar[i'] * W[i',0,i]) + out_bar[i] * z[i]
         # h_bar_0: (B, dim)
         h_bar_0 = (out_bar * z).addmm_(operand_bar, W.unflatten(1, (self.n_modalities, self.dim))[:, 0])
+        # h_bar_1[i] = sum[i'](operand_bar[i'] * W[i',1,i]) + out_bar[i] * (1 - z[i])
         # h_bar_1: (B, dim)
         h_bar_1 = (
             (1 - z).mul_(out_bar).addmm_(operand_bar, W.unflatten(1, (self.n_modalities, self.dim))[:, 1])

@@ -51,9 +51,6 @@ NOUNS = {
     "ne": "unequal",
     "concat": "joined",
     "where": "selected",
-    "sigmoid_backward": "operand_bar",
-    "tanh_backward": "operand_bar",
-    "relu_backward": "operand_bar",
 }
 
 

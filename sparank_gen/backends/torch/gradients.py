@@ -19,6 +19,7 @@ from sparank_gen.ir.reuse import reuse
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import IDENTITIES, merge_views, simplify
 from sparank_gen.ir.specialise import pick, push_select
+from sparank_gen.ir.text import formula
 from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import owner_among, read_at
@@ -26,7 +27,12 @@ from sparank_gen.lang.widths import owner_among, read_at
 # What costs no more to compute again than to read, and of that what copies nothing.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
 VIEWS = frozenset({"rename", "select", "stack", "slice", "concat"})
-NOWHERE: Mapping[str, int] = {}
+# Gradients through operators, and how they are called.
+THROUGH = frozenset({"sigmoid_backward", "tanh_backward", "relu_backward"})
+OPERAND = "operand" + ADJOINT
+LONGEST_FORMULA = 110
+At = Mapping[str, int]
+NOWHERE: At = {}
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
     values = tuple(emitter.lines)
 
     cotangent = program.outputs[0] + ADJOINT
-    leaves = {node: ir.leaf(_name(value), (BATCH, *sorted(node.axes - {BATCH}))) for node, value in kept.items()}
-    adjoints = _reading(derived.adjoints, leaves)
+    leaves = {node: ir.leaf(_name(value), (BATCH, *_axes(node, program))) for node, value in kept.items()}
+    adjoints = _reading(_with_formulas(derived, kept), leaves)
     named = Emitter(program.extents, emitter.symbols, taken={*RESERVED, *emitter.taken, cotangent} - {FEATURES + ADJOINT})
     lowering = Lowering(adjoints, mode.modules, named, None, temporaries=True)
     lowering.variables = forward.variables
@@ -178,6 +184,25 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
         features_body=tuple(named.lines[end:]),
         features=features,
     )
+
+
+def _with_formulas(derived: Derivation, kept: Mapping[Node, Value]) -> Program:
+    """The adjoints with their formulas, in terms of what the forward pass keeps; gradients through operators have names too."""
+    adjoints, program = derived.adjoints, derived.program
+    named = {definition.node for definition in adjoints.definitions}
+    through = [node for node in ir.reachable(d.node for d in adjoints.definitions) if node.op in THROUGH and node not in named]
+    own = [Definition(OPERAND + (f"_{k}" if k > 1 else ""), _axes(node, program), node) for k, node in enumerate(through, 1)]
+    definitions = (*own, *adjoints.definitions)
+    names = {node: Definition(_name(value), _axes(node, program), node) for node, value in kept.items()}
+    names |= {definition.node: definition for definition in (*definitions, *program.definitions)}
+    formulas = [formula(definition, names) for definition in definitions]
+    shown = [text if len(text) <= LONGEST_FORMULA else "" for text in formulas]
+    return replace(adjoints, definitions=tuple(replace(d, source=text) for d, text in zip(definitions, shown, strict=True)))
+
+
+def _axes(node: Node, program: Program) -> tuple[str, ...]:
+    """The axes of a node beside the batch, in canonical order."""
+    return tuple(axis for axis in program.extents if axis in node.axes and axis != BATCH)
 
 
 def _cotangent(lowering: Lowering, name: str, layout: Layout, indices: Sequence[str | int]) -> Value:
@@ -217,61 +242,57 @@ def parameter_gradients(lowering: Lowering, mode: Mode, adjoints: Mapping[str, N
     found: dict[str, str] = {}
     for module in mode.modules:
         for parameter in module.parameters:
-            name = parameter.layout.name
-            axes = tuple(axis for axis in parameter.layout.axes if axis != module.per)
-            pieces = _pieces(lowering, name, adjoints, axes, module.per)
+            name, layout, per = parameter.layout.name, parameter.layout, module.per
+            pieces: list[str] = []
+            while (own := f"{name}{ADJOINT}_{len(pieces)}") in adjoints:
+                part = replace(layout, dimensions=layout.without(per))
+                value = lowering.dense_or_listed(adjoints[own])
+                pieces.append(_as_parameter(lowering, value, part, None, {str(per): len(pieces)}))
             if pieces:
-                found[name] = pieces
+                found[name] = f"[{', '.join(pieces)}]"
             elif name + ADJOINT in adjoints:
-                value = lowering.tensor(lowering.lower(adjoints[name + ADJOINT]))
-                found[name] = _as_parameter(lowering, value, parameter.layout, module.per)
+                found[name] = _as_parameter(lowering, lowering.dense_or_listed(adjoints[name + ADJOINT]), layout, per)
     return found
 
 
-def _as_parameter(lowering: Lowering, value: Dense | Listed, layout: Layout, per: str | None) -> str:
+def _as_parameter(lowering: Lowering, value: Dense | Listed, layout: Layout, per: str | None, at: At = NOWHERE) -> str:
     """A gradient laid out as its parameter, which is a list along the axis ``per`` if that is given."""
     wanted = tuple(axis for axis in layout.axes if axis != per)
     owner = owner_among(layout.axes, lowering.program.extents)
-    if owner is not None:
-        inner = tuple(axis for axis in layout.axes if axis != owner)
-        pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
-        dimensions = (((per,),) if per is not None else ()) + layout.without(per)
-        return pieces.sequence if per == owner else laid_out(lowering, pieces, replace(layout, dimensions=dimensions))
-    return _laid_out(lowering, value, per, wanted)
+    if owner is None or owner not in layout.axes:
+        return _laid_out(lowering, value, per, wanted, at)
+    inner = tuple(axis for axis in layout.axes if axis != owner)
+    pieces = lowering.each(owner, partial(_whole, lowering, axes=inner), value)
+    dimensions = (((per,),) if per is not None else ()) + layout.without(per)
+    return pieces.sequence if per == owner else laid_out(lowering, pieces, replace(layout, dimensions=dimensions))
 
 
-def _laid_out(lowering: Lowering, value: Dense | Listed, per: str | None, wanted: tuple[str, ...]) -> str:
+def _laid_out(lowering: Lowering, value: Dense | Listed, per: str | None, wanted: tuple[str, ...], at: At = NOWHERE) -> str:
     """A list along ``per`` whose elements have the axes ``wanted``, or one tensor where that is None."""
     if isinstance(value, Listed) and (value.axis != per or set(value.element.axes) != set(wanted)):
         value = lowering.dense(value)
     if isinstance(value, Listed):
         return Listed(value.axis, value.element.ordered(wanted), value.sources).sequence
-    return _whole(lowering, value, (per, *wanted) if per is not None else wanted).code
+    return _whole(lowering, value, (per, *wanted) if per is not None else wanted, at).code
 
 
 def _feature_gradients(lowering: Lowering, mode: Mode, adjoints: Mapping[str, Node]) -> str:
     """The expression of the features' gradients, one for each modality."""
     _, modality, *inner = mode.slots[FEATURES]
     wanted = (BATCH, *inner)
-    pieces = _pieces(lowering, FEATURES, adjoints, wanted, modality)
+    pieces: list[str] = []
+    while (own := f"{FEATURES}{ADJOINT}_{len(pieces)}") in adjoints:
+        value = lowering.dense(lowering.dense_or_listed(adjoints[own]))
+        pieces.append(_whole(lowering, value, wanted, {modality: len(pieces)}).code)
     if pieces or FEATURES + ADJOINT not in adjoints:
-        return pieces or "None"
-    value = lowering.tensor(lowering.lower(adjoints[FEATURES + ADJOINT]))
-    if owner_among(wanted, lowering.program.extents) is not None:
-        return lowering.each(modality, partial(_whole, lowering, axes=wanted), value).sequence
-    return _laid_out(lowering, value, modality, wanted)
+        return f"[{', '.join(pieces)}]" if pieces else "None"
+    whole = lowering.dense_or_listed(adjoints[FEATURES + ADJOINT])
+    if owner_among((modality, *wanted), lowering.program.extents) is not None:
+        return lowering.each(modality, partial(_whole, lowering, axes=wanted), whole).sequence
+    return _laid_out(lowering, whole, modality, wanted)
 
 
-def _pieces(lowering: Lowering, name: str, adjoints: Mapping[str, Node], axes: tuple[str, ...], modality: str | None) -> str:
-    """The expression of a tensor's gradients, where each modality's has a definition of its own; else empty."""
-    codes: list[str] = []
-    while (own := f"{name}{ADJOINT}_{len(codes)}") in adjoints:
-        value = lowering.tensor(lowering.lower(adjoints[own]))
-        codes.append(_whole(lowering, lowering.dense(value), axes, {str(modality): len(codes)}).code)
-    return f"[{', '.join(codes)}]" if codes else ""
-
-
-def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...], at: Mapping[str, int] = NOWHERE) -> Dense:
+def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...], at: At = NOWHERE) -> Dense:
     """``value`` with all of ``axes``, in their order; ``at`` is the position of modality axes that are not among them."""
     if set(value.axes) == set(axes):
         return value.ordered(axes)
