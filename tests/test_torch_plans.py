@@ -400,7 +400,8 @@ ROWS = 1024  # of which results are worth a place of their own
     [
         (SOFTMAX_OF_MAPS, ROWS, False, 0, "mm"),
         (BIASED, ROWS, False, 0, "addmm"),
-        (BIASED, ROWS, True, 1, "addmm"),
+        # With gradients these few numbers are stacked twice: for the softmax, and as a factor of its products.
+        (BIASED, ROWS, True, 2, "addmm"),
         (BIASED, 8, False, 1, "addmm"),
         (LISTED_TOO, ROWS, False, 1, "addmm"),
     ],

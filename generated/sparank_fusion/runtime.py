@@ -24,7 +24,8 @@ CACHE_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
 # An operation on fewer rows takes about as long as its call.
 LEAST_ROWS = 1024
-# From so many rows gradients from the formula take less time than the calls of Python that they are made of.
+# From so many rows gradients from the formula take less time than the calls of Python that they are made of; on a GPU there is
+# no such number, as those calls take longer than its work.
 LEAST_RECORDED = 2048
 # How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
 # gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.
@@ -238,6 +239,7 @@ class FusionModule(nn.Module):
             elif (
                 self._has_own_gradients
                 and not return_extras
+                and first.is_cpu
                 and is_recorded(first)
                 and batch >= LEAST_RECORDED
             ):

@@ -11,8 +11,9 @@ from sparank_gen.lang.ops import OPERATORS
 
 ATOM = 10
 VIEWS = frozenset({"rename", "select"})
-# What no spec can write.
-UNWRITTEN = frozenset({"stack", "place", "pad", "slice", "concat", "product_of_others", "position"})
+# Operators that specs call by another name, and what they cannot write.
+WRITTEN = {"clamp_min": "max", "clamp_max": "min"}
+UNWRITTEN = frozenset({"stack", "place", "pad", "slice", "concat", "product_of_others", "position", "finite"})
 
 
 def formula(definition: Definition, names: Mapping[Node, Definition]) -> str:
@@ -68,7 +69,7 @@ class _Text:
             return self.show(instantiate(operator.expansion, dict(zip("ab", node.args, strict=True)), {}))
         shown = [self.show(arg) for arg in node.args]
         if not operator.symbol and node.op != "neg":
-            return f"{node.op}({', '.join(text for text, _ in shown)})", ATOM
+            return f"{WRITTEN.get(node.op, node.op)}({', '.join(text for text, _ in shown)})", ATOM
         own = operator.precedence
         needed = [own + (node.op == "pow"), own + (node.op not in ("add", "mul"))] if len(shown) > 1 else [own]
         operands = [text if tight >= least else f"({text})" for (text, tight), least in zip(shown, needed, strict=True)]
