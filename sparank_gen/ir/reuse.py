@@ -16,6 +16,8 @@ from sparank_gen.lang.ops import OPERATORS
 
 # Operators whose derivative is a product with what follows from their result.
 FROM_RESULT = ("sigmoid", "tanh")
+# Gradients through operators, from their results.
+THROUGH = frozenset(f"{name}_backward" for name in (*FROM_RESULT, "relu"))
 ONE = ir.constant(1)
 Key = tuple[tuple[str, ...], frozenset[tuple[Node, int]]]
 

@@ -56,11 +56,11 @@ def _added_to(lowering: Lowering, terms: Sequence[tuple[int, Node]]) -> Value | 
     (_, first), *others = rest
     sign, term = terms[place]
     rows = (BATCH, *(axis for axis in term.axes if axis not in (BATCH, gemm.listed)))
-    is_apart = gemm.listed is not None and first.op in memory.ARITHMETIC and not lowering.has_variable(first)
+    if frozenset().union(*(other.axes for _, other in rest)) - {gemm.listed} != set(rows):
+        return None
+    is_apart = gemm.listed is not None and first.op in memory.METHODS and not lowering.has_variable(first)
     total = lowering.pointwise(first, apart=gemm.listed) if is_apart else lowering.lower(first)
     total = _added(lowering, total, others)
-    if set(total.axes) - {gemm.listed} != set(rows):
-        return None
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
     weight = as_matrix(lowering, gemm.weight, gemm.inner, gemm.outer, gemm.listed)
 

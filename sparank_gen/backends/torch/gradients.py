@@ -15,7 +15,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
-from sparank_gen.ir.reuse import reuse
+from sparank_gen.ir.reuse import THROUGH, reuse
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import IDENTITIES, merge_views, simplify
 from sparank_gen.ir.specialise import pick, push_select
@@ -23,12 +23,11 @@ from sparank_gen.ir.text import formula
 from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import owner_among, read_at
+from sparank_gen.plan.recorded import ARITHMETIC
 
-# What costs no more to compute again than to read, and of that what copies nothing.
-ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
+# What is computed again where it is read, as is arithmetic on what is kept.
 VIEWS = frozenset({"rename", "select", "stack", "slice", "concat"})
-# Gradients through operators, and how they are called.
-THROUGH = frozenset({"sigmoid_backward", "tanh_backward", "relu_backward"})
+# How a gradient through an operator is called.
 OPERAND = "operand" + ADJOINT
 LONGEST_FORMULA = 110
 At = Mapping[str, int]

@@ -25,7 +25,7 @@ WRITING = frozenset(
 )
 
 # Those that have a method that writes over the first operand.
-ARITHMETIC = {"add": "add_", "sub": "sub_", "mul": "mul_", "div": "div_"}
+METHODS = {"add": "add_", "sub": "sub_", "mul": "mul_", "div": "div_"}
 
 
 def call(lowering: Lowering, function: str, arguments: Sequence[str]) -> str:
@@ -80,20 +80,20 @@ def _is_own(lowering: Lowering, node: Node) -> bool:
 
 def temporary(lowering: Lowering, node: Node, made: Dense) -> Dense:
     """A result that was computed for an expression alone, whose memory another may take."""
-    is_own = lowering.temporaries and node.op in ARITHMETIC and BATCH in node.axes and _is_real(node)
+    is_own = lowering.temporaries and node.op in METHODS and BATCH in node.axes and _is_real(node)
     return replace(made, is_temporary=True) if is_own else made
 
 
 def in_temporary(lowering: Lowering, node: Node, operands: Sequence[Dense | Scalar], axes: tuple[str, ...]) -> Dense | None:
     """Arithmetic in the memory of an operand that is a temporary of the same size, as ``(x - y).mul_(z)``."""
-    if not lowering.temporaries or node.op not in ARITHMETIC or len(operands) != 2:
+    if not lowering.temporaries or node.op not in METHODS or len(operands) != 2:
         return None
     orders = [(0, 1), (1, 0)] if node.op in COMMUTATIVE else [(0, 1)]
     for own, other in orders:
         spare, read = operands[own], operands[other]
         if isinstance(spare, Dense) and spare.is_temporary and spare.axes == axes:
             code = read.aligned(axes).code if isinstance(read, Dense) else read.code
-            return Dense(f"{spare.atom}.{ARITHMETIC[node.op]}({code})", axes, is_temporary=True)
+            return Dense(f"{spare.atom}.{METHODS[node.op]}({code})", axes, is_temporary=True)
     return None
 
 
