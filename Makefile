@@ -43,7 +43,7 @@ gpu-bench:
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: export FUZZ_EXAMPLES := $(N)
 fuzz: .venv/installed
-	$(PYTEST) tests/test_random_programs.py tests/test_random_pools.py tests/test_random_present.py tests/test_random_widths.py
+	$(PYTEST) tests/test_random_programs.py tests/test_random_gradients.py tests/test_random_pools.py tests/test_random_present.py tests/test_random_widths.py
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels/test_random_kernels.py
 
 build check: .venv/installed

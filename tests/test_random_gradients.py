@@ -62,7 +62,7 @@ def agree(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -
         assert ((own - expected).abs() <= tolerance * scale).all(), f"{own}, expected {expected}"
 
 
-@fuzzed(150)
+@fuzzed(150, share=2)
 @given(
     text=random_specs(),
     dim=st.integers(1, 4),

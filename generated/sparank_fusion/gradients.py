@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -63,11 +64,9 @@ class _Derived(torch.autograd.Function):
             found = gradients(cotangent, of_features, *operands, *kept)
         flat: list[Tensor | None] = []
         for operand, gradient in zip(operands, found):
-            whole = [operand] if isinstance(operand, Tensor) else operand
-            parts = (
-                [None] * len(whole) if gradient is None else [gradient] if whole is not operand else gradient
-            )
-            flat += [None if part is None else part.reshape(x.shape) for x, part in zip(whole, parts)]
+            each = itertools.repeat(None) if gradient is None else gradient
+            pairs = [(operand, gradient)] if isinstance(operand, Tensor) else zip(operand, each)
+            flat += [None if part is None else part.reshape(tensor.shape) for tensor, part in pairs]
         return None, None, None, *flat
 
 
