@@ -163,7 +163,8 @@ def without_comments(code: str) -> str:
 
 def module_file(mode: Mode) -> ModuleFile:
     """The file of one mode."""
-    names, made = _symbols(mode, ""), functions(mode)
+    names, forms = _symbols(mode, ""), _forms(mode)
+    made = _functions(mode, forms)
     variables = parameter_variables(mode)
     passed = [*variables.values(), *(f"self.{h.name.value}" for h in mode.spec.hyperparameters)]
     return ModuleFile(
@@ -178,7 +179,7 @@ def module_file(mode: Mode) -> ModuleFile:
         held=largest(whole_tiles(prepared(mode)), names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=made,
-        recorded=_recorded(mode, made),
+        recorded=_recorded(mode, forms, made),
         numbered=numbered(mode.program),
         bindings=tuple(bindings(mode.modules, variables)),
         parameter_names=tuple(variables.values()),
@@ -222,20 +223,6 @@ def _prepared(mode: Mode, program: Program) -> Program:
     return simplify(pool_first(simplify(merge_contractions(expand_short_norms(program), layouts))))
 
 
-def functions(mode: Mode) -> tuple[Function, ...]:
-    """The general way to compute a mode, and those where two modalities allow a shorter one or some may be missing."""
-    made = _for_all_modalities(mode)
-    if numbered(mode.program) is not None:
-        return made
-    restricted = _prepared(mode, restrict(guard(mode.program), selects=False))
-    return (*made, lower_function(mode, restricted, "_fuse_present", WITH_PRESENT, "h: Tensors, present: Tensor"))
-
-
-def _for_all_modalities(mode: Mode) -> tuple[Function, ...]:
-    general, *pair = [lower_function(mode, form.program, form.name, form.summary) for form in _forms(mode)]
-    return general, *(function for function in pair if function.body != general.body)
-
-
 @dataclass(frozen=True)
 class _Form:
     """A way to compute a mode: its method, when it applies, and the program; its number of modalities where that is known."""
@@ -261,11 +248,21 @@ def _forms(mode: Mode) -> list[_Form]:
     return forms
 
 
-def _recorded(mode: Mode, made: Sequence[Function]) -> tuple[Gradients, ...]:
+def _functions(mode: Mode, forms: Sequence[_Form]) -> tuple[Function, ...]:
+    """The general way to compute a mode, and those where two modalities allow a shorter one or some may be missing."""
+    general, *pair = [lower_function(mode, form.program, form.name, form.summary) for form in forms]
+    made = (general, *(function for function in pair if function.body != general.body))
+    if numbered(mode.program) is not None:
+        return made
+    restricted = _prepared(mode, restrict(guard(mode.program), selects=False))
+    return (*made, lower_function(mode, restricted, "_fuse_present", WITH_PRESENT, "h: Tensors, present: Tensor"))
+
+
+def _recorded(mode: Mode, forms: Sequence[_Form], made: Sequence[Function]) -> tuple[Gradients, ...]:
     """The gradients of the ways to compute a mode, where it pays to have them in statements of their own."""
     found: list[Gradients] = []
     names = {function.name for function in made}
-    for form in _forms(mode) if mode.modules and mode.program.outputs else []:
+    for form in forms if mode.modules and mode.program.outputs else []:
         usual = usual_sizes(form.count or USUAL_MODALITIES, mode.spec.hyperparameters)
         derived = derivation(mode, form.program, form.count)
         if form.name in names and statements_pay(form.program, derived.adjoints, derived.kept, usual):
