@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir.node import Node, Window
 from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.widths import owner_of
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
@@ -24,7 +25,13 @@ def cut_or_joined(lowering: Lowering, node: Node) -> Value:
     if node.op == "slice":
         return lowering.lift(lambda x: _slice(lowering, x, node.over[0], node.data), *values)
     if node.op == "pad":
-        return lowering.lift(lambda x: _pad(lowering, x, node.over[0], node.data), *map(lowering.tensor, values))
+        value, owner = lowering.tensor(values[0]), owner_of(lowering.program.extents[node.data.axis])
+
+        def pad(x: Dense) -> Dense:
+            return _pad(lowering, x, node.over[0], node.data)
+
+        # What is padded to the width of each modality is a list, where it was the same for all of them too.
+        return lowering.each(owner, pad, value) if owner is not None else lowering.lift(pad, value)
     return lowering.lift(lambda *xs: _concat(lowering, xs, node.over[0], node.data), *values)
 
 
