@@ -66,6 +66,20 @@ def test_gradients(mode: str, modalities: int) -> None:
 
 
 @each
+def test_gradients_of_blocks(mode: str, modalities: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long batches are walked in blocks, whose gradients add up."""
+    layer, features = make(mode, modalities)
+    wanted = recorded(layer, features)
+    monkeypatch.setattr(sparank_fusion.runtime, "MOST_ROWS_RECORDED", 2)
+    monkeypatch.setattr(sparank_fusion.runtime, "ROWS_RECORDED", 2)
+    out = layer(features)
+    assert name(out) == "CatBackward0" and type(out.grad_fn.next_functions[0][0]).__name__ == OWN  # type: ignore[union-attr]
+    torch.testing.assert_close(gradients(layer, features, out), wanted)
+    features[0].requires_grad_(False)
+    torch.testing.assert_close(gradients(layer, features, layer(features)), wanted[1:])
+
+
+@each
 def test_second_and_third_derivatives(mode: str, modalities: int) -> None:
     layer, features = make(mode, modalities)
     parameters = list(layer.parameters())

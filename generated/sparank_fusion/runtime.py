@@ -27,6 +27,8 @@ LEAST_ROWS = 1024
 # From so many rows gradients from the formula take less time than the calls of Python that they are made of; on a GPU there is
 # no such number, as those calls take longer than its work.
 LEAST_RECORDED = 2048
+# The rows of a block where these have blocks: where a mode has blocks, and in batches that are longer than this.
+ROWS_RECORDED, MOST_ROWS_RECORDED = 4096, 32768
 # How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
 # gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.
 LEAST_OVER_OUTPUT, LEAST_OVER_OUTPUT_RECORDED = 4, 24
@@ -243,7 +245,8 @@ class FusionModule(nn.Module):
                 and is_recorded(first)
                 and batch >= LEAST_RECORDED
             ):
-                fuse, rows, in_place = self._fuse_recorded, None, True
+                fuse, in_place = self._fuse_recorded, True
+                rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None
             else:
                 fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
             if rows is not None and not torch.compiler.is_compiling() and batch > rows:

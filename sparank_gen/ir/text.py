@@ -54,7 +54,7 @@ class _Text:
         if node.op == "constant":
             return f"{node.data:.16g}", ATOM
         if node.op == "extent":
-            return f"size[{node.data}]", ATOM
+            return str(node.data), ATOM if str(node.data).isidentifier() else 0
         if node.op in VIEWS:
             changes = dict(node.data) if node.op == "rename" else {node.over[0]: str(node.data)}
             below = {axis: self.indices.get(changes.get(axis, axis), changes.get(axis, axis)) for axis in node.args[0].axes}

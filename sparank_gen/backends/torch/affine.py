@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch import memory
@@ -15,7 +16,7 @@ from sparank_gen.backends.torch.gemm import (
     match_gemm,
     with_rows,
 )
-from sparank_gen.backends.torch.values import Dense, Scalar, Value, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, parenthesised
 from sparank_gen.ir.node import BATCH, Node
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def _added_to(lowering: Lowering, terms: Sequence[tuple[int, Node]]) -> Value | 
     if frozenset().union(*(other.axes for _, other in rest)) - {gemm.listed} != set(rows):
         return None
     is_apart = gemm.listed is not None and first.op in memory.METHODS and not lowering.has_variable(first)
+    is_map = _map_of_each_row(lowering, first) is not None
     total = lowering.pointwise(first, apart=gemm.listed) if is_apart else lowering.lower(first)
+    total = _as_temporary(total) if is_map and not total.is_name else total
     total = _added(lowering, total, others)
     operand = lowering.shortened(gemm.operand, lowering.lower(gemm.operand))
     weight = as_matrix(lowering, gemm.weight, gemm.inner, gemm.outer, gemm.listed)
@@ -71,6 +74,13 @@ def _added_to(lowering: Lowering, terms: Sequence[tuple[int, Node]]) -> Value | 
         return Dense(code, rows, is_temporary=True)
 
     return lowering.lift(combine, total, operand, weight)
+
+
+def _as_temporary(value: Value) -> Value:
+    """The result of a matrix product that is part of an expression alone."""
+    if isinstance(value, Listed):
+        return replace(value, element=replace(value.element, is_temporary=True))
+    return replace(value, is_temporary=True) if isinstance(value, Dense) else value
 
 
 def _map_of_each_row(lowering: Lowering, term: Node) -> Gemm | None:
