@@ -18,26 +18,18 @@ from torch import Tensor
 
 import sparank_fusion.runtime
 from random_specs import random_specs
-from sparank_gen.backends.tests.cases import Case
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import compiled, feature, fill
+from test_random_programs import compiled, filled_layer
 
 
 def check_gradients(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
-    """Compile a spec, and compare the output, its gradients, and gradients of these, computed in both ways."""
+    """Compile a spec, and compare the output and its gradients, computed in both ways."""
     mode = check_spec(parse_spec(text, "random.yaml"))
     with patch("sparank_gen.backends.torch.module.statements_pay", lambda *_: True):
         made, source = compiled(mode)
     note(source)
-    options = {"hidden": hidden} if mode.spec.hyperparameters else {}
-    dim = 2 * dim if mode.divisions else dim
-    n_modalities = 2 if mode.spec.modalities.exact else n_modalities
-    widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))
-    case = Case(dim if mode.one_width is not None else widths, n_modalities, tuple(options.items()))
-    layer = made(case.dim, case.n_modalities, **options, backend="torch").double()
-    fill(layer)
-    features = [torch.from_numpy(feature(m, batch, width)).requires_grad_() for m, width in enumerate(case.dims)]
+    _, layer, features = filled_layer(mode, made, dim, n_modalities, hidden, batch)
     tensors = [*features, *layer.parameters()]
     recorded = layer(features)
     with patch.object(sparank_fusion.runtime, "LEAST_RECORDED", 1):

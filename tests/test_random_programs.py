@@ -158,6 +158,21 @@ def added(left: Any, right: Any) -> Any:
     return left + right
 
 
+def filled_layer(
+    mode: Mode, made: Any, dim: int, n_modalities: int, hidden: int, batch: int, backend: str = "torch"
+) -> tuple[Case, Any, list[torch.Tensor]]:
+    """The sizes that a mode allows near these, a layer of them with the evaluator's parameters, and its features."""
+    options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
+    dim = 2 * dim if mode.divisions else dim
+    n_modalities = 2 if mode.spec.modalities.exact else n_modalities
+    widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))
+    case = Case(dim if mode.one_width is not None else widths, n_modalities, options)
+    layer = made(case.dim, case.n_modalities, **dict(options), backend=backend).double()
+    fill(layer)
+    features = [torch.from_numpy(feature(m, batch, width)).requires_grad_() for m, width in enumerate(case.dims)]
+    return case, layer, features
+
+
 def check_program(
     text: str,
     dim: int,
@@ -172,14 +187,7 @@ def check_program(
     made, source = build(mode)
     if currently_in_test_context():
         note(source)
-    options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
-    dim = 2 * dim if mode.divisions else dim
-    n_modalities = 2 if mode.spec.modalities.exact else n_modalities
-    widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))
-    case = Case(dim if mode.one_width is not None else widths, n_modalities, options)
-    layer = made(case.dim, case.n_modalities, **dict(options), backend=backend).double()
-    fill(layer)
-    features = [torch.from_numpy(feature(m, batch, width)).requires_grad_() for m, width in enumerate(case.dims)]
+    case, layer, features = filled_layer(mode, made, dim, n_modalities, hidden, batch, backend)
     out, info = layer(features, return_gates=True)
     sizes, found = case.sizes(batch), inputs(mode, case, batch)
     results = [(out, mode.out), *((info[extra.key], extra.layout) for extra in mode.extras)]

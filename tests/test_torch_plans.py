@@ -402,6 +402,8 @@ ROWS = 1024  # of which results are worth a place of their own
         (BIASED, ROWS, False, 0, "addmm"),
         # With gradients these few numbers are stacked twice: for the softmax, and as a factor of its products.
         (BIASED, ROWS, True, 2, "addmm"),
+        # Of many rows gradients are statements, and nothing is stacked.
+        (BIASED, 4 * ROWS, True, 0, "addmm"),
         (BIASED, 8, False, 1, "addmm"),
         (LISTED_TOO, ROWS, False, 1, "addmm"),
     ],

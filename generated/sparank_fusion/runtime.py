@@ -27,7 +27,8 @@ LEAST_ROWS = 1024
 # From so many rows gradients from the formula take less time than the calls of Python that they are made of; on a GPU there is
 # no such number, as those calls take longer than its work.
 LEAST_RECORDED = 2048
-# The rows of a block where these have blocks: where a mode has blocks, and in batches that are longer than this.
+# Batches that have these are walked in blocks of so many rows where they are longer than the second number, and always where
+# blocks pay for what torch records.
 ROWS_RECORDED, MOST_ROWS_RECORDED = 4096, 32768
 # How many numbers a row touches, for each of its output, that make blocks pay: where results are written over, and where
 # gradients are recorded, which blocks cost more copies. Measured for all modes on two cores, with 16,384 rows of 128.

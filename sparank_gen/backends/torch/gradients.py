@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -242,15 +243,13 @@ def parameter_gradients(lowering: Lowering, mode: Mode, adjoints: Mapping[str, N
     for module in mode.modules:
         for parameter in module.parameters:
             name, layout, per = parameter.layout.name, parameter.layout, module.per
-            pieces: list[str] = []
-            while (own := f"{name}{ADJOINT}_{len(pieces)}") in adjoints:
-                part = replace(layout, dimensions=layout.without(per))
-                value = lowering.dense_or_listed(adjoints[own])
-                pieces.append(_as_parameter(lowering, value, part, None, {str(per): len(pieces)}))
+            part = replace(layout, dimensions=layout.without(per))
+            pieces = _pieces(lowering, name, adjoints)
             if pieces:
-                found[name] = f"[{', '.join(pieces)}]"
+                codes = [_as_parameter(lowering, value, part, None, {str(per): k}) for k, value in enumerate(pieces)]
+                found[name] = f"[{', '.join(codes)}]"
             elif name + ADJOINT in adjoints:
-                found[name] = _as_parameter(lowering, lowering.dense_or_listed(adjoints[name + ADJOINT]), layout, per)
+                found[name] = _as_parameter(lowering, lowering.tensor(lowering.lower(adjoints[name + ADJOINT])), layout, per)
     return found
 
 
@@ -279,16 +278,22 @@ def _feature_gradients(lowering: Lowering, mode: Mode, adjoints: Mapping[str, No
     """The expression of the features' gradients, one for each modality."""
     _, modality, *inner = mode.slots[FEATURES]
     wanted = (BATCH, *inner)
-    pieces: list[str] = []
-    while (own := f"{FEATURES}{ADJOINT}_{len(pieces)}") in adjoints:
-        value = lowering.dense(lowering.dense_or_listed(adjoints[own]))
-        pieces.append(_whole(lowering, value, wanted, {modality: len(pieces)}).code)
-    if pieces or FEATURES + ADJOINT not in adjoints:
-        return f"[{', '.join(pieces)}]" if pieces else "None"
-    whole = lowering.dense_or_listed(adjoints[FEATURES + ADJOINT])
+    pieces = _pieces(lowering, FEATURES, adjoints)
+    if pieces:
+        codes = [_whole(lowering, lowering.dense(value), wanted, {modality: k}).code for k, value in enumerate(pieces)]
+        return f"[{', '.join(codes)}]"
+    if FEATURES + ADJOINT not in adjoints:
+        return "None"
+    whole = lowering.tensor(lowering.lower(adjoints[FEATURES + ADJOINT]))
     if owner_among((modality, *wanted), lowering.program.extents) is not None:
         return lowering.each(modality, partial(_whole, lowering, axes=wanted), whole).sequence
     return _laid_out(lowering, whole, modality, wanted)
+
+
+def _pieces(lowering: Lowering, name: str, adjoints: Mapping[str, Node]) -> list[Dense | Listed]:
+    """The gradients of a tensor's modalities, where each has a definition of its own; else none."""
+    own = itertools.takewhile(adjoints.__contains__, (f"{name}{ADJOINT}_{k}" for k in itertools.count()))
+    return [lowering.tensor(lowering.lower(adjoints[piece])) for piece in own]
 
 
 def _whole(lowering: Lowering, value: Dense, axes: tuple[str, ...], at: At = NOWHERE) -> Dense:

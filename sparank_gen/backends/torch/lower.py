@@ -146,10 +146,6 @@ class Lowering:
             return self.emitter.assign(value, views.shown_view(value)) if isinstance(value, Dense) and value.picked else value
         return self.named(node, value) if self.uses[node] > 1 else value
 
-    def dense_or_listed(self, node: Node) -> Dense | Listed:
-        """The value of ``node``; a plain number as a tensor."""
-        return self.tensor(self.lower(node))
-
     def named(self, node: Node, value: Value) -> Value:
         """``value``, as a variable if it is not one yet: called by what made it."""
         is_projection = isinstance(value, Dense) and re.match(r"F\.linear\(|joined_linear\(", value.code)

@@ -260,9 +260,11 @@ def _functions(mode: Mode, forms: Sequence[_Form]) -> tuple[Function, ...]:
 
 def _recorded(mode: Mode, forms: Sequence[_Form], made: Sequence[Function]) -> tuple[Gradients, ...]:
     """The gradients of the ways to compute a mode, where it pays to have them in statements of their own."""
+    if not mode.modules or not mode.program.outputs:
+        return ()
     found: list[Gradients] = []
     names = {function.name for function in made}
-    for form in forms if mode.modules and mode.program.outputs else []:
+    for form in forms:
         usual = usual_sizes(form.count or USUAL_MODALITIES, mode.spec.hyperparameters)
         derived = derivation(mode, form.program, form.count)
         if form.name in names and statements_pay(form.program, derived.adjoints, derived.kept, usual):
