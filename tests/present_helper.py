@@ -6,7 +6,7 @@ the sample has, with the parameters of those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,14 @@ class Results:
     values: Mapping[str, Array]
     gradients: Mapping[str, Array]
 
-    def agrees(self, other: Results, what: str) -> None:
-        """Raise unless ``other`` is the same, and finite."""
-        for name, value in self.values.items():
-            close(torch.from_numpy(value), other.values[name], f"{what}: {name}")
-        for key, gradient in self.gradients.items():
-            close(torch.from_numpy(gradient), other.gradients[key], f"{what}: gradient of {key}")
+    def agrees(self, compute: Callable[[], Results], what: str) -> None:
+        """Raise unless what the evaluator computes is the same, and finite."""
+        close(tensors(self.values), lambda: compute().values, what)
+        close(tensors(self.gradients), lambda: compute().gradients, f"{what}: gradient of")
+
+
+def tensors(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def layouts(mode: Mode) -> dict[str, Layout]:
@@ -146,12 +148,12 @@ def check_present(mode: Mode, case: Case, present: Mask) -> None:
     """All three agree, absent features have a gradient of exactly zero, and all present are as if none could be missing."""
     layer, _ = filled_layer(mode, case)
     found, restricted = of_layer(layer, mode, case, present), of_restricted_program(mode, case, present)
-    found.agrees(restricted, "layer and restricted program")
+    found.agrees(lambda: of_restricted_program(mode, case, present), "layer and restricted program")
     # Axes such as `modalities * dim` stay as long as they are, and would be shorter for one sample by itself.
     extents = mode.program.extents.values()
     if all("modalities" not in extent.symbols or extent == mode.program.extents["m"] for extent in extents):
-        restricted.agrees(of_each_sample(mode, case, present), "restricted program and each sample")
+        restricted.agrees(lambda: of_each_sample(mode, case, present), "restricted program and each sample")
     for results in (found, restricted):
         assert not results.gradients["features"][~present].any()
     every = np.ones_like(present)
-    of_restricted_program(mode, case, every).agrees(of_each_sample(mode, case, every), "all present")
+    of_restricted_program(mode, case, every).agrees(lambda: of_each_sample(mode, case, every), "all present")

@@ -1,57 +1,48 @@
-"""Random programs: gradients in statements of their own against those that torch records, in float64.
+"""Random programs: gradients in statements of their own against the derivative of the evaluator, in float64.
 
-``test_random_programs.py`` compares the latter with the derivative of the evaluator. Here every program has such
-statements, whether or not they pay.
+Every program has such statements here, whether or not they pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from fuzzing import fuzzed
 from hypothesis import given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
-from torch import Tensor
 
 import sparank_fusion.runtime
 from random_specs import random_specs
+from sparank_gen.backends.tests.cases import rule
+from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import compiled, filled_layer
+from test_random_programs import close, compiled, filled, filled_layer, gradients_of_results, inputs
 
 
 def check_gradients(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
-    """Compile a spec, and compare the output and its gradients, computed in both ways."""
+    """Compile a spec, and compare the output and its gradients with the evaluator."""
     mode = check_spec(parse_spec(text, "random.yaml"))
     with patch("sparank_gen.backends.torch.module.statements_pay", lambda *_: True):
         made, source = compiled(mode)
     note(source)
-    _, layer, features = filled_layer(mode, made, dim, n_modalities, hidden, batch)
-    tensors = [*features, *layer.parameters()]
-    recorded = layer(features)
+    case, layer, features = filled_layer(mode, made, dim, n_modalities, hidden, batch)
+    sizes, found = case.sizes(batch), inputs(mode, case, batch)
     with patch.object(sparank_fusion.runtime, "LEAST_RECORDED", 1):
-        own = layer(features)
+        out = layer(features)
     if mode.modules and mode.program.outputs:
-        assert type(own.grad_fn).__name__ == "_DerivedBackward"
-    agree([own], [recorded], 1e-12)
-    cotangent = torch.linspace(-1, 1, recorded.numel(), dtype=torch.float64).reshape(recorded.shape)
-    agree(gradients(own, tensors, cotangent), gradients(recorded, tensors, cotangent), 1e-9)
-
-
-def gradients(output: Tensor, tensors: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
-    """The gradients of an output, zero where it does not depend on a tensor."""
-    found = torch.autograd.grad(output, tensors, cotangent, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(tensors, found, strict=True)]
-
-
-def agree(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> None:
-    """Equal to ``tolerance`` of the largest entry."""
-    for own, expected in zip(found, wanted, strict=True):
-        scale = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
-        assert ((own - expected).abs() <= tolerance * scale).all(), f"{own}, expected {expected}"
+        assert type(out.grad_fn).__name__ == "_DerivedBackward"
+    wanted = {result.key: laid_out(mode, result.layout, found, sizes) for result in mode.results}
+    close({"out": out}, lambda: {"out": laid_out(mode, mode.out, found, sizes)}, "own")
+    cotangents = {key: np.zeros(array.shape) for key, array in wanted.items()} | {"out": rule("cotangent", tuple(out.shape))}
+    learned = {**{f"features.{m}": x for m, x in enumerate(features)}, **dict(layer.named_parameters())}
+    gradients = torch.autograd.grad(out, list(learned.values()), torch.from_numpy(cotangents["out"]), allow_unused=True)
+    computed = functools.partial(gradients_of_results, mode, case, batch, cotangents)
+    close(filled(gradients, learned), computed, "gradient of")
 
 
 @fuzzed(150, share=2)

@@ -5,6 +5,8 @@ Where modalities are missing, the evaluator runs the restricted program.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from fuzzing import fuzzed
@@ -18,7 +20,17 @@ from sparank_gen.ir.check import FEATURES, PRESENT, check_spec
 from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import check_program, close, compiled, definition_order, feature, fill, inputs, stored_gradients
+from test_random_programs import (
+    check_program,
+    close,
+    compiled,
+    definition_order,
+    feature,
+    fill,
+    filled,
+    inputs,
+    stored_gradients,
+)
 
 
 @fuzzed(100, share=4)
@@ -57,15 +69,14 @@ def check_missing(text: str, dim: int, n_modalities: int, seed: int) -> None:
     out, info = layer(given_features, return_gates=True, present=torch.from_numpy(present))
     sizes, found = case.sizes(batch), {**read, FEATURES: Pieces(1, tuple(poisoned)), PRESENT: present.T}
     results = [(out, mode.out), (info["weights"], mode.weights)]
+    named = {str(layout): value for value, layout in results}
+    close(named, lambda: {str(layout): laid_out(mode, layout, found, sizes, among_present=True) for _, layout in results}, "missing")
     cotangents, total = {}, torch.zeros((), dtype=torch.float64)
     for position, (value, layout) in enumerate(results):
-        close(value, laid_out(mode, layout, found, sizes, among_present=True), str(layout))
         cotangent = rule(f"cotangent.{position}", tuple(value.shape))
         total = total + (value * torch.from_numpy(cotangent)).sum()
         cotangents[layout.name] = definition_order(cotangent, mode, layout, sizes)
-    named = dict(layer.named_parameters())
-    tensors = {**{f"features.{m}": x for m, x in enumerate(given_features)}, **named}
+    tensors = {**{f"features.{m}": x for m, x in enumerate(given_features)}, **dict(layer.named_parameters())}
     gradients = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
-    wanted = stored_gradients(mode, restrict(mode.program), case, batch, cotangents, found)
-    for (key, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-        close(gradient if gradient is not None else torch.zeros_like(tensor), wanted[key], f"gradient of {key}")
+    computed = functools.partial(stored_gradients, mode, restrict(mode.program), case, batch, cotangents, found)
+    close(filled(gradients, tensors), computed, "gradient of")
