@@ -322,6 +322,30 @@ def test_hooks_of_the_layer(mode: str) -> None:
         assert_same(mine, theirs)
 
 
+@each_learned_mode
+def test_replicas_compute_with_their_own_parameters(mode: str) -> None:
+    """As those of DataParallel do, which get other modules."""
+    cell = small(mode)
+    for layer in twins(cell):
+        changed = copy.deepcopy(layer)
+        with torch.no_grad():
+            for parameter in changed.parameters():
+                parameter.mul_(2)
+        for replica in (layer._replicate_for_data_parallel(), copy.copy(layer)):  # type: ignore[no-untyped-call]
+            replica._modules = dict(changed._modules)
+            assert_same(replica(cell.features()), changed(cell.features()))
+
+
+def test_parametrized_tensors_of_the_layer() -> None:
+    """A parameter that the layer itself holds may be computed from another."""
+    features = [torch.randn(5, 8) for _ in range(3)]
+    layer, wanted = (FusionLayer(8, 3, "scalar_mix") for _ in range(2))
+    nn.utils.parametrize.register_parametrization(layer, "gamma", nn.Tanh())
+    with torch.no_grad():
+        wanted.gamma.tanh_()  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(layer(features), wanted(features))
+
+
 @pytest.mark.parametrize(
     "mode, path", [("gate", "gate_projs.1"), ("sigmoid_gate", "gate_net.0"), ("attention", "attn.out_proj")]
 )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ def refused_at_each_place(mode: str, modalities: int, wrong: Any, *said: str) ->
 def test_unknown_fusion_type(mode: Any, modalities: int) -> None:
     """Even with one modality, where every known mode is the identity. The message lists the known ones."""
     refused(lambda: FusionLayer(DIM, modalities, mode), re.escape(repr(mode)), *MODES)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_numbers_of_numpy_are_numbers(mode: str) -> None:
+    """As a shape of an array gives them."""
+    count, heads, dim = np.array([2, 4, DIM])
+    layer = FusionLayer(dim, count, mode, heads)
+    assert layer(features(2)).shape == (BATCH, layer.out_dim)
 
 
 @pytest.mark.parametrize("modalities", [3, 4, 7])

@@ -254,6 +254,15 @@ def test_nothing_given_is_written_to(mode: str) -> None:
 
 
 @each_mode
+def test_the_weights_lie_in_one_piece(mode: str) -> None:
+    """They may be viewed in another shape, as those of the published layer."""
+    cell = Cell(mode)
+    for layer in twins(cell):
+        out, info = layer(cell.features(), return_gates=True)
+        assert out.is_contiguous() and (info["weights"] is None or info["weights"].is_contiguous())
+
+
+@each_mode
 def test_the_output_may_be_changed_in_place(mode: str) -> None:
     """As an in-place activation does that follows the layer."""
     cell = Cell(mode)

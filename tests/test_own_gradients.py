@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import sparank_fusion.runtime
@@ -38,9 +39,15 @@ def gradients(layer: nn.Module, features: list[Tensor], out: Tensor) -> list[Ten
     return list(torch.autograd.grad((out**2).sum(), tensors))
 
 
+def recording(layer: nn.Module, features: list[Tensor]) -> Tensor:
+    """The output of a call that returns the weights too, whose gradients torch records."""
+    out: Tensor = layer(features, return_gates=True)[0]
+    return out
+
+
 def recorded(layer: nn.Module, features: list[Tensor]) -> list[Tensor]:
     """The gradients that torch records: those of a call that returns the weights too."""
-    out, _ = layer(features, return_gates=True)
+    out = recording(layer, features)
     assert name(out) != OWN
     return gradients(layer, features, out)
 
@@ -142,12 +149,12 @@ def test_features_without_gradients_cost_none(mode: str, modalities: int, monkey
     layer, features = make(mode, modalities)
     asked: list[bool] = []
     way = "_gradients_pair" if layer._is_pair else "_gradients"
-    owner = layer._fuse_recorded.__self__  # type: ignore[attr-defined]
+    owner = layer._mode
     original: Callable[..., Any] = getattr(owner, way)
 
-    def counted(cotangent: Tensor, of_features: bool, *operands: Any) -> Any:
+    def counted(layer: nn.Module, cotangent: Tensor, of_features: bool, *operands: Any) -> Any:
         asked.append(of_features)
-        found = original(cotangent, of_features, *operands)
+        found = original(layer, cotangent, of_features, *operands)
         assert (found[0] is None) != of_features
         return found
 
@@ -234,3 +241,56 @@ def test_hooks_and_meta_tensors(mode: str, modalities: int) -> None:
     given = [torch.empty(3, 4, device="meta", requires_grad=True) for _ in features]
     meta(given).sum().backward()
     assert all(x.grad is not None and x.grad.shape == x.shape for x in (*given, *meta.parameters()))
+
+
+@each
+def test_the_output_may_be_written_over(mode: str, modalities: int) -> None:
+    """As an activation in place does that follows the layer, or an addition."""
+    layer, features = make(mode, modalities)
+    wanted = gradients(layer, features, torch.relu(2 * recording(layer, features) + features[0]))
+    out = layer(features)
+    assert name(out) == OWN
+    torch.testing.assert_close(gradients(layer, features, torch.relu_(out.mul_(2).add_(features[0]))), wanted)
+
+
+@each
+def test_many_cotangents_at_once(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    tensors = [*features, *layer.parameters()]
+    out = layer(features)
+    assert name(out) == OWN
+    cotangents = torch.randn(4, *out.shape, dtype=out.dtype)
+    found = torch.autograd.grad(out, tensors, cotangents, is_grads_batched=True, retain_graph=True)
+    each_alone = [torch.autograd.grad(out, tensors, cotangent, retain_graph=True) for cotangent in cotangents]
+    torch.testing.assert_close(list(found), [torch.stack(parts) for parts in zip(*each_alone, strict=True)])
+
+
+@each
+def test_what_is_traced_operation_by_operation(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    traced = make_fx(lambda *h: layer(list(h)))(*features)
+    torch.testing.assert_close(traced(*features), layer(features))
+    given = [x.detach() for x in features]
+    out, along = torch.func.linearize(lambda *h: layer(list(h)), *given)
+    torch.testing.assert_close((out, along(*given)), torch.func.jvp(lambda *h: layer(list(h)), tuple(given), tuple(given)))
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_complex_numbers_keep_what_torch_records() -> None:
+    layer, features = make("sigmoid_gate", 2)
+    assert name(layer.to(torch.complex128)([x.to(torch.complex128) for x in features])) != OWN
+
+
+@pytest.mark.parametrize("mode, modalities", [("gate", 3), ("sigmoid_gate", 2)])
+def test_layers_without_biases(mode: str, modalities: int) -> None:
+    layer, features = make(mode, modalities)
+    for module in layer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    wanted = layer(features)
+    for module in layer.modules():
+        if isinstance(module, nn.Linear):
+            module.register_parameter("bias", None)
+    out = layer(features)
+    assert name(out) != OWN
+    torch.testing.assert_close(out, wanted)

@@ -34,7 +34,9 @@ def with_gradients(values: Values, gradients: Gradients, operands: Sequence[Oper
 def are_learned(features: Operand, *parameters: Operand) -> bool:
     """Whether gradients of all parameters are asked for, and of all features or none."""
     asked = {tensor.requires_grad for tensor in _flat([features])}
-    return len(asked) == 1 and all(tensor.requires_grad for tensor in _flat(parameters))
+    return len(asked) == 1 and all(
+        tensor is not None and tensor.requires_grad for tensor in _flat(parameters)
+    )
 
 
 class _Derived(torch.autograd.Function):
@@ -61,7 +63,11 @@ class _Derived(torch.autograd.Function):
             if torch.is_grad_enabled():
                 # Gradients of gradients go through what was kept: it is computed once more, and recorded.
                 _, *kept = values(*operands, in_place=False)
-            found = gradients(cotangent, of_features, *operands, *kept)
+            try:
+                found = gradients(cotangent, of_features, *operands, *kept)
+            except RuntimeError:
+                # Under vmap over cotangents no statement may write over a tensor that does not depend on them.
+                return None, None, None, *_recorded(cotangent, values, operands, ctx.needs_input_grad[3:])
         flat: list[Tensor | None] = []
         for operand, gradient in zip(operands, found):
             each = itertools.repeat(None) if gradient is None else gradient
@@ -70,10 +76,21 @@ class _Derived(torch.autograd.Function):
         return None, None, None, *flat
 
 
+def _recorded(
+    cotangent: Tensor, values: Values, operands: Sequence[Operand], asked: Sequence[bool]
+) -> Iterator[Tensor | None]:
+    """The gradients of the operands' tensors that are asked for, by torch's record of a second computation."""
+    tensors = [tensor for tensor, is_asked in zip(_flat(operands), asked) if is_asked]
+    with torch.enable_grad():
+        output, *_ = values(*operands, in_place=False)
+        found = iter(torch.autograd.grad(output, tensors, cotangent, create_graph=True))
+    return (next(found) if is_asked else None for is_asked in asked)
+
+
 def _flat(operands: Sequence[Operand]) -> list[Tensor]:
     """The tensors of operands, one after another."""
     return [
-        tensor for operand in operands for tensor in ((operand,) if isinstance(operand, Tensor) else operand)
+        x for operand in operands for x in (operand if isinstance(operand, (list, tuple)) else (operand,))
     ]
 
 

@@ -176,11 +176,9 @@ class FusionLayer(FusionModule):
         if isinstance(dim, (list, tuple)) and len(dim) == n_modalities and len(set(dim)) == 1:
             dim = dim[0]
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
-        # The layer calls what the mode computes on what the mode holds. One set of parameters in two modules: the layer
-        # registers what the mode registered, and the mode itself stays out of the registry, so that no key in the
-        # state dict has a prefix.
-        ways = ("_fuse", "_fuse_pair", "_fuse_recorded", "_fuse_triton", "_fuse_present")
-        vars(self).update(vars(mode), **{way: getattr(mode, way) for way in ways})
+        # The layer holds what the mode holds, under the same names, and computes with it by the mode's class.
+        vars(self).update(vars(mode))
+        self._mode = type(mode)
         self.fusion_type = fusion_type
         self.numbered = mode.numbered
         self.one_width = mode.one_width

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import numbers
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -13,8 +14,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.functions import is_full_precision, is_recorded, may_write_over, runs_under_autocast
+from sparank_fusion.functions import (
+    is_full_precision,
+    is_recorded,
+    is_transformed,
+    may_write_over,
+    runs_under_autocast,
+)
 from sparank_fusion.gradients import are_learned, with_gradients
+from sparank_fusion.submodules import calling, unusual_submodules
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
@@ -63,11 +71,17 @@ class FusionModule(nn.Module):
     only_moves: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = False
     has_pair_gradients: ClassVar[bool] = False
-    _operands: Callable[[], tuple[Any, ...]]
+    _mode: type[FusionModule]
+    _operands: Callable[..., tuple[Any, ...]]
     _values: Callable[..., tuple[Any, ...]]
     _gradients: Callable[..., tuple[Any, ...]]
     _values_pair: Callable[..., tuple[Any, ...]]
     _gradients_pair: Callable[..., tuple[Any, ...]]
+
+    def __init_subclass__(cls) -> None:
+        """Note which class computes: a layer that takes the formula of another class has that one's."""
+        super().__init_subclass__()
+        cls._mode = cls
 
     def __init__(self, dim: int | Sequence[int], n_modalities: int, backend: str) -> None:
         super().__init__()
@@ -77,9 +91,10 @@ class FusionModule(nn.Module):
             self._require_modalities(n_modalities)
         self.dims = self._require_widths(dim, n_modalities)
         self.dim: Any = self.dims[0] if len(set(self.dims)) == 1 else self.dims
-        self.n_modalities = n_modalities
+        self.n_modalities = int(n_modalities)
         self.out_dim = self.dims[0]
         self.backend = backend
+        self._hooks_known = -1
         self._block_rows: int | None = None
         self._block_rows_in_place: int | None = None
         # What only moves its input is one kernel in torch too, and there its gradients are views.
@@ -123,7 +138,7 @@ class FusionModule(nn.Module):
                 f"expected one width for fusion_type {cls.fusion_type!r}, whose formula has index {cls.one_width!r} for all"
                 f" modalities, got dim={list(dim)}; map the features to one width before, or choose another mode"
             )
-        return tuple(dim)
+        return tuple(map(int, dim))
 
     def _block(self, numbers_per_row: int, alive: int) -> None:
         """Walk the batch in blocks whose intermediate results, ``numbers_per_row`` a row, stay in cache.
@@ -166,11 +181,13 @@ class FusionModule(nn.Module):
         """The same by fused kernels; under autocast, products and results in the types that torch has there."""
         own = h[0].dtype
         if not runs_under_autocast(h[0]) or own is torch.float64:
-            return self._fuse_triton(h, return_extras, None, own)
+            return self._mode._fuse_triton(self, h, return_extras, None, own)
         with torch.no_grad():
-            dtypes = [x.dtype for x in self._fuse([x[:0] for x in h], return_extras)]
+            dtypes = [x.dtype for x in self._mode._fuse(self, [x[:0] for x in h], return_extras)]
         widest = functools.reduce(torch.promote_types, dtypes)
-        results = self._fuse_triton(h, return_extras, torch.get_autocast_dtype(h[0].device.type), widest)
+        results = self._mode._fuse_triton(
+            self, h, return_extras, torch.get_autocast_dtype(h[0].device.type), widest
+        )
         return tuple(x.to(dtype) for x, dtype in zip(results, dtypes))
 
     def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
@@ -222,69 +239,83 @@ class FusionModule(nn.Module):
                 ):
                     self._explain(features)
             if self._is_plain and present is None and not return_gates:
-                return self._fuse(features, False)[0]
-            given = features
+                return self._mode._fuse(self, features, False)[0]
             if present is not None:
                 self._require_present(present, first)
-                given = [torch.where(x, h, 0) for x, h in zip(present.unsqueeze(-1).unbind(1), features)]
-                first = given[0]
+                features = [torch.where(x, h, 0) for x, h in zip(present.unsqueeze(-1).unbind(1), features)]
             if count == 1:
                 info = {"type": "identity", "weights": None, **dict.fromkeys(self.extras)}
-                return (first, info) if return_gates else first
-            return_extras = return_gates and self.extras != ()
-            in_place = may_write_over(first)
-            rows = self._block_rows_in_place if in_place else self._block_rows
-            if present is not None:
-                fuse: Fuse = self._fuse_rows
-                given = [*given, present]
-            elif self._may_use_kernels and (first.is_cuda or self.backend == "triton"):
-                fuse, rows, in_place = self._fuse_kernels, None, False
-            elif (
-                self._has_own_gradients
-                and not return_extras
-                and first.is_cpu
-                and is_recorded(first)
-                and batch >= LEAST_RECORDED
-            ):
-                fuse, in_place = self._fuse_recorded, True
-                rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None
-            else:
-                fuse = self._fuse_pair if self._is_pair and is_full_precision(first) else self._fuse
-            if rows is not None and not torch.compiler.is_compiling() and batch > rows:
-                fuse = functools.partial(self._in_blocks, fuse, rows)
-            try:
-                results = fuse(given, return_extras, in_place)
-            except RuntimeError:
-                if not in_place:
-                    raise
-                # Transforms of functions, such as vmap, refuse to write over a tensor, and gradients that are not those of
-                # operations: then there is none of both.
-                results = fuse(given, return_extras, False)
+                return (features[0], info) if return_gates else features[0]
+            results = self._results(features, batch, present, return_gates and self.extras != ())
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
             self._explain(features)
             raise
         if return_gates:
-            return results[0], {
-                "type": self.fusion_type,
-                "weights": None,
-                **dict(zip(self.extras, results[1:])),
-            }
+            extras = zip(self.extras, (x.contiguous() for x in results[1:]))
+            return results[0], {"type": self.fusion_type, "weights": None, **dict(extras)}
         return results[0]
+
+    def _results(
+        self, features: Tensors, batch: int, present: Tensor | None, return_extras: bool
+    ) -> tuple[Tensor, ...]:
+        """The output and, if ``return_extras``, the extras, in the way that suits features like these."""
+        fuse, rows, in_place = self._way(features[0], batch, present is not None, return_extras)
+        if present is not None:
+            features = [*features, present]
+        if rows is not None and not torch.compiler.is_compiling() and batch > rows:
+            fuse = functools.partial(self._in_blocks, fuse, rows)
+        try:
+            return fuse(features, return_extras, in_place)
+        except RuntimeError:
+            if not in_place:
+                raise
+            # Transforms of functions, such as vmap, refuse to write over a tensor, and gradients that are not those of
+            # operations: then there is none of both.
+            return fuse(features, return_extras, False)
+
+    def _way(
+        self, first: Tensor, batch: int, has_present: bool, return_extras: bool
+    ) -> tuple[Fuse, int | None, bool]:
+        """How to compute: by which function, in blocks of how many rows, and whether it may write over results."""
+        unusual = unusual_submodules(self)
+        if unusual:
+            fuse = self._fuse_rows if has_present else functools.partial(self._mode._fuse, self)
+            return functools.partial(calling, self, unusual, fuse), None, False
+        in_place = may_write_over(first)
+        rows = self._block_rows_in_place if in_place else self._block_rows
+        if has_present:
+            return self._fuse_rows, rows, in_place
+        if self._may_use_kernels and (first.is_cuda or self.backend == "triton") and not is_transformed():
+            return self._fuse_kernels, None, False
+        if (
+            self._has_own_gradients
+            and not return_extras
+            and first.is_cpu
+            and is_recorded(first)
+            and batch >= LEAST_RECORDED
+        ):
+            rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None
+            return self._fuse_recorded, rows, True
+        mode, is_pair = self._mode, self._is_pair and is_full_precision(first)
+        return functools.partial(mode._fuse_pair if is_pair else mode._fuse, self), rows, in_place
 
     def _fuse_recorded(self, h: Tensors, return_extras: bool, in_place: bool) -> tuple[Tensor, ...]:
         """The output, with gradients derived from the formula; with those of each operation, unless ``in_place``."""
-        operands: tuple[Any, ...] = (h, *self._operands())
+        mode, is_pair = self._mode, self._is_pair
+        operands: tuple[Any, ...] = (h, *mode._operands(self))
         if not in_place or not are_learned(*operands):
-            return (self._fuse_pair if self._is_pair else self._fuse)(h, return_extras)
+            return (mode._fuse_pair if is_pair else mode._fuse)(self, h, return_extras)
         values, gradients = (
-            (self._values_pair, self._gradients_pair) if self._is_pair else (self._values, self._gradients)
+            (mode._values_pair, mode._gradients_pair) if is_pair else (mode._values, mode._gradients)
         )
-        return (with_gradients(values, gradients, operands),)
+        return (
+            with_gradients(functools.partial(values, self), functools.partial(gradients, self), operands),
+        )
 
     def _fuse_rows(self, rows: Tensors, return_extras: bool, in_place: bool) -> tuple[Tensor, ...]:
         """The results of features that are followed by which are present, ``(B, M)``."""
         *h, present = rows
-        return self._fuse_present(h, present.t(), return_extras, in_place)
+        return self._mode._fuse_present(self, h, present.t(), return_extras, in_place)
 
     def _in_blocks(
         self, fuse: Fuse, rows: int, features: Tensors, return_extras: bool, in_place: bool
@@ -292,7 +323,7 @@ class FusionModule(nn.Module):
         """``fuse`` over blocks of ``rows``, so that intermediate results stay in the processor's cache."""
         first = features[0]
         # Over several blocks, gradients of parameters add up in their own dtype; half precision would lose too much.
-        loses = torch.is_grad_enabled() and first.dtype.itemsize < 4
+        loses = torch.is_grad_enabled() and not is_full_precision(first)
         if not first.is_cpu or loses or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return fuse(features, return_extras, in_place)
         blocks = zip(*(feature.split(rows) for feature in features))
@@ -378,7 +409,7 @@ def require_number(
     name: str, value: Any, kind: type = int, least: float | None = None, most: float | None = None
 ) -> None:
     """Raise a ValueError unless ``value`` is a finite number of this kind, and within the bounds."""
-    kinds = (int, float) if kind is float else (int,)
+    kinds: Any = numbers.Real if kind is float else numbers.Integral
     fits = isinstance(value, kinds) and not isinstance(value, bool) and -math.inf < value < math.inf
     if fits and (least is None or value >= least) and (most is None or value <= most):
         return

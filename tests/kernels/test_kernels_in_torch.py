@@ -112,13 +112,33 @@ def test_the_backward_operator_takes_what_is_kept_or_nothing(monkeypatch: pytest
             torch.library.opcheck(backward, (kept, out_bar, weights_bar, [x.detach() for x in h], *rest))
 
 
+@pytest.mark.parametrize("penalty", [Tensor.square, Tensor.sin, Tensor.clone], ids=["square", "sine", "linear"])
 @MODES
-def test_differentiating_twice_is_one_clear_error(mode: str) -> None:
+def test_differentiating_twice_is_one_clear_error(mode: str, penalty: Any) -> None:
+    """Of an output whose cotangent depends on it, and of one whose does not: the gradient is a function of tensors in both."""
     layer, features = layer_and_features(mode)
     features[0].requires_grad_()
-    (gradient,) = torch.autograd.grad(layer(features).square().sum(), features[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    (gradient,) = torch.autograd.grad(penalty(layer(features)).sum(), features[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated again: choose backend='torch'"):
         gradient.sum().backward()
+
+
+@MODES
+def test_what_kernels_do_not_differentiate_runs_on_torch(mode: str) -> None:
+    """Tangents, and functions of many samples at once: kernels would leave them out, or refuse."""
+    layer, features = layer_and_features(mode)
+    on_torch, _ = layer_and_features(mode, "torch")
+    given = tuple(features)
+    for frozen in (False, True):
+        for x in (layer, on_torch):
+            x.requires_grad_(not frozen)
+        found, wanted = (torch.func.jvp(lambda *h, x=x: x(list(h)), given, given) for x in (layer, on_torch))
+        torch.testing.assert_close(found, wanted)
+        with torch.autograd.forward_ad.dual_level():
+            duals = [torch.autograd.forward_ad.make_dual(x, x) for x in given]
+            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(layer(duals)).tangent, wanted[1])
+    many = [torch.stack((x, 2 * x)) for x in given]
+    torch.testing.assert_close(torch.func.vmap(lambda *h: layer(list(h)))(*many), torch.stack([layer([x[k] for x in many]) for k in (0, 1)]))
 
 
 def everything_under_autocast(layer: Any, features: list[Tensor], enabled: bool = True) -> list[Tensor]:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.library import Library
 
 Decorator = Callable[[Callable[..., Any]], Any]
@@ -41,3 +43,35 @@ def operator(name: str) -> Decorator:
 def fake(name: str) -> Decorator:
     """Register the function that is decorated as what says which shapes an operator's results have."""
     return torch.library.register_fake(name, lib=_libraries[name])
+
+
+def differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make gradients of the gradients that ``backward`` computes an error, where they would be left out.
+
+    ``torch.autograd.function.once_differentiable`` does so where the cotangents require gradients; the tensors of the forward
+    pass, of which a penalty on gradients is a function, always may.
+    """
+
+    @functools.wraps(backward)
+    def run(ctx: Any, *cotangents: Tensor) -> Any:
+        with torch.no_grad():
+            gradients = backward(ctx, *cotangents)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return gradients
+        return tuple(_Last.apply(x.requires_grad_()) if isinstance(x, Tensor) else x for x in gradients)  # type: ignore[no-untyped-call]
+
+    return run
+
+
+class _Last(torch.autograd.Function):
+    """The identity, without a derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise RuntimeError(
+            "gradients that kernels compute cannot be differentiated again: choose backend='torch' for that"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,6 +28,8 @@ from sparank_gen.plan.recorded import ARITHMETIC
 
 # What is computed again where it is read, as is arithmetic on what is kept.
 VIEWS = frozenset({"rename", "select", "stack", "slice", "concat"})
+# What shares the memory of its operand.
+SHARING = frozenset({"rename", "select", "slice"})
 # How a gradient through an operator is called.
 OPERAND = "operand" + ADJOINT
 LONGEST_FORMULA = 110
@@ -42,7 +44,7 @@ class Derivation:
     Attributes:
         program: the forward pass.
         adjoints: its adjoints, in terms of it.
-        kept: what of it they read, and do not compute again from the rest.
+        kept: what of it they read, and do not compute again from the rest. The output is not kept: a caller may write over it.
     """
 
     program: Program
@@ -95,8 +97,9 @@ def derivation(mode: Mode, program: Program, count: int | None) -> Derivation:
         parameters = frozenset(parameter.layout.name for module in mode.modules for parameter in module.parameters)
         rules = (merge_views(program.extents), push_select(program, parameters), *IDENTITIES)
         adjoints = rewrite(_taken_apart(mode, adjoints, count), rules)
-    forward = set(ir.reachable([program[program.outputs[0]].node]))
-    return Derivation(program, adjoints, tuple(_kept([adjoints[name].node for name in adjoints.outputs], forward)))
+    output = program[program.outputs[0]].node
+    may_keep = set(ir.reachable([output])) - set(_returned(output))
+    return Derivation(program, adjoints, tuple(_kept([adjoints[name].node for name in adjoints.outputs], may_keep)))
 
 
 def _taken_apart(mode: Mode, adjoints: Program, count: int) -> Program:
@@ -117,7 +120,16 @@ def _taken_apart(mode: Mode, adjoints: Program, count: int) -> Program:
     return replace(adjoints, definitions=tuple(definitions), outputs=tuple(outputs))
 
 
-def _kept(roots: Iterable[Node], forward: Collection[Node]) -> list[Node]:
+def _returned(output: Node) -> Iterator[Node]:
+    """The nodes whose values lie in the output's memory."""
+    yield output
+    while output.op in SHARING:
+        (output,) = output.args
+        yield output
+
+
+def _kept(roots: Iterable[Node], may_keep: Collection[Node]) -> list[Node]:
+    """What ``roots`` read of that which may be kept."""
     read: dict[Node, None] = {}
     pending, seen = list(roots), set[Node]()
     while pending:
@@ -125,7 +137,7 @@ def _kept(roots: Iterable[Node], forward: Collection[Node]) -> list[Node]:
         if node in seen:
             continue
         seen.add(node)
-        if node not in forward or BATCH not in node.axes or node.op in VIEWS:
+        if node not in may_keep or BATCH not in node.axes or node.op in VIEWS:
             pending.extend(reversed(node.args))
         elif node.args:
             read[node] = None
@@ -158,7 +170,8 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
     cotangent = program.outputs[0] + ADJOINT
     leaves = {node: ir.leaf(_name(value), (BATCH, *_axes(node, program))) for node, value in kept.items()}
     adjoints = _reading(_with_formulas(derived, kept), leaves)
-    named = Emitter(program.extents, emitter.symbols, taken={*RESERVED, *emitter.taken, cotangent} - {FEATURES + ADJOINT})
+    own = {FEATURES + ADJOINT, program.outputs[0]}
+    named = Emitter(program.extents, emitter.symbols, taken={*RESERVED, *emitter.taken, cotangent} - own)
     lowering = Lowering(adjoints, mode.modules, named, None, temporaries=True)
     lowering.variables = forward.variables
     lowering.values |= {leaves[node]: value for node, value in kept.items()}
@@ -187,12 +200,15 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
 
 
 def _with_formulas(derived: Derivation, kept: Mapping[Node, Value]) -> Program:
-    """The adjoints with their formulas, in terms of what the forward pass keeps; gradients through operators have names too."""
+    """The adjoints with their formulas, in terms of what the forward pass keeps.
+
+    Gradients through operators have names too, and the output, which they may read and which is not kept.
+    """
     adjoints, program = derived.adjoints, derived.program
     named = {definition.node for definition in adjoints.definitions}
     through = [node for node in ir.reachable(d.node for d in adjoints.definitions) if node.op in THROUGH and node not in named]
     own = [Definition(OPERAND + (f"_{k}" if k > 1 else ""), _axes(node, program), node) for k, node in enumerate(through, 1)]
-    definitions = (*own, *adjoints.definitions)
+    definitions = (program[program.outputs[0]], *own, *adjoints.definitions)
     names = {node: Definition(_name(value), _axes(node, program), node) for node, value in kept.items()}
     names |= {definition.node: definition for definition in (*definitions, *program.definitions)}
     formulas = [formula(definition, names) for definition in definitions]

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import sum_all
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
@@ -25,7 +24,7 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
 )
 from sparank_fusion.kernels.functions import contract, exponential, maximum, reciprocal, square
-from sparank_fusion.kernels.operators import fake, operator
+from sparank_fusion.kernels.operators import differentiated_once, fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -1807,7 +1806,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:count])
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         bars = [x.contiguous() for x in cotangents]
         # Of extras that were not asked for nothing is read.

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
@@ -25,7 +24,7 @@ from sparank_fusion.kernels.arguments import (
     widths,
 )
 from sparank_fusion.kernels.functions import contract, maximum, reciprocal, square
-from sparank_fusion.kernels.operators import fake, operator
+from sparank_fusion.kernels.operators import differentiated_once, fake, operator
 
 # How these kernels can run; a call takes one of the ways. Again: split, with no product kept for the backward pass.
 SCHEDULES = (
@@ -838,7 +837,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results[:count])
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors[: ctx.given], ctx.M, LISTED)

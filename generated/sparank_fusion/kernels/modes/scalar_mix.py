@@ -8,7 +8,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparank_fusion.functions import dot
 from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles
@@ -22,7 +21,7 @@ from sparank_fusion.kernels.arguments import (
     unit_stride,
 )
 from sparank_fusion.kernels.functions import exponential, maximum, reciprocal
-from sparank_fusion.kernels.operators import fake, operator
+from sparank_fusion.kernels.operators import differentiated_once, fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -323,7 +322,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         bars = [x.contiguous() for x in cotangents]
         # Of extras that were not asked for nothing is read.

@@ -8,11 +8,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparank_fusion.kernels import launch, precision, row_tiles
 from sparank_fusion.kernels.arguments import acc, grouped, next_power_of_2, row_strides, unit_stride
-from sparank_fusion.kernels.operators import fake, operator
+from sparank_fusion.kernels.operators import differentiated_once, fake, operator
 
 # How these kernels can run; a call takes one of the ways.
 SCHEDULES = ("resident",)
@@ -174,7 +173,7 @@ class _Fuse(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    @once_differentiable
+    @differentiated_once
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         bars = [x.contiguous() for x in cotangents]
         tensors = grouped(ctx.saved_tensors, ctx.M, LISTED)

@@ -1,0 +1,162 @@
+"""Submodules with hooks, and others in their place: they are called as the published layer calls them, or it is said that not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune, spectral_norm
+
+from published import Cell, assert_same_gradients, gradients, twins
+from sparank_fusion import FusionLayer
+
+# Below and above the batches that have gradients of their own, and with two modalities the shorter form.
+LINEARS = [("gate", 2, "gate_projs.0"), ("gate", 3, "gate_projs.1"), ("sigmoid_gate", 2, "gate_net.0")]
+each_linear = pytest.mark.parametrize("mode, modalities, path", LINEARS)
+each_batch = pytest.mark.parametrize("batch", [3, 5000])
+Change = Callable[[nn.Module, str], None]
+
+
+class Adapted(nn.Module):
+    """A linear map with a low-rank term beside it, as adapters have, which shows the weight of the map inside."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+        torch.manual_seed(1)
+        self.down = nn.Linear(inner.in_features, 2, bias=False)
+        self.up = nn.Linear(2, inner.out_features, bias=False)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.inner.weight
+
+    @property
+    def bias(self) -> Tensor:
+        return self.inner.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x) + self.up(self.down(x))
+        return out
+
+
+def adapt(layer: nn.Module, path: str) -> None:
+    parent, _, name = path.rpartition(".")
+    layer.get_submodule(parent)._modules[name] = Adapted(layer.get_submodule(path)).double()  # type: ignore[arg-type]
+
+
+def hook(layer: nn.Module, path: str) -> None:
+    layer.get_submodule(path).register_forward_hook(lambda module, given, out: 2 * out)
+
+
+def hook_before(layer: nn.Module, path: str) -> None:
+    layer.get_submodule(path).register_forward_pre_hook(lambda module, given: (given[0] + 1,))
+
+
+def cut(layer: nn.Module, path: str) -> None:
+    torch.manual_seed(1)
+    prune.random_unstructured(layer.get_submodule(path), "weight", 0.5)  # type: ignore[no-untyped-call]
+
+
+def normalise(layer: nn.Module, path: str) -> None:
+    torch.manual_seed(1)
+    spectral_norm(layer.get_submodule(path))
+
+
+def same(mode: str, modalities: int, path: str, batch: int, change: Change) -> None:
+    """Both layers give the same, and the same gradients, after some steps of training."""
+    cell = Cell(mode, modalities, batch=batch)
+    found: list[dict[str, Tensor]] = []
+    for layer in twins(cell):
+        layer(cell.features())
+        change(layer, path)
+        optimiser = torch.optim.SGD(layer.parameters(), 0.01)
+        for _ in range(2):
+            layer(cell.features()).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        inputs = [x.requires_grad_() for x in cell.features()]
+        out = layer(inputs)
+        found.append({"out": out, **gradients(layer, inputs, [out], cell.dtype)})
+    assert_same_gradients(*found)
+
+
+@each_batch
+@pytest.mark.parametrize("change", [adapt, hook, hook_before, cut, normalise])
+@each_linear
+def test_linear_maps(mode: str, modalities: int, path: str, batch: int, change: Change) -> None:
+    same(mode, modalities, path, batch, change)
+
+
+@each_batch
+@pytest.mark.parametrize("change", [hook, hook_before, cut])
+def test_layer_normalisation(change: Change, batch: int) -> None:
+    same("attention", 2, "norm", batch, change)
+
+
+def layer_and_features(mode: Any, modalities: int) -> tuple[FusionLayer, list[Tensor]]:
+    torch.manual_seed(0)
+    return FusionLayer(8, modalities, mode), [torch.randn(3, 8) for _ in range(modalities)]
+
+
+@each_linear
+def test_hooks_see_what_passes(mode: str, modalities: int, path: str) -> None:
+    layer, features = layer_and_features(mode, modalities)
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = layer.get_submodule(path).register_forward_hook(lambda module, given, out: seen.append((given[0], out)))
+    layer(features)
+    module = layer.get_submodule(path)
+    ((given, out),) = seen
+    torch.testing.assert_close(out, nn.functional.linear(given, module.weight, module.bias))  # type: ignore[arg-type]
+    handle.remove()
+    layer(features)
+    assert len(seen) == 1
+
+
+@each_linear
+def test_compiled_layers_call_them_too(mode: str, modalities: int, path: str) -> None:
+    for change in (adapt, hook):
+        torch._dynamo.reset()
+        layer, features = layer_and_features(mode, modalities)
+        change(layer, path)
+        layer.float()
+        torch.testing.assert_close(torch.compile(layer, backend="eager")(features), layer(features))
+
+
+@each_linear
+def test_missing_modalities(mode: str, modalities: int, path: str) -> None:
+    layer, features = layer_and_features(mode, modalities)
+    if layer.numbered:
+        pytest.skip("no modality of this mode may be missing")
+    hook(layer, path)
+    present = torch.ones(3, modalities, dtype=torch.bool)
+    torch.testing.assert_close(layer(features, present=present), layer(features))
+
+
+def test_what_cannot_be_called_is_an_error() -> None:
+    """The projections of attention are parts of one weight: where hooks compute that, stale ones would be used."""
+    layer, features = layer_and_features("attention", 2)
+    prune.random_unstructured(layer.attn, "in_proj_weight", 0.5)  # type: ignore[arg-type, no-untyped-call]
+    with pytest.raises(RuntimeError, match="'attn' .MultiheadAttention. is not called: .* torch.nn.utils.parametrize"):
+        layer(features)
+
+
+def test_hooks_that_only_look_are_warned_of() -> None:
+    layer, features = layer_and_features("attention", 2)
+    wanted = layer(features)
+    layer.attn.register_forward_hook(lambda *seen: None)  # type: ignore[operator, union-attr]
+    with pytest.warns(UserWarning, match="'attn' .MultiheadAttention. is not called: .* its forward hooks do not run"):
+        torch.testing.assert_close(layer(features), wanted)
+
+
+def test_usual_layers_are_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode, modalities in (("gate", 3), ("sigmoid_gate", 2), ("attention", 2)):
+            layer, features = layer_and_features(mode, modalities)
+            nn.utils.parametrizations.weight_norm(next(x for x in layer.modules() if isinstance(x, nn.Linear)))
+            layer(features)
