@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 from collections.abc import Callable
@@ -205,6 +206,23 @@ def test_cpu_autocast(mode: str, modalities: int, kind: str) -> None:
         found.append(Sample(f"{batch} rows", mine, theirs, exact))
     lines = complaints(found, torch.bfloat16)
     assert not lines, "\n".join(lines)
+
+
+@each_learned_mode
+def test_blocks_do_not_round_gradients_under_autocast(mode: str) -> None:
+    """Gradients of a half-precision copy of a parameter would add up over the blocks."""
+    cell = dataclasses.replace(small(mode), batch=500, dtype=torch.float32)
+    found = []
+    for rows in (None, 64):
+        torch.manual_seed(0)
+        layer = cell.build(FusionLayer)
+        layer._block_rows = rows  # type: ignore[assignment]
+        features = cell.features()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(features)
+        out.float().square().sum().backward()
+        found.append([parameter.grad for parameter in layer.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @each_mode
