@@ -6,15 +6,17 @@ any other. Pointwise nodes broadcast over the union of their arguments' axes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 BATCH = "b"
 CUTS = frozenset({"slice", "pad", "concat"})
 
@@ -178,18 +180,31 @@ def rebuild(node: Node, args: Sequence[Node]) -> Node:
     return node if tuple(args) == node.args else make(node.op, args, node.over, node.data)
 
 
-def reachable(roots: Iterable[Node]) -> Iterator[Node]:
-    """Every node that ``roots`` depend on, operands before their users, each once."""
+def reachable(roots: Iterable[Node], known: Container[Node] = ()) -> Iterator[Node]:
+    """Every node that ``roots`` depend on, operands before their users, each once; without those of ``known`` and what is
+    below them alone."""
     seen: set[Node] = set()
     pending = [(root, False) for root in reversed(list(roots))]
     while pending:
         node, ready = pending.pop()
         if ready:
             yield node
-        elif node not in seen:
+        elif node not in seen and node not in known:
             seen.add(node)
             pending.append((node, True))
             pending.extend((arg, False) for arg in reversed(node.args) if arg not in seen)
+
+
+def bottom_up(root: Key, below: Callable[[Key], Sequence[Key]], value: Callable[[Key], Value], known: dict[Key, Value]) -> Value:
+    """The value of ``root``, after those of what is ``below`` it, all put into ``known``; graphs may be deeper than calls."""
+    pending = [root]
+    while pending:
+        missing = [key for key in below(pending[-1]) if key not in known]
+        pending += reversed(missing)
+        if not missing:
+            key = pending.pop()
+            known[key] = known[key] if key in known else value(key)
+    return known[root]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
-from sparank_gen.ir.simplify import product_of
+from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.ir.zeros import Zeros, is_positive
@@ -130,9 +130,8 @@ class _Restriction:
 
     def value(self, root: Node) -> Node:
         """What stands for ``root``; at absent modalities it is any finite value."""
-        for node in ir.reachable([root]):
-            if node not in self.done:
-                self.done[node] = self.restricted(node)
+        for node in ir.reachable([root], self.done):
+            self.done[node] = self.restricted(node)
         return self.done[root]
 
     def restricted(self, node: Node) -> Node:
@@ -181,7 +180,7 @@ class _Restriction:
         A product is zero where one factor is. So that a contraction stays one, the smallest factor that has rows is
         made so, unless one of them is already.
         """
-        factors = self.factors(node)
+        factors = factors_of(node, whole=self.named)
         if all(any(axis in self.zeros.along(factor) for factor in factors) for axis in over):
             return node
         for axis in over:
@@ -191,12 +190,6 @@ class _Restriction:
             place = min(options, key=lambda k: (BATCH not in factors[k].axes, len(factors[k].axes), k))
             factors[place] = ir.apply("where", is_present(axis), factors[place], ir.constant(0))
         return product_of(factors)
-
-    def factors(self, node: Node) -> list[Node]:
-        """The factors of a product; those with a name stay whole."""
-        if node.op != "mul" or node in self.named:
-            return [node]
-        return [factor for arg in node.args for factor in self.factors(arg)]
 
     def harmless(self, op: str, args: list[Node]) -> list[Node]:
         """Operands with a harmless one where its value is not meant, if the operator could be singular there."""

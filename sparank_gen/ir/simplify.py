@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -198,9 +199,9 @@ def sum_of(terms: Sequence[Node]) -> Node:
     return total
 
 
-def factors_of(node: Node) -> list[Node]:
-    """The factors of a product, from left to right."""
-    return [factor for arg in node.args for factor in factors_of(arg)] if node.op == "mul" else [node]
+def factors_of(node: Node, whole: Collection[Node] = ()) -> list[Node]:
+    """The factors of a product, from left to right; those of ``whole``, and products that are in it more than once, are one."""
+    return _parts(node, "mul", whole)
 
 
 def product_of(factors: list[Node]) -> Node:
@@ -212,8 +213,31 @@ def product_of(factors: list[Node]) -> Node:
 
 
 def terms_of(node: Node) -> list[Node]:
-    """The terms of a sum, from left to right."""
-    return [term for arg in node.args for term in terms_of(arg)] if node.op == "add" else [node]
+    """The terms of a sum, from left to right; sums that are in it more than once are one."""
+    return _parts(node, "add", ())
+
+
+def _parts(root: Node, op: str, whole: Collection[Node]) -> list[Node]:
+    """What ``op`` joins in ``root``. As nothing is taken apart twice, there are no more parts than operands in the graph."""
+
+    def is_joint(node: Node) -> bool:
+        return node.op == op and node not in whole
+
+    if not is_joint(root):
+        return [root]
+    readers: Counter[Node] = Counter()
+    joints = [root]
+    for joint in joints:
+        joints += [arg for arg in dict.fromkeys(joint.args) if is_joint(arg) and not readers[arg]]
+        readers.update(joint.args)
+    parts, pending = list[Node](), [root]
+    while pending:
+        node = pending.pop()
+        if is_joint(node) and readers[node] < 2:
+            pending.extend(reversed(node.args))
+        else:
+            parts.append(node)
+    return parts
 
 
 def tidy(program: Program) -> Program:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
+from weakref import WeakKeyDictionary
 
 from sparank_gen.ir.node import Node, reachable
 
@@ -37,9 +40,8 @@ class Zeros:
         return self._find(node)[1]
 
     def _find(self, root: Node) -> tuple[frozenset[str], bool]:
-        for node in reachable([root]):
-            if node not in self.known:
-                self.known[node] = self._of(node)
+        for node in reachable([root], self.known):
+            self.known[node] = self._of(node)
         return self.known[root]
 
     def _of(self, node: Node) -> tuple[frozenset[str], bool]:
@@ -78,27 +80,55 @@ class Zeros:
         return frozenset(), condition is self.some
 
 
+class Sign(IntEnum):
+    """What is known of all values of a node, whatever it reads; positive ones are so by more than a rounding."""
+
+    ANY = 0
+    NOT_NEGATIVE = 1
+    POSITIVE = 2
+
+
+def _never_negative(node: Node, signs: Sequence[Sign]) -> Sign:
+    return Sign.NOT_NEGATIVE
+
+
+def _of_all(node: Node, signs: Sequence[Sign]) -> Sign:
+    return min(signs[-2:])
+
+
+def _at_most_not_negative(node: Node, signs: Sequence[Sign]) -> Sign:
+    return min(signs[0], Sign.NOT_NEGATIVE)
+
+
+# The sign of each operator by those of its operands; others have any.
+SIGNS: Mapping[str, Callable[[Node, Sequence[Sign]], Sign]] = {
+    "constant": lambda node, signs: Sign(int(node.data > 0) + int(node.data >= 0)),
+    "extent": lambda node, signs: Sign.POSITIVE,
+    "add": lambda node, signs: max(signs) if min(signs) else Sign.ANY,
+    "mul": lambda node, signs: max(min(signs), Sign(node.args[0] is node.args[1])),
+    "pow": lambda node, signs: Sign(node.args[1].op == "constant" and node.args[1].data % 2 == 0),
+    "sqrt": lambda node, signs: max(signs[0], Sign.NOT_NEGATIVE),
+    **dict.fromkeys(("abs", "exp", "sigmoid", "relu", "softplus", "softmax", "rsqrt"), _never_negative),
+    **dict.fromkeys(("clamp_min", "maximum"), lambda node, signs: max(signs)),
+    **dict.fromkeys(("div", "where", "rename", "mean", "max", "min"), _of_all),
+    **dict.fromkeys(("sum", "prod"), _at_most_not_negative),
+}
+_KNOWN: WeakKeyDictionary[Node, Sign] = WeakKeyDictionary()
+
+
+def sign_of(root: Node) -> Sign:
+    """What is known of the sign of all values of a node."""
+    for node in reachable([root], _KNOWN):
+        rule = SIGNS.get(node.op)
+        _KNOWN[node] = rule(node, [_KNOWN[arg] for arg in node.args]) if rule else Sign.ANY
+    return _KNOWN[root]
+
+
 def is_positive(node: Node) -> bool:
     """Whether ``node`` is larger than zero by more than a rounding, for every value of what it reads."""
-    if node.op == "constant":
-        return bool(node.data > 0)
-    if node.op in ("clamp_min", "maximum"):
-        return any(map(is_positive, node.args))
-    if node.op == "add":
-        return any(map(is_positive, node.args)) and all(map(is_not_negative, node.args))
-    if node.op in ("mul", "div", "where"):
-        return all(map(is_positive, node.args[-2:]))
-    return node.op == "extent" or (node.op in ("sqrt", "rename", "mean", "max", "min") and is_positive(node.args[0]))
+    return sign_of(node) is Sign.POSITIVE
 
 
 def is_not_negative(node: Node) -> bool:
     """Whether ``node`` is zero or more, for every value of what it reads."""
-    if node.op in ("abs", "exp", "sigmoid", "relu", "softplus", "softmax", "sqrt", "rsqrt") or is_positive(node):
-        return True
-    if node.op == "pow":
-        return node.args[1].op == "constant" and node.args[1].data % 2 == 0
-    if node.op == "mul" and node.args[0] is node.args[1]:
-        return True
-    if node.op in ("add", "mul", "div", "where"):
-        return all(map(is_not_negative, node.args[-2:]))
-    return node.op in ("sum", "mean", "max", "min", "prod", "rename") and is_not_negative(node.args[0])
+    return sign_of(node) >= Sign.NOT_NEGATIVE
