@@ -20,6 +20,8 @@ HEAD = "version: 1\nmode: growing\nsummary: s\nmodalities: '>=2'\naxes: {i: dim}
 FAMILIES = {
     "squares": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] * x{j}[i]", "out[i] = x{k}[i]"),
     "squares in a sum": ("x0[m,i] = tanh(h[m,i])", "x{k}[m,i] = x{j}[m,i] * x{j}[m,i]", "out[i] = sum[m](x{k}[m,i] * h[m,i])"),
+    "signs": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] * x{j}[i] + x{j}[i]", "out[i] = log(1 + x{k}[i])"),
+    "sums": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] + x{j}[i]", "out[i] = x{k}[i]"),
 }
 SMALL = 12
 # Passes may look at all that is below each statement: four times the work for twice the statements. What is taken apart as a
