@@ -20,6 +20,8 @@ HEAD = "version: 1\nmode: growing\nsummary: s\nmodalities: '>=2'\naxes: {i: dim}
 FAMILIES = {
     "squares": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] * x{j}[i]", "out[i] = x{k}[i]"),
     "squares in a sum": ("x0[m,i] = tanh(h[m,i])", "x{k}[m,i] = x{j}[m,i] * x{j}[m,i]", "out[i] = sum[m](x{k}[m,i] * h[m,i])"),
+    "stacked features": ("x0[m,i] = h[m,i]", "x{k}[m,i] = tanh(x{j}[m,i] + x{j}[m,i] * 0.5)", "out[i] = max[m](x{k}[m,i])"),
+    "pieces": ("x0[m,i] = softmax[m](h[m,i])", "x{k}[m,i] = tanh(x{j}[m,i] + x{j}[m,i] * 0.5)", "out[i] = sum[m](x{k}[m,i])"),
     "signs": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] * x{j}[i] + x{j}[i]", "out[i] = log(1 + x{k}[i])"),
     "sums": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] + x{j}[i]", "out[i] = x{k}[i]"),
 }

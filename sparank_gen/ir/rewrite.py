@@ -19,18 +19,30 @@ def rewrite(program: Program, rules: Sequence[Rule]) -> Program:
     """``program`` with the rules applied, operands first, until none applies."""
     done: dict[Node, Node] = {}
 
+    better: dict[Node, Node] = {}
+
     def settle(root: Node) -> Node:
-        for node in ir.reachable([root]):
-            if node not in done:
-                done[node] = improve(ir.rebuild(node, [done[arg] for arg in node.args]))
+        pending = [root]
+        while pending:
+            node = pending[-1]
+            below = [better[node]] if node in better else [arg for arg in node.args if arg not in done]
+            if node in done:
+                pending.pop()
+            elif node in better and better[node] in done:
+                done[node] = done[better[node]]
+            elif below:
+                pending.extend(reversed(below))
+            else:
+                improve(node, ir.rebuild(node, [done[arg] for arg in node.args]))
         return done[root]
 
-    def improve(node: Node) -> Node:
-        for rule in rules:
-            better = rule(node)
-            if better is not None and better is not node:
-                return settle(better)
-        return node
+    def improve(node: Node, rebuilt: Node) -> None:
+        found = (rule(rebuilt) for rule in rules)
+        improved = next((other for other in found if other is not None and other is not rebuilt), None)
+        if improved is None:
+            done[node] = rebuilt
+        else:
+            better[node] = improved
 
     definitions = tuple(replace(definition, node=settle(definition.node)) for definition in program.definitions)
     return replace(program, definitions=definitions)

@@ -43,6 +43,7 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
 
 def _rules(program: Program, count: int) -> tuple[Rule, ...]:
     """What a known number of modalities makes possible."""
+    pieces = Pieces()
 
     def extent_of(axis: str) -> int | None:
         return program.extents[axis].substitute("modalities", Extent.number(count)).constant
@@ -57,14 +58,14 @@ def _rules(program: Program, count: int) -> tuple[Rule, ...]:
         return ir.stack([first, ir.apply("sub", ir.constant(1), first)], axis)
 
     def unroll(node: Node) -> Node | None:
-        if node.op not in ("sum", "mean") or len(node.over) != 1 or not _has_pieces(node.args[0], node.over[0]):
+        if node.op not in ("sum", "mean") or len(node.over) != 1 or node.over[0] not in pieces.along(node.args[0]):
             return None
         (axis,) = node.over
         size = extent_of(axis)
         assert size is not None
-        total = pick(node.args[0], axis, 0)
+        total = pieces.pick(node.args[0], axis, 0)
         for position in range(1, size):
-            total = ir.apply("add", total, pick(node.args[0], axis, position))
+            total = ir.apply("add", total, pieces.pick(node.args[0], axis, position))
         return total if node.op == "sum" else ir.apply("div", total, ir.constant(size))
 
     def known_extent(node: Node) -> Node | None:
@@ -106,53 +107,86 @@ def _computed_once(program: Program, positions: Mapping[tuple[str, str], Sequenc
     return program.mapped(done)
 
 
-def _has_pieces(node: Node, axis: str) -> bool:
-    """Whether a stack along ``axis`` stands under ``node`` with nothing but pointwise work and views between."""
-    if node.op == "stack" and node.over == (axis,):
-        return True
-    if axis not in node.axes or node.op == "select":
-        return False
-    if node.op == "rename":
-        return _has_pieces(node.args[0], {new: old for old, new in node.data}.get(axis, axis))
-    is_pointwise = node.op in OPERATORS and OPERATORS[node.op].kind == "pointwise"
-    return is_pointwise and any(_has_pieces(arg, axis) for arg in node.args)
+class Pieces:
+    """Nodes at one position of an axis, read below pointwise work and views where a stack along the axis stands there."""
+
+    def __init__(self) -> None:
+        self.stacked: dict[Node, frozenset[str]] = {}
+        self.picked: dict[tuple[Node, str, int], Node] = {}
+
+    def along(self, root: Node) -> frozenset[str]:
+        """The axes of stacks under ``root`` with nothing but pointwise work and views between."""
+        for node in ir.reachable([root], self.stacked):
+            if node.op == "stack":
+                self.stacked[node] = frozenset(node.over)
+            elif node.op == "rename":
+                names = dict(node.data)
+                self.stacked[node] = frozenset(names.get(axis, axis) for axis in self.stacked[node.args[0]])
+            else:
+                self.stacked[node] = frozenset().union(*(self.stacked[arg] for arg in node.args if _is_pointwise(node)))
+        return self.stacked[root]
+
+    def pick(self, root: Node, axis: str, position: int) -> Node:
+        """``root`` at one position of ``axis``."""
+        return ir.bottom_up((root, axis, position), lambda key: self.below(*key), lambda key: self.made(*key), self.picked)
+
+    def below(self, node: Node, axis: str, position: int) -> list[tuple[Node, str, int]]:
+        """What has to be picked for ``node`` to be."""
+        if axis not in self.along(node) or node.op == "stack":
+            return []
+        return [(arg, _name_below(node, axis), position) for arg in node.args]
+
+    def made(self, node: Node, axis: str, position: int) -> Node:
+        """``node`` at one position, of what is picked."""
+        if axis not in node.axes:
+            return node
+        below = [self.picked[key] for key in self.below(node, axis, position)]
+        if node.op == "stack" and node.over == (axis,) and node.args[position].axes == node.axes - {axis}:
+            return node.args[position]
+        if node.op == "rename" and below:
+            return ir.rename(below[0], dict(node.data))
+        return ir.make(node.op, below) if below else ir.select(node, axis, position)
 
 
-def pick(node: Node, axis: str, position: int) -> Node:
-    """``node`` at one position of ``axis``, read below pointwise work and views."""
-    if axis not in node.axes:
-        return node
-    if not _has_pieces(node, axis):
-        return ir.select(node, axis, position)
-    if node.op == "stack" and node.over == (axis,) and node.args[position].axes == node.axes - {axis}:
-        return node.args[position]
-    if node.op == "rename":
-        names = dict(node.data)
-        return ir.rename(pick(node.args[0], {new: old for old, new in names.items()}.get(axis, axis), position), names)
-    if node.op in OPERATORS and OPERATORS[node.op].kind == "pointwise":
-        return ir.make(node.op, [pick(arg, axis, position) for arg in node.args])
-    return ir.select(node, axis, position)
+def _is_pointwise(node: Node) -> bool:
+    return node.op in OPERATORS and OPERATORS[node.op].kind == "pointwise"
+
+
+def _name_below(node: Node, axis: str) -> str:
+    """What ``axis`` is called in the operands of a node."""
+    return {new: old for old, new in node.data}.get(axis, axis) if node.op == "rename" else axis
 
 
 def push_select(program: Program, parameters: frozenset[str]) -> Rule:
     """A position of a modality axis is read at the leaves where it can be, so that only that modality is computed."""
     modality_axes = program.modality_axes
 
+    known: dict[tuple[Node, str], bool] = {}
+
     def reaches_leaves(node: Node, axis: str) -> bool:
         """Whether reading ``node`` at one position of ``axis`` needs only that position of everything below."""
+        return ir.bottom_up((node, axis), below, reaches, known)
+
+    def below(key: tuple[Node, str]) -> list[tuple[Node, str]]:
+        return [(arg, _name_below(*key)) for arg in key[0].args] if own_answer(*key) is None else []
+
+    def reaches(key: tuple[Node, str]) -> bool:
+        own = own_answer(*key)
+        return all(known[other] for other in below(key)) if own is None else own
+
+    def own_answer(node: Node, axis: str) -> bool | None:
+        """The same where it can be told without what is below; else None."""
         if axis in owners(node.axes, program.extents).values():
             return False
         if axis not in node.axes or node.op in ("leaf", "stack"):
             return True
         if node.op == "rename":
-            return reaches_leaves(node.args[0], {new: old for old, new in node.data}.get(axis, axis))
+            return None
         if node.op not in OPERATORS or axis in node.over:
             return False
-        if node.op == "sum":
-            factors = factors_of(node.args[0])
-            if any(f.op == "leaf" and f.data[0] in parameters and axis not in f.axes for f in factors):
-                return False
-        return all(reaches_leaves(arg, axis) for arg in node.args)
+        factors = factors_of(node.args[0]) if node.op == "sum" else []
+        is_map = any(f.op == "leaf" and f.data[0] in parameters and axis not in f.axes for f in factors)
+        return False if is_map else None
 
     def rule(node: Node) -> Node | None:
         if node.op != "select" or node.over[0] not in modality_axes or not reaches_leaves(node.args[0], node.over[0]):
@@ -172,8 +206,7 @@ def push_select(program: Program, parameters: frozenset[str]) -> Rule:
             return ir.stack([at(piece) for piece in argument.args], argument.over[0])
         if argument.op == "rename":
             names = dict(argument.data)
-            inner = {new: old for old, new in names.items()}.get(axis, axis)
-            return ir.rename(at(argument.args[0], inner), names)
+            return ir.rename(at(argument.args[0], _name_below(argument, axis)), names)
         return ir.make(argument.op, [at(operand) for operand in argument.args], argument.over, argument.data)
 
     return rule

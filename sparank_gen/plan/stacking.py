@@ -41,20 +41,23 @@ def stacked_dim(program: Program, per_modality: Mapping[str, bool], usual: Sizes
             return False
         if node.op == "leaf":
             return bool(node.data[0] == FEATURES)
-        return any(reads_features(arg) for arg in node.args)
+        return any(reading[arg] for arg in node.args)
 
     nodes = list(ir.reachable(program[name].node for name in program.outputs))
+    reading: dict[Node, bool] = {}
+    for node in nodes:
+        reading[node] = reads_features(node)
     own_products = {node.args[0] for node in nodes if is_own_product(node)}
 
     def needs_all(node: Node) -> bool:
         operator = OPERATORS.get(node.op)
         over_modalities = set(node.over) & modality and operator is not None and node.op not in LISTED
         meets = len(node.axes & modality) > 1 and node.op not in ("leaf", "rename") and node not in own_products
-        return bool(over_modalities or meets) and any(reads_features(arg) for arg in node.args)
+        return bool(over_modalities or meets) and any(reading[arg] for arg in node.args)
 
     if not any(needs_all(node) for node in nodes):
         return None
-    return int(any(reads_features(factor) for node in nodes for factor in _with_joined_modalities(program, node, usual)))
+    return int(any(reading[factor] for node in nodes for factor in _with_joined_modalities(program, node, usual)))
 
 
 def _with_joined_modalities(program: Program, node: Node, usual: Sizes) -> Iterator[Node]:

@@ -19,7 +19,7 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.reuse import THROUGH, reuse
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import IDENTITIES, merge_views, simplify
-from sparank_gen.ir.specialise import pick, push_select
+from sparank_gen.ir.specialise import Pieces, push_select
 from sparank_gen.ir.text import formula
 from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
@@ -106,6 +106,7 @@ def _taken_apart(mode: Mode, adjoints: Program, count: int) -> Program:
     """``adjoints`` with a definition for each modality, where a gradient is a list with one for each."""
     axes = {p.layout.name + ADJOINT: module.per for module in mode.modules for p in module.parameters if module.per is not None}
     axes[FEATURES + ADJOINT] = mode.slots[FEATURES][1]
+    picked = Pieces()
     definitions: list[Definition] = []
     for definition in adjoints.definitions:
         axis = axes.get(definition.name)
@@ -113,7 +114,7 @@ def _taken_apart(mode: Mode, adjoints: Program, count: int) -> Program:
             definitions.append(definition)
             continue
         rest = tuple(other for other in definition.axes if other != axis)
-        pieces = [pick(definition.node, axis, position) for position in range(count)]
+        pieces = [picked.pick(definition.node, axis, position) for position in range(count)]
         definitions += [Definition(f"{definition.name}_{k}", rest, piece) for k, piece in enumerate(pieces)]
     outputs = [name for name in adjoints.outputs if name not in axes]
     outputs += [f"{name}_{k}" for name in adjoints.outputs if name in axes for k in range(count)]
