@@ -114,6 +114,14 @@ def test_build_removes_only_its_own_stale_files(project: Project) -> None:
     assert {"docs/notes.md", "tests/golden/mine.json", "docs/old.md"} <= set(left)
 
 
+def test_a_chain_too_deep_to_compile_is_an_error_at_its_spec(project: Project) -> None:
+    chain = "".join(f"  x{k}[i] = tanh(x{k - 1}[i])\n" for k in range(1, 400))
+    text = f"version: 1\nmode: deep\nsummary: s\nmodalities: 2\naxes: {{i: dim}}\nmath: |\n  x0[i] = h[0,i] + h[1,i]\n{chain}  out[i] = x399[i]\n"
+    (project.specs / "deep.yaml").write_text(text)
+    message = project.run("build", code=2).stderr
+    assert "specs/deep.yaml:7:3: error[bad-syntax]: the definitions are nested too deeply" in message and "longest chain" in message
+
+
 def test_edited_stale_files_are_refused_then_forced(project: Project) -> None:
     project.edit("generated/docs/gate.md", "# gate\n", "# mine\n")
     (project.specs / "gate.yaml").unlink()

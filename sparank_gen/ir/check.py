@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
@@ -43,11 +44,18 @@ def check_spec(spec: FusionSpec, library: Mapping[str, Function] | None = None) 
     Raises:
         SpecError: the first thing that does not fit, with its place.
     """
-    try:
+    with limited_depth(spec, "define each before its use"):
         return _Checker(spec, library or {}).mode()
+
+
+@contextmanager
+def limited_depth(spec: FusionSpec, remedy: str) -> Iterator[None]:
+    """Raises a SpecError where the definitions of ``spec`` need more calls within calls than Python allows."""
+    try:
+        yield
     except RecursionError:
         place = spec.math.span() if spec.math else spec.place
-        raise errors.BadSyntax("the definitions are nested too deeply", place, "define each before its use") from None
+        raise errors.BadSyntax("the definitions are nested too deeply", place, remedy) from None
 
 
 @dataclass

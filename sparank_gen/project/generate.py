@@ -16,10 +16,10 @@ from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.tests.cases import require_sizes
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
-from sparank_gen.backends.torch.module import Argument, ModuleFile, class_name, module_file
+from sparank_gen.backends.torch.module import Argument, arguments, class_name, module_file, out_dim
 from sparank_gen.backends.triton.explain import rest, ways
 from sparank_gen.backends.triton.file import kernel_file
-from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.check import check_spec, limited_depth
 from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.project import cache
@@ -148,8 +148,10 @@ def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
     missing = [(key, mode) for key, mode in zip(keys, modes, strict=True) if key not in known]
 
     def files_of(position: int) -> dict[str, str] | errors.SpecError:
+        mode = missing[position][1]
         try:
-            return renderer.mode_files(missing[position][1])
+            with limited_depth(mode.spec, "shorten the longest chain of statements that each read the one before"):
+                return renderer.mode_files(mode)
         except errors.SpecError as error:
             return error
 
@@ -222,9 +224,10 @@ class Renderer:
     def package_files(self, modes: Sequence[Mode]) -> dict[str, str]:
         """The files that speak of all modes."""
         source, package = f"{self.config.specs.name}/", self.config.package
-        files = [module_file(mode) for mode in modes]
-        layer_modes = [LayerMode(f.mode.name, f.mode.spec.summary.value, f.class_name, tuple(a.name for a in f.arguments)) for f in files]
-        context = {"modes": layer_modes, "arguments": self.layer_arguments(files), "default_mode": self.default_mode(modes)}
+        layer_modes = [
+            LayerMode(mode.name, mode.spec.summary.value, class_name(mode.name), tuple(a.name for a in arguments(mode))) for mode in modes
+        ]
+        context = {"modes": layer_modes, "arguments": self.layer_arguments(modes), "default_mode": self.default_mode(modes)}
         return {
             f"{package}/__init__.py": self.render("torch/init.py.j2", source, **context),
             f"{package}/functions.py": self.render("torch/functions.py.j2", source),
@@ -243,7 +246,7 @@ class Renderer:
             f"{package}/py.typed": "",
             "tests/support.py": self.render("tests/support.py.j2", source),
             "tests/conftest.py": self.render("tests/conftest.py.j2", source),
-            "docs/README.md": self.render("docs/index.md.j2", source, files=files),
+            "docs/README.md": self.render("docs/index.md.j2", source, modes=[(mode, out_dim(mode)) for mode in modes]),
         }
 
     def default_mode(self, modes: Sequence[Mode]) -> str | None:
@@ -252,19 +255,19 @@ class Renderer:
             raise UsageError(f"[tool.sparank-gen] default-mode = {default!r} is not a mode of {self.config.specs}")
         return default
 
-    def layer_arguments(self, files: Sequence[ModuleFile]) -> list[LayerArgument]:
+    def layer_arguments(self, modes: Sequence[Mode]) -> list[LayerArgument]:
         """The hyper-parameters of all modes as arguments of one constructor.
 
         Raises:
             UsageError: when a positional one does not exist.
         """
         merged: dict[str, LayerArgument] = {}
-        for file in files:
-            for argument in file.arguments:
+        for mode in modes:
+            for argument in arguments(mode):
                 known = merged.get(argument.name)
-                modes = (*(known.modes if known else ()), file.mode.name)
+                names = (*(known.modes if known else ()), mode.name)
                 positional = argument.name in self.config.positional
-                merged[argument.name] = LayerArgument(**asdict(argument), modes=modes, positional=positional)
+                merged[argument.name] = LayerArgument(**asdict(argument), modes=names, positional=positional)
         for name in self.config.positional:
             if name not in merged:
                 raise UsageError(f"[tool.sparank-gen] positional: no mode has a hyper-parameter {name!r}")

@@ -173,7 +173,7 @@ def module_file(mode: Mode) -> ModuleFile:
         arguments=arguments(mode),
         checks=tuple((d.whole.code(names), d.part.code(names), str(d.part)) for d in mode.divisions),
         assignments=assignments(mode, names),
-        out_dim=mode.out_extent.code(names),
+        out_dim=out_dim(mode),
         block=_block(mode, names, made[0].alive),
         only_moves=only_moves(prepared(mode)),
         held=largest(whole_tiles(prepared(mode)), names),
@@ -193,6 +193,11 @@ def class_name(mode: str) -> str:
     """The class of a mode: its name in camel case, and ``Fusion``, unless it ends so."""
     name = "".join(part.capitalize() for part in mode.split("_") if part)
     return f"{name.removesuffix('Fusion')}Fusion"
+
+
+def out_dim(mode: Mode) -> str:
+    """The number of output features in terms of the arguments of a mode's constructor."""
+    return mode.out_extent.code(_symbols(mode, ""))
 
 
 def arguments(mode: Mode) -> tuple[Argument, ...]:
