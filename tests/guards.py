@@ -53,6 +53,14 @@ GUARDED = {
         "y[i] = where(x[i] > 0, where(x[i] < 3, log(x[i]), sqrt(3 - x[i])), 1 / x[i])",
         (-2, 1, 2, -1), (-0.5, 0, 0.6931471805599453, -1), (-0.25, 1, 0.5, -1),
     ),
+    "of what both branches read": Guarded(
+        "z[i] = where(x[i] > 0.5, log(x[i]), x[i])\ny[i] = where(z[i] > 0.1, log(z[i]), z[i])",
+        (0, 0.2, 2, 0.05), (0, -1.6094379124341003, -0.36651292058166435, 0.05), (1, 5, 0.7213475204444817, 1),
+    ),
+    "of what both branches of one branch read": Guarded(
+        "y[i] = where(x[i] > 0, where(log(x[i]) > 0, log(x[i]) ** 2, log(x[i])), 0)",
+        (0, -1, 2, 0.5), (0, 0, 0.4804530139182014, -0.6931471805599453), (0, 0, 0.6931471805599453, 2),
+    ),
     "floor of a logarithm": Guarded("y[i] = max(log(x[i]), -2)", (0, 0.01, 2, 1), (-2, -2, 0.6931471805599453, 0), (0, 0, 0.5, 1)),
     "ceiling of a quotient": Guarded("y[i] = min(1 / x[i], 4)", (0, 0.1, 0.5, 1), (4, 4, 2, 1), (0, 0, -4, -1)),
     "relu of a logarithm": Guarded("y[i] = relu(log(x[i]))", (0, 0.5, 2, 0), (0, 0, 0.6931471805599453, 0), (0, 0, 0.5, 0)),

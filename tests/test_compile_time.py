@@ -12,7 +12,10 @@ import pytest
 from sparank_gen.backends.torch.module import module_file
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.derive import derive
+from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.node import Program, reachable
 from sparank_gen.spec.load import parse_spec
 
 HEAD = "version: 1\nmode: growing\nsummary: s\nmodalities: '>=2'\naxes: {i: dim}\nmath: |\n"
@@ -23,6 +26,7 @@ FAMILIES = {
     "stacked features": ("x0[m,i] = h[m,i]", "x{k}[m,i] = tanh(x{j}[m,i] + x{j}[m,i] * 0.5)", "out[i] = max[m](x{k}[m,i])"),
     "pieces": ("x0[m,i] = softmax[m](h[m,i])", "x{k}[m,i] = tanh(x{j}[m,i] + x{j}[m,i] * 0.5)", "out[i] = sum[m](x{k}[m,i])"),
     "signs": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] * x{j}[i] + x{j}[i]", "out[i] = log(1 + x{k}[i])"),
+    "choices": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = where(x{j}[i] > 0.1, log(x{j}[i]), x{j}[i])", "out[i] = x{k}[i]"),
     "sums": ("x0[i] = sum[m](h[m,i])", "x{k}[i] = x{j}[i] + x{j}[i]", "out[i] = x{k}[i]"),
 }
 SMALL = 12
@@ -68,3 +72,16 @@ def test_work_grows_with_the_statements(family: str, compiled: Callable[[Mode], 
         compiled(mode_of(family, SMALL))
     with at_most(MOST_GROWTH * calls[0]):
         compiled(mode_of(family, 2 * SMALL))
+
+
+def size(program: Program) -> int:
+    """The nodes of a program."""
+    return len(list(reachable(definition.node for definition in program.definitions)))
+
+
+def test_guards_of_what_both_branches_read_are_no_copies() -> None:
+    modes = [mode_of("choices", count) for count in (10, 20, 40)]
+    small, middle, large = (size(guard(mode.program)) for mode in modes)
+    assert large - middle == 2 * (middle - small)
+    small, middle, large = (size(derive(guard(mode.program), mode.slots, ["out"])) for mode in modes)
+    assert large - middle == 2 * (middle - small)

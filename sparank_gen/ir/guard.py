@@ -8,15 +8,14 @@ often than it was; all but the batch, over which there is no reduction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import is_tensor, rewrite
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.zeros import is_not_negative, is_positive
-from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners
 
@@ -29,63 +28,63 @@ CHOICES = {
     "minimum": "where(a < b, a, where(a > b, b, a / 2 + b / 2))",
 }
 
+# A node, and a condition under the names of axes there.
+Place = tuple[Node, Node]
+
 
 def guard(program: Program) -> Program:
     """``program`` with every choice guarded."""
-    return rewrite(program, (partial(_guarded_choice, program.extents), partial(_as_choice, program.extents)))
+    guards = _Guards(program)
+    return rewrite(program, (guards.guarded, guards.as_choice))
 
 
-def _guarded_choice(extents: Mapping[str, Extent], node: Node) -> Node | None:
-    if node.op != "where":
-        return None
-    condition, chosen, other = node.args
-    branches = _Branch(condition, True, extents).guarded(chosen), _Branch(condition, False, extents).guarded(other)
-    return ir.apply("where", condition, *branches)
+class _Guards:
+    """The guards of one program.
 
+    Attributes:
+        own: what the program has itself.
+        decided: choices that matter where their condition decides them, which another choice guards with its branch.
+    """
 
-def _as_choice(extents: Mapping[str, Extent], node: Node) -> Node | None:
-    """An operator that chooses, written as a choice where one of its operands needs a guard."""
-    if node.op not in CHOICES:
-        return None
-    choice = instantiate(CHOICES[node.op], dict(zip("ab", node.args, strict=False)), {})
-    return choice if _guarded_choice(extents, choice) is not choice else None
+    def __init__(self, program: Program) -> None:
+        self.extents = program.extents
+        self.own = set(ir.reachable(definition.node for definition in program.definitions))
+        self.decided = self.decided_above(program)
 
+    def guarded(self, node: Node) -> Node | None:
+        """A choice between guarded branches; what both have matters wherever the choice does, and stays as it is."""
+        if node.op != "where" or node in self.decided:
+            return None
+        condition, chosen, other = node.args
+        both = self.reached(chosen, condition) & self.reached(other, condition)
+        branches = _Branch(self, condition, True).guarded(chosen, both), _Branch(self, condition, False).guarded(other, both)
+        return ir.apply("where", condition, *branches)
 
-class _Branch:
-    """One branch of a choice: it matters where ``condition`` holds, or where it does not."""
+    def as_choice(self, node: Node) -> Node | None:
+        """An operator that chooses, written as a choice where one of its operands needs a guard."""
+        if node.op not in CHOICES:
+            return None
+        choice = instantiate(CHOICES[node.op], dict(zip("ab", node.args, strict=False)), {})
+        inside = ir.rebuild(choice, [self.guarded(arg) or arg for arg in choice.args])
+        return choice if self.guarded(inside) is not choice else None
 
-    def __init__(self, condition: Node, holds: bool, extents: Mapping[str, Extent]) -> None:
-        self.condition = condition
-        self.holds = holds
-        self.extents = extents
-        self.done: dict[Node, Node] = {}
+    def reached(self, node: Node, condition: Node) -> set[Place]:
+        """What a branch has, each with the condition under the names of axes that it has there."""
+        found: dict[Place, None] = {}
+        ir.bottom_up((node, condition), self.below, lambda place: None, found)
+        return set(found)
 
-    def guarded(self, node: Node) -> Node:
-        """``node`` with the same values where it matters, and finite derivatives elsewhere."""
-        if node not in self.done:
-            self.done[node] = self.renamed(node) if node.op == "rename" else self.inside(node)
-        return self.done[node]
-
-    def renamed(self, node: Node) -> Node:
-        """A renamed node, guarded under the condition with the names that stand below."""
-        back = {new: old for old, new in node.data}
-        if any(old in self.condition.axes and old not in back for old in back.values()):
-            return node
-        below = _Branch(ir.rename(self.condition, back), self.holds, self.extents)
-        return ir.rebuild(node, [below.guarded(node.args[0])])
-
-    def inside(self, node: Node) -> Node:
-        if not node.args or not self.reaches_below(node):
-            return node
+    def below(self, place: Place) -> list[Place]:
+        """The operands that matter under the condition alone."""
+        node, condition = place
+        if node.op == "rename":
+            back = {new: old for old, new in node.data}
+            is_met = any(old in condition.axes and old not in back for old in back.values())
+            return [] if is_met else [(node.args[0], ir.rename(condition, back))]
         kept = 1 if node.op == "where" else 0
-        args = [*node.args[:kept], *map(self.guarded, node.args[kept:])]
-        safe = OPERATORS[node.op].safe if node.op in OPERATORS else ()
-        for position, number in enumerate(safe):
-            if number is not None and not _is_harmless(node, position):
-                args[position] = self.chosen(args[position], number)
-        return ir.rebuild(node, args)
+        return [(arg, condition) for arg in node.args[kept:]] if self.reaches_below(node, condition) else []
 
-    def reaches_below(self, node: Node) -> bool:
+    def reaches_below(self, node: Node, condition: Node) -> bool:
         """Whether each position of ``node`` depends on such positions of its operands as the condition is the same for."""
         bound = set(node.over)
         if node.op in ("slice", "pad"):
@@ -94,24 +93,79 @@ class _Branch:
             bound |= {part for part in node.data if part}
         elif node.op == "select":
             # What is below is of all modalities, and their widths are not that of the one.
-            bound |= {axis for axis, owner in owners(self.condition.axes, self.extents).items() if owner in bound}
-        return not bound & self.condition.axes
+            bound |= {axis for axis, owner in owners(condition.axes, self.extents).items() if owner in bound}
+        return not bound & condition.axes
 
-    def chosen(self, operand: Node, number: float) -> Node:
+    def decided_above(self, program: Program) -> set[Node]:
+        """The choices between a branch and a number that all that reads them reads under their condition."""
+        roots = [program[name].node for name in program.outputs]
+        known: dict[Node, set[tuple[Node, bool]]] = {root: set() for root in roots}
+        found: set[Node] = set()
+        for node in reversed(list(ir.reachable(roots))):
+            passed = {(below[0][1], holds) for condition, holds in known[node] if (below := self.below((node, condition)))}
+            if any((node.args[0], holds) in known[node] for holds in _numbers(node)):
+                found.add(node)
+            for position, arg in enumerate(node.args):
+                holding = passed
+                if node.op == "where":
+                    holding = passed | {(node.args[0], position == 1)} if position else set()
+                known[arg] = known[arg] & holding if arg in known else holding
+        return found
+
+
+def _numbers(choice: Node) -> list[bool]:
+    """For a choice of a number, whether its condition holds where that is not chosen."""
+    return [holds for holds, arg in ((False, 1), (True, 2)) if choice.op == "where" and choice.args[arg].op == "constant"]
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """One branch of a choice: it matters where ``condition`` holds, or where it does not."""
+
+    guards: _Guards
+    condition: Node
+    holds: bool
+
+    def guarded(self, node: Node, both: Collection[Place]) -> Node:
+        """``node`` with the same values where it matters, and finite derivatives elsewhere; what ``both`` branches have stays."""
+        done = {place: place[0] for place in both}
+        return ir.bottom_up((node, self.condition), self.guards.below, lambda place: self.inside(place, done), done)
+
+    def inside(self, place: Place, done: Mapping[Place, Node]) -> Node:
+        """A node of operands that are ``done``."""
+        node, condition = place
+        below = self.guards.below(place)
+        if not below:
+            return node
+        args = [*node.args[: len(node.args) - len(below)], *(done[other] for other in below)]
+        safe = OPERATORS[node.op].safe if node.op in OPERATORS else ()
+        for position, number in enumerate(safe):
+            if number is not None and not _is_harmless(node, position):
+                args[position] = self.chosen(args[position], number, condition)
+        made = ir.rebuild(node, args)
+        return self.decided(made) if node in self.guards.decided else made
+
+    def chosen(self, operand: Node, number: float, condition: Node) -> Node:
         """The operand where it matters, a number elsewhere."""
-        condition = self.condition_for(operand.axes)
+        condition = self.condition_for(operand.axes, condition)
         if condition in _conditions(operand) or not is_tensor(operand):
             return operand
         safe = ir.constant(number)
-        return ir.apply("where", condition, *((operand, safe) if self.holds else (safe, operand)))
+        return self.decided(ir.apply("where", condition, *((operand, safe) if self.holds else (safe, operand))))
 
-    def condition_for(self, axes: frozenset[str]) -> Node:
+    def decided(self, choice: Node) -> Node:
+        """A choice that this branch decides, unless the program has the same one elsewhere."""
+        if choice not in self.guards.own:
+            self.guards.decided.add(choice)
+        return choice
+
+    def condition_for(self, axes: frozenset[str], condition: Node) -> Node:
         """The condition for what has only ``axes``: it matters where it does so at any position along the others."""
-        others = sorted(self.condition.axes - axes - {BATCH})
+        others = sorted(condition.axes - axes - {BATCH})
         if not others:
-            return self.condition
+            return condition
         source = "max[A](where(c, 1, 0)) > 0" if self.holds else "min[A](where(c, 1, 0)) > 0"
-        return instantiate(source, {"c": self.condition}, {}, others)
+        return instantiate(source, {"c": condition}, {}, others)
 
 
 def _conditions(operand: Node) -> Iterator[Node]:
