@@ -49,9 +49,17 @@ def square(x):
 
 @triton.jit
 def integer_power(x, EXPONENT: tl.constexpr):
+    """``x ** EXPONENT`` for whole exponents from 1 to 64: factor by factor to the fourth, by squares beyond."""
     y = x
-    for _ in tl.static_range(1, EXPONENT):
-        y = y * x
+    if EXPONENT <= 4:
+        for _ in tl.static_range(1, EXPONENT):
+            y = y * x
+    else:
+        for BIT in tl.static_range(0, 7):
+            if EXPONENT >> (6 - BIT) > 1:
+                y = y * y
+                if EXPONENT >> (6 - BIT) & 1:
+                    y = y * x
     return y
 
 

@@ -20,6 +20,8 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 
 LINEAR = frozenset({"add", "sub", "mul", "neg"})
+# Powers beyond are by logarithms: the rounding of products grows with the exponent, and that with the result alone.
+LARGEST_POWER = 64
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
 
@@ -169,8 +171,9 @@ class ExpressionPrinter(Reader):
         axes = self.union(tiles)
         values = [value.aligned(axes) if isinstance(value, Tile) and value.axes else value for value in values]
         padding = {} if self.bounds_product(node) else self.padding_after(node.op, values, axes)
-        if node.op == "pow" and node.args[1].op == "constant" and node.args[1].data == int(node.args[1].data) > 0:
-            exponent = int(node.args[1].data)
+        exponent = node.args[1].data if node.op == "pow" and node.args[1].op == "constant" else 0
+        if exponent == int(exponent) and 1 <= exponent <= LARGEST_POWER:
+            exponent = int(exponent)
             base = bare(values[0].code)
             call = f"square({base})" if exponent == 2 else f"integer_power({base}, {exponent})"
             return Tile(call, axes, padding=padding)
