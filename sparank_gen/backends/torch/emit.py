@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, listed
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir.node import BATCH
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
@@ -81,6 +81,7 @@ class Emitter:
         taken: the names in use.
         named: the names that the math gives, which nothing else takes.
         variables: the variables so far.
+        elements: the loop variable over each sequence, by the name it is like and the sequence's code.
     """
 
     extents: Mapping[str, Extent]
@@ -89,6 +90,10 @@ class Emitter:
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
     named: Collection[str] = ()
     variables: list[Variable] = field(default_factory=list)
+    elements: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.taken.update(code for code in self.symbols.values() if code.isidentifier())
 
     def unique(self, name: str, is_own: bool = False) -> str:
         """A variable name like ``name`` that nothing uses yet; ``is_own`` is whether the math gives this name."""
@@ -98,6 +103,17 @@ class Emitter:
             candidate = f"{name}_{count}"
         self.taken.add(candidate)
         return candidate
+
+    def element(self, name: str, sequence: str) -> str:
+        """The loop variable over a sequence, like ``name``."""
+        if (name, sequence) not in self.elements:
+            self.elements[name, sequence] = self.unique(name)
+        return self.elements[name, sequence]
+
+    def listed(self, name: str, axis: str, axes: Sequence[str]) -> Listed:
+        """The variable ``name``, a sequence along ``axis`` whose elements have dimensions ``axes``."""
+        element = self.element(f"{name}_{axis}", name)
+        return Listed(axis, Dense(element, tuple(axes)), ((element, name),))
 
     def assign(self, value: Value, name: str, source: str = "") -> Value:
         """A statement that gives ``value`` a name; ``source`` is the formula to show above it."""
@@ -112,7 +128,7 @@ class Emitter:
         self.variables.append(Variable(name, len(self.lines), value.axes, over))
         self._state(f"{name} = {code}", self.shape(value), f"{name}: ")
         if isinstance(value, Listed):
-            return listed(name, value.axis, value.element.axes)
+            return self.listed(name, value.axis, value.element.axes)
         return value.named(name)
 
     def unpack(self, part: Dense, code: str, names: Sequence[str], sources: Sequence[str]) -> list[Dense]:

@@ -248,7 +248,8 @@ def as_matrix(
     for dimension in stored:
         read.append(tuple(plain[position : position + len(dimension)]))
         position += len(dimension)
-    element = name if per is None else f"{name}_{axis}" if axis else f"{name}[{indices[layout.axes.index(per)]}]"
+    element = name if per is None else f"{name}[{indices[layout.axes.index(per)]}]"
+    element = lowering.emitter.element(f"{name}_{axis}", name) if axis else element
     code, kept = _sliced(lowering, element, stored, read, leaf)
     if kept == groups:
         value = Dense(code, tuple(outer + inner))

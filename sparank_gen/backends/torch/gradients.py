@@ -171,8 +171,12 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
     cotangent = program.outputs[0] + ADJOINT
     leaves = {node: ir.leaf(_name(value), (BATCH, *_axes(node, program))) for node, value in kept.items()}
     adjoints = _reading(_with_formulas(derived, kept), leaves)
-    own = {FEATURES + ADJOINT, program.outputs[0]}
-    named = Emitter(program.extents, emitter.symbols, taken={*RESERVED, *emitter.taken, cotangent} - own)
+    named = Emitter(
+        program.extents,
+        emitter.symbols,
+        taken={*RESERVED, *emitter.taken, cotangent} - {FEATURES + ADJOINT, program.outputs[0]},
+        elements=dict(emitter.elements),
+    )
     lowering = Lowering(adjoints, mode.modules, named, None, temporaries=True)
     lowering.variables = forward.variables
     lowering.values |= {leaves[node]: value for node, value in kept.items()}

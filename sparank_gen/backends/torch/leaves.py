@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.emit import SHOWN
 from sparank_gen.backends.torch.pieces import split_apart
-from sparank_gen.backends.torch.values import Dense, Listed, Value, index_dense, listed
+from sparank_gen.backends.torch.values import Dense, Listed, Value, index_dense
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import owner_among
@@ -24,7 +24,7 @@ def leaf(lowering: Lowering, node: Node) -> Value:
     if name not in lowering.parameters:
         owner = owner_among(node.axes, lowering.program.extents)
         whole = Dense(name, tuple(str(index) for index in indices if index != owner))
-        return listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
+        return lowering.emitter.listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
     layout, per = lowering.parameters[name]
     name = lowering.variables[name]
     owner = owner_among(layout.axes, lowering.program.extents)
@@ -37,7 +37,7 @@ def leaf(lowering: Lowering, node: Node) -> Value:
     rest = [index for k, index in enumerate(indices) if k != slot]
     if isinstance(indices[slot], int):
         return stored(lowering, f"{name}[{indices[slot]}]", layout, per, rest)
-    element = f"{name}_{indices[slot]}"
+    element = lowering.emitter.element(f"{name}_{indices[slot]}", name)
     return Listed(indices[slot], stored(lowering, element, layout, per, rest), ((element, name),))
 
 
@@ -57,7 +57,7 @@ def feature(lowering: Lowering, indices: Sequence[str | int]) -> Value:
         leading = [places[axis] for axis in lowering.feature_tensor.axes[:2]]
         return index_dense(lowering.feature_tensor, (*leading, *rest))
     assert isinstance(modality, str)
-    element = f"h_{modality}"
+    element = lowering.emitter.element(f"h_{modality}", "h")
     return Listed(modality, index_dense(taken_apart(lowering, element), (batch, *rest)), ((element, "h"),))
 
 

@@ -17,7 +17,7 @@ from sparank_gen.backends.torch import contract, gemm, join, leaves, memory, vie
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
-from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, listed, parenthesised
+from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.parameters import Holder
@@ -223,9 +223,10 @@ class Lowering:
         assert isinstance(named, Dense)
         rest = tuple(other for other in named.axes if other != axis)
         if named.axes[0] == axis:
-            return listed(named.code, axis, rest)
-        element = f"{named.code}_{axis}"
-        return Listed(axis, Dense(element, rest), ((element, f"{named.code}.unbind({named.axes.index(axis)})"),))
+            return self.emitter.listed(named.code, axis, rest)
+        sequence = f"{named.code}.unbind({named.axes.index(axis)})"
+        element = self.emitter.element(f"{named.code}_{axis}", sequence)
+        return Listed(axis, Dense(element, rest), ((element, sequence),))
 
     def lift(self, function: Callable[..., Dense], *values: Value) -> Value:
         """Apply a function of dense values; over lists, to each element."""

@@ -41,7 +41,7 @@ def split_apart(lowering: Lowering, code: str, name: str, layout: Layout, owner:
     apart = [*dimensions[:place], *((axis,) for axis in dimension[:position]), dimension[position + 1 :], *dimensions[place + 1 :]]
     axes = tuple(axis for axis in layout.axes if axis != owner)
     which = indices[slot]
-    element = f"{code}[{which}]" if isinstance(which, int) else f"{name}_{which}"
+    element = f"{code}[{which}]" if isinstance(which, int) else lowering.emitter.element(f"{name}_{which}", code)
     dense = index_dense(lowering.unpacked(element, apart, axes), rest)
     return dense if isinstance(which, int) else Listed(which, dense, ((element, code),))
 

@@ -156,12 +156,6 @@ def composed_dimensions(code: str, dimensions: Sequence[Sequence[str]]) -> str:
     return code
 
 
-def listed(name: str, axis: str, axes: Sequence[str]) -> Listed:
-    """The sequence ``name`` along ``axis``, whose elements have dimensions ``axes``."""
-    element = f"{name}_{axis}" if name.isidentifier() else "x"
-    return Listed(axis, Dense(element, tuple(axes)), ((element, name),))
-
-
 def einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
     """A contraction by its equation; axes with names of one letter keep them."""
     axes = list(dict.fromkeys(axis for value in values for axis in value.axes))

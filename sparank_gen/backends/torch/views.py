@@ -110,9 +110,10 @@ def place(lowering: Lowering, node: Node) -> Value:
         named = lowering.emitter.name_for(lowering.dense(value), "placed")
         assert isinstance(named, Dense)
         sizes = ", ".join(lowering.emitter.extent_code(other) for other in named.axes)
-        code = f"{named.code} if {axis} == {position} else {named.code}.new_zeros({sizes})"
-        element = Dense(code, named.axes, 0)
-        return lowering.emitter.with_widths(Listed(axis, element, ((axis, f"range({lowering.emitter.extent_code(axis)})"),)))
+        positions = f"range({lowering.emitter.extent_code(axis)})"
+        own = lowering.emitter.element(axis, positions)
+        element = Dense(f"{named.code} if {own} == {position} else {named.code}.new_zeros({sizes})", named.axes, 0)
+        return lowering.emitter.with_widths(Listed(axis, element, ((own, positions),)))
 
     def placed(x: Dense) -> Dense:
         return Dense(f"place({x.code}, 0, {position}, {lowering.emitter.extent_code(axis)})", (axis, *x.axes))
