@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import compiled
@@ -31,6 +32,19 @@ math: |
   x[a]   = sum[m,j](A[a,j] * h[m,j]) * free + low
   y[c]   = tanh(sum[a](C[c,a] * x[a])) + high
   out[i] = sum[r](V[i,r] * sum[c](U[r,c] * y[c]))
+"""
+CHOICES = """
+version: 1
+mode: choices
+summary: Choices and mixtures of numbers.
+modalities: ">=2"
+axes: {i: dim, j: dim}
+hyperparameters:
+  gain: {default: 2}
+params:
+  mix: {tensor: "w[i,j]", init: constant, value: "lerp(0.1, gain + 1, gain + 2)"}
+math: |
+  out[i] = where(gain < 5, where(gain > 2, 3, 2), 1) * sum[m,j](lerp(gain, gain + 1, gain + 2) * w[i,j] * h[m,j])
 """
 LAYER = compiled(check_spec(parse_spec(SPEC, "bounded.yaml")))[0]
 
@@ -70,3 +84,22 @@ def test_extents_that_are_sums_and_products(dim: int, n_modalities: int, rank: i
     up, wide_, low, back = held
     x = sum(features) @ up.T * 0.5 + 0.5
     torch.testing.assert_close(layer(features), (torch.tanh(x @ wide_.T) - 1) @ low.T @ back.T)
+
+
+GAINS = pytest.mark.parametrize("gain, chosen", [(1, 2), (4, 3), (9, 1)])
+
+
+@GAINS
+def test_choices_and_mixtures_of_numbers(gain: int, chosen: int) -> None:
+    layer = compiled(check_spec(parse_spec(CHOICES, "choices.yaml")))[0](2, 2, gain=gain).double()
+    weight = 0.1 + (gain + 2) * (gain + 1 - 0.1)
+    torch.testing.assert_close(layer.mix.data, torch.full((2, 2), weight, dtype=torch.float64))
+    out = layer([torch.ones(1, 2, dtype=torch.float64)] * 2)
+    torch.testing.assert_close(out, torch.full((1, 2), 4 * weight * chosen * (2 * gain + 2), dtype=torch.float64))
+
+
+@GAINS
+def test_choices_and_mixtures_of_numbers_for_kernels(gain: int, chosen: int) -> None:
+    constants = dict(kernel_file(check_spec(parse_spec(CHOICES, "choices.yaml"))).constants)
+    numbers = [eval(code, {"gain": gain}) for name, code in constants.items() if name.startswith("NUMBER")]
+    assert chosen in numbers and chosen * (2 * gain + 2) in numbers

@@ -5,6 +5,7 @@ Derivatives are compared with central differences away from kinks, and with torc
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sparank_fusion import functions
+from sparank_gen.backends.torch.values import Scalar
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ARGUMENTS
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
@@ -190,6 +192,25 @@ def test_scalar_print_is_the_meaning(operator: Operator) -> None:
         numbers = {name: float(array[entry]) for name, array in named(arrays).items()}
         found = eval(operator.scalar.format(*numbers), {"math": math, **numbers})
         assert found == pytest.approx(expected[entry], rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("operator", [o for o, _ in POINTWISE], ids=label)
+def test_scalar_prints_of_operands_keep_together(operator: Operator) -> None:
+    numbers = {"p": 1.5, "q": 2.5, "r": 0.5}
+
+    def result(code: str, **others: object) -> object:
+        try:
+            return eval(code, {"math": math, **numbers, **others})
+        except (ArithmeticError, TypeError, ValueError) as error:
+            return type(error)
+
+    operands = [Scalar(inner.scalar.format(*numbers)) for inner, _ in POINTWISE] + [Scalar("-2"), Scalar("7 // 2")]
+    for operand, position in itertools.product(operands, range(operator.arity)):
+        arguments = [Scalar(name) for name in numbers]
+        named = operator.scalar.format(*arguments[:position], Scalar("x"), *arguments[position + 1 :])
+        arguments[position] = operand
+        code = operator.scalar.format(*arguments)
+        assert result(code) == result(named, x=eval(operand.code, {"math": math, **numbers})), code
 
 
 @pytest.mark.parametrize("name", ["max", "min"])

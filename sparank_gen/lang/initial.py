@@ -27,12 +27,12 @@ INITIALISATIONS: Mapping[str, Initialisation] = {
     "xavier_uniform": Initialisation(
         "nn.init.xavier_uniform_(torch.empty({sizes}))",
         fans=("in", "out"),
-        bound="math.sqrt(6 / ({fan_in} + {fan_out}))",
+        bound="math.sqrt(6 / ({fan_in:6} + {fan_out:7}))",
     ),
     "kaiming_uniform": Initialisation(
         "nn.init.kaiming_uniform_(torch.empty({sizes}))",
         fans=("in",),
-        bound="math.sqrt(6 / {fan_in})",
+        bound="math.sqrt(6 / {fan_in:8})",
     ),
     "normal": Initialisation("nn.init.normal_(torch.empty({sizes}), std={number})", number="std"),
     "zeros": Initialisation("torch.zeros({sizes})"),

@@ -156,12 +156,12 @@ class Lowering:
         if node.op == "leaf":
             return leaves.leaf(self, node)
         if node.op == "constant":
-            return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
+            return Scalar(number_code(node.data))
         if node.op == "extent":
             code = node.data.code(self.emitter.symbols)
             if node.axes:
                 return number_of_each(self, next(iter(node.axes)), code)
-            return Scalar(code, 10 if code.replace(".", "").isidentifier() or code.isdigit() else 6)
+            return Scalar(code)
         if node.op == "rename":
             return views.rename(self, node)
         if node.op == "select":
@@ -274,10 +274,7 @@ class Lowering:
         stacks = [isinstance(x, Listed) and x.axis in joined and not self.emitter.differs(x) for x in values]
         values = [self.dense(x) if stacked and isinstance(x, Listed) else x for x, stacked in zip(values, stacks, strict=True)]
         if all(isinstance(value, Scalar) for value in values):
-            operands = self.operands(operator.scalar, operator.precedence, values, bool(operator.symbol))
-            precedence = operator.precedence if operator.symbol else 2 if " if " in operator.scalar else 5
-            precedence = 10 if operator.scalar.startswith("math.") else precedence
-            return Scalar(operator.scalar.format(*operands), precedence)
+            return Scalar(operator.scalar.format(*values))
         if node.op in ("maximum", "minimum"):
             values = [self.tensor(value) for value in values]
         if node.op == "where":

@@ -68,14 +68,9 @@ def initial(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:
     sizes = [_size(dimension, mode).code(names) for dimension in dimensions]
     rule = tensor.rule
     if rule.bound and not tensor.is_matrix:
-        fans = {f"fan_{side}": _fan(_size(axes, mode), names) for side, axes in tensor.fans.items()}
+        fans = {f"fan_{side}": Scalar(_size(axes, mode).code(names)) for side, axes in tensor.fans.items()}
         return f"uniform({', '.join([rule.bound.format(**fans), *sizes])})"
     return rule.torch.format(sizes=", ".join(sizes) or "()", number=_number(tensor, mode, names))
-
-
-def _fan(size: Extent, names: Mapping[str, str]) -> str:
-    code = size.code(names)
-    return code if code.isidentifier() or code.isdigit() else f"({code})"
 
 
 def _number(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:

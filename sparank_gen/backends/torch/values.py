@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 ATOM = 10
+# How tightly Python's operators bind; what else there is needs no parentheses.
+BINDING: dict[type, int] = {
+    ast.IfExp: 1,
+    ast.Compare: 4,
+    **dict.fromkeys((ast.Add, ast.Sub), 6),
+    **dict.fromkeys((ast.Mult, ast.Div, ast.FloorDiv, ast.Mod), 7),
+    ast.USub: 8,
+    ast.Pow: 9,
+}
+
+
+class Expression(Protocol):
+    """Code, and how tightly it binds."""
+
+    @property
+    def code(self) -> str: ...
+
+    @property
+    def precedence(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -124,10 +146,16 @@ class Listed:
 
 @dataclass(frozen=True)
 class Scalar:
-    """A Python number."""
+    """A Python number; in a format string, in parentheses where it binds less tightly than the format says."""
 
     code: str
-    precedence: int = ATOM
+
+    def __format__(self, needed: str) -> str:
+        return parenthesised(self, int(needed or 0))
+
+    @property
+    def precedence(self) -> int:
+        return binding(self.code)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -171,7 +199,14 @@ def einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
     return Dense(f'torch.einsum("{equation}", {", ".join(value.code for value in values)})', result)
 
 
-def parenthesised(value: Dense | Scalar, needed: int) -> str:
+@functools.cache
+def binding(code: str) -> int:
+    """How tightly an expression binds."""
+    node = ast.parse(code, mode="eval").body
+    return BINDING.get(type(getattr(node, "op", node)), ATOM)
+
+
+def parenthesised(value: Expression, needed: int) -> str:
     """The code of ``value``, in parentheses where it binds less tightly than ``needed``."""
     return value.code if value.precedence >= needed else f"({value.code})"
 

@@ -10,7 +10,7 @@ import numpy as np
 from sparank_gen.backends.torch.lower import number_code
 from sparank_gen.backends.torch.values import Scalar
 from sparank_gen.backends.triton.reading import Reader
-from sparank_gen.backends.triton.scope import infinite, is_atom
+from sparank_gen.backends.triton.scope import infinite
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, axis_of
@@ -80,29 +80,21 @@ class ExpressionPrinter(Reader):
     def number(self, node: Node) -> Scalar:
         """A number: arithmetic on extents as it is, anything else computed on the host and passed in."""
         if node.op == "constant":
-            return Scalar(number_code(node.data), 8 if node.data < 0 else 10)
+            return Scalar(number_code(node.data))
         if node.op == "extent":
-            code = self.number_code(node.data, {})
-            return Scalar(code, 10 if is_atom(code) else 6)
-        code = self.host_number(node)
+            return Scalar(self.number_code(node.data, {}))
+        code = self.host_number(node).code
         if code not in self.numbers:
             self.numbers[code] = self.unique("NUMBER")
         return Scalar(self.numbers[code])
 
-    def host_number(self, node: Node, is_operand: bool = False) -> str:
-        """Python code for a number, in parentheses where it is an operand and binds less tightly than a call."""
+    def host_number(self, node: Node) -> Scalar:
+        """Python code for a number."""
         if node.op == "constant":
-            code = number_code(node.data)
-            return f"({code})" if is_operand and node.data < 0 else code
+            return Scalar(number_code(node.data))
         if node.op == "extent":
-            code = node.data.code(self.symbols)
-            return f"({code})" if is_operand and not code.isidentifier() else code
-        scalar = OPERATORS[node.op].scalar
-        is_call = scalar.startswith("math.") and scalar.endswith("({0})")
-        slots = [f"{{{position}}}" for position in range(len(node.args))]
-        is_bare = [scalar.count(slot) > scalar.count(f"({slot})") for slot in slots]
-        code = scalar.format(*map(self.host_number, node.args, is_bare))
-        return code if is_call or not is_operand else f"({code})"
+            return Scalar(node.data.code(self.symbols))
+        return Scalar(OPERATORS[node.op].scalar.format(*map(self.host_number, node.args)))
 
     def renamed(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         names = dict(node.data)
@@ -166,8 +158,7 @@ class ExpressionPrinter(Reader):
         values = [self.expression(arg, env) for arg in node.args]
         tiles = [value for value in values if isinstance(value, Tile)]
         if not tiles and node.op != "where":
-            codes = [f"({value.code})" if value.precedence < 10 else value.code for value in values]
-            return Scalar(operator.scalar.format(*codes), operator.precedence)
+            return Scalar(operator.scalar.format(*values))
         axes = self.union(tiles)
         values = [value.aligned(axes) if isinstance(value, Tile) and value.axes else value for value in values]
         padding = {} if self.bounds_product(node) else self.padding_after(node.op, values, axes)

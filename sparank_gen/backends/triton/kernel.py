@@ -224,7 +224,7 @@ class KernelPrinter(ExpressionPrinter):
             tile = self.as_tile(self.reduced(part, inside) if lanes else self.expression(part, inside))
             infix = {"sum": ("+", 7), "prod": ("*", 8)}.get(node.op)
             if infix:
-                self.emit(f"{target} = {target} {infix[0]} {parenthesised(Scalar(tile.code, tile.precedence), infix[1])}")
+                self.emit(f"{target} = {target} {infix[0]} {parenthesised(tile, infix[1])}")
             else:
                 self.emit(f"{target} = {OPERATORS[node.op].triton}({target}, {tile.code})")
         return Tile("", tile.axes, padding=self.padding_after(node.op, [tile, tile], tile.axes) if node.op != "prod" else {})
