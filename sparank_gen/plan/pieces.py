@@ -134,12 +134,17 @@ class _Cutter:
         key = (node, is_partial)
         if key not in self.buffers:
             axes = memory_order(node.axes, self.program, self.is_unrolled)
-            name = f"{'partial' if is_partial else 'rows'}_{len(self.buffers) + 1}"
+            name = free_name(f"{'partial' if is_partial else 'rows'}_{len(self.buffers) + 1}", self.program)
             self.buffers[key] = made_buffer(name, axes, node, is_partial, self.program)
         return ir.leaf(self.buffers[key].name, self.buffers[key].axes)
 
     def lanes(self, node: Node) -> set[str]:
         return {axis for axis in node.axes if axis != BATCH and not self.is_unrolled(axis)}
+
+
+def free_name(name: str, program: Program) -> str:
+    """``name``, or one like it that no tensor of ``program`` has."""
+    return free_name(f"{name}_", program) if name in program.tensors else name
 
 
 def memory_order(axes: Iterable[str], program: Program, is_unrolled: IsUnrolled) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of
-from sparank_gen.plan.pieces import Buffer, IsUnrolled, is_unrolled, made_buffer, memory_order
+from sparank_gen.plan.pieces import Buffer, IsUnrolled, free_name, is_unrolled, made_buffer, memory_order
 from sparank_gen.plan.schedule import elements
 
 
@@ -134,7 +134,7 @@ def split_at_contractions(
         if node not in found:
             count = named + sum(map(len, operands.values()))
             order = memory_order(node.axes, program, is_unrolled)
-            found[node] = made_buffer(f"operand_{count + 1}", order, node, False, program)
+            found[node] = made_buffer(free_name(f"operand_{count + 1}", program), order, node, False, program)
         return ir.leaf(found[node].name, found[node].axes)
 
     for node in ir.reachable(results):
@@ -147,7 +147,7 @@ def split_at_contractions(
         factors = [done[factor] for factor in factors_of(node.args[0]) if factor is not contraction.weight]
         operand = operand_leaf(contraction.operand, product_of(factors), at)
         product = ir.reduce("sum", ir.apply("mul", contraction.weight, operand), node.over)
-        name = f"product_{named + len(origins) + 1}"
+        name = free_name(f"product_{named + len(origins) + 1}", program)
         axes = memory_order(node.axes, program, is_unrolled)
         products.setdefault(at, []).append(Definition(name, axes, product))
         done[node], level[node], origins[name] = ir.leaf(name, axes), at + 1, node

@@ -26,14 +26,32 @@ NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
 
 @dataclass
+class Numbers:
+    """The numbers that the host computes for all kernels of a mode.
+
+    Attributes:
+        prefix: what their names start with, and no other name.
+        constants: the compile-time constant that each is, by its expression.
+    """
+
+    prefix: str = "NUMBER"
+    constants: dict[str, str] = field(default_factory=dict)
+
+    def constant(self, code: str) -> str:
+        """The constant of a number."""
+        count = len(self.constants) + 1
+        return self.constants.setdefault(code, self.prefix if count == 1 else f"{self.prefix}_{count}")
+
+
+@dataclass
 class ExpressionPrinter(Reader):
     """Prints expressions over the variables of a kernel.
 
     Attributes:
-        numbers: the compile-time constant of each number that the host computes.
+        numbers: the numbers that the host computes.
     """
 
-    numbers: dict[str, str] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=Numbers)
 
     def expression(self, node: Node, env: Mapping[str, str]) -> Tile | Scalar:
         """The value of ``node`` at the positions ``env`` of its unrolled axes."""
@@ -83,10 +101,7 @@ class ExpressionPrinter(Reader):
             return Scalar(number_code(node.data))
         if node.op == "extent":
             return Scalar(self.number_code(node.data, {}))
-        code = self.host_number(node).code
-        if code not in self.numbers:
-            self.numbers[code] = self.unique("NUMBER")
-        return Scalar(self.numbers[code])
+        return Scalar(self.numbers.constant(self.host_number(node).code))
 
     def host_number(self, node: Node) -> Scalar:
         """Python code for a number."""

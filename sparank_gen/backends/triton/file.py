@@ -11,9 +11,10 @@ from sparank_gen.backends.docs.latex import formulas
 from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.gradients import parameter_gradients
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, called, width_symbols, without_comments
+from sparank_gen.backends.torch.module import Argument, arguments, called, without_comments
+from sparank_gen.backends.triton.expressions import Numbers
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
-from sparank_gen.backends.triton.names import host_emitter, parameter_variables
+from sparank_gen.backends.triton.names import SYMBOLS, host_emitter, kernel_symbols, parameter_variables, prefix_of_its_own
 from sparank_gen.backends.triton.printed import Pass, buffer_store
 from sparank_gen.backends.triton.results import HAS_EXTRAS, Result, but_listed, storages_of, with_results
 from sparank_gen.backends.triton.schedules import Before, schedules, split_of
@@ -33,8 +34,6 @@ from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums, is_unrolled
 from sparank_gen.plan.schedule import elements, working_set
 from sparank_gen.plan.stages import contraction_of
-
-SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,10 @@ class KernelFile:
 
 def kernel_file(mode: Mode) -> KernelFile:
     """The kernels of one mode."""
-    symbols = SYMBOLS | width_symbols(mode, "dims") | {h.name.value: h.name.value for h in mode.spec.hyperparameters}
-    program, results = with_results(mode)
+    symbols = kernel_symbols(mode)
+    program, results = with_results(mode, symbols)
     storages = storages_of(mode, results)
-    variables, numbers = parameter_variables(mode, symbols), dict[str, str]()
+    variables, numbers = parameter_variables(mode, symbols), Numbers(prefix_of_its_own(mode, "NUMBER"))
     forward, before = _forward(mode, program, results, storages, symbols, numbers)
     backward, rest = _backward(mode, program, results, storages, symbols, numbers, before)
     lanes, padded = _padded(program, symbols)
@@ -184,7 +183,7 @@ def kernel_file(mode: Mode) -> KernelFile:
     return KernelFile(
         mode=mode,
         formulas=formulas(mode.program),
-        arguments=arguments(mode),
+        arguments=tuple(replace(argument, name=symbols[argument.name]) for argument in arguments(mode)),
         parameters=params,
         constants=_constants(mode, program, symbols, numbers),
         forward=forward,
@@ -216,7 +215,7 @@ def _reshaped(program: Program) -> Extent:
 def _padded(program: Program, symbols: Mapping[str, str]) -> tuple[Program, dict[str, str]]:
     """``program`` with a name for each extent that is a sum, and how names in extents are written, padded to lanes."""
     lanes = KernelPrinter(program, {}, symbols).lanes
-    constants = {extent: f"{variable.upper()}_LANES" for extent, variable in lanes.items()}
+    constants = {extent: lane.size for extent, lane in lanes.items()}
     sums = {extent: Extent.symbol(constant) for extent, constant in constants.items() if len(extent.terms) > 1}
     named = {axis: sums.get(widest(extent), widest(extent)) for axis, extent in program.extents.items()}
     names = {extent.code({}): constant for extent, constant in constants.items() if extent.code({}) in symbols}
@@ -226,14 +225,14 @@ def _padded(program: Program, symbols: Mapping[str, str]) -> tuple[Program, dict
 
 
 def _constants(
-    mode: Mode, program: Program, symbols: Mapping[str, str], numbers: Mapping[str, str]
+    mode: Mode, program: Program, symbols: Mapping[str, str], numbers: Numbers
 ) -> tuple[tuple[str, str], ...]:
     """The compile-time arguments that all kernels of a mode take, and how a launch computes each."""
     lanes = KernelPrinter(program, {}, symbols).lanes
     sizes = [("dim", "dim")] if mode.one_width is not None else [("dims", "dims"), ("starts", "starts(dims)")]
-    found = [("M", "len(h)"), *sizes, *((h.name.value, h.name.value) for h in mode.spec.hyperparameters)]
-    found += [(f"{variable.upper()}_LANES", f"next_power_of_2({e.code(symbols)})") for e, variable in lanes.items()]
-    found += [(constant, code) for code, constant in numbers.items()]
+    found = [("M", "len(h)"), *sizes, *((symbols[h.name.value],) * 2 for h in mode.spec.hyperparameters)]
+    found += [(lane.size, f"next_power_of_2({extent.code(symbols)})") for extent, lane in lanes.items()]
+    found += [(constant, code) for code, constant in numbers.constants.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
     return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
 
@@ -244,7 +243,7 @@ def _forward(
     results: Sequence[Result],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
-    numbers: dict[str, str],
+    numbers: Numbers,
 ) -> tuple[Schedules, Before]:
     # The backward pass needs the quotients themselves.
     expanded = divide_last(expand(program))
@@ -269,7 +268,7 @@ def _backward(
     results: Sequence[Result],
     storages: Mapping[str, Storage],
     symbols: Mapping[str, str],
-    numbers: dict[str, str],
+    numbers: Numbers,
     before: Before,
 ) -> tuple[Schedules, Rest]:
     slots = mode.slots

@@ -17,7 +17,7 @@ from sparank_gen.backends.torch.emit import NOUNS
 from sparank_gen.backends.torch.values import Scalar, parenthesised
 from sparank_gen.backends.triton.expressions import LINEAR, NEUTRAL, ExpressionPrinter, neutral_code
 from sparank_gen.backends.triton.reading import Kept
-from sparank_gen.backends.triton.scope import Storage
+from sparank_gen.backends.triton.scope import Lane, Storage
 from sparank_gen.backends.triton.tiles import Tile
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Index, Node, axis_of
@@ -99,10 +99,6 @@ class KernelPrinter(ExpressionPrinter):
 
     # Statements
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.taken.update(self.numbers.values())
-
     def run(self, stores: Sequence[Store]) -> None:
         """All statements of the kernel."""
         roots = [store.node for store in stores]
@@ -177,18 +173,19 @@ class KernelPrinter(ExpressionPrinter):
         contraction = contraction_of(node, self.is_unrolled)
         assert contraction is not None
         lane, first = self.unique(inner), self.unique("start")
+        condition = self.condition(lane)
         self.emit(f"for {first} in range(0, {self.extent(inner, env)}, INNER):")
         with self.indented():
             self.emit(f"{lane} = {first} + tl.arange(0, INNER)")
-            self.emit(f"in_{lane} = {lane} < {self.extent(inner, env)}")
-            self.looped[inner] = lane
+            self.emit(f"{condition} = {lane} < {self.extent(inner, env)}")
+            self.looped[inner] = Lane(lane, "INNER")
             codes = []
             for factor, dimensions in ((contraction.operand, (BATCH, inner)), (contraction.weight, (inner, *axes[1:]))):
                 codes.append(self.unique(f"{factor.data[0]}_tile"))
                 self.emit(f"{codes[-1]} = {self.load(factor, env, dimensions).code}")
             self.emit(f"{target} = {target} + contract({', '.join(codes)}, ACC, PRECISION)")
             del self.looped[inner]
-        self.taken.difference_update((lane, first, *codes))
+        self.taken.difference_update((lane, first, self.conditions.pop(lane), *codes))
 
     def keep(self, node: Node, name: str, source: str = "") -> None:
         """A statement, or loops, that give a node a variable."""

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sparank_gen.backends.triton.expressions import Numbers
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
-from sparank_gen.backends.triton.names import parameter_variables
+from sparank_gen.backends.triton.names import parameter_variables, prefix_of_its_own
 from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.backends.triton.steps import Kernel, without_unread
 from sparank_gen.ir import node as ir
@@ -33,7 +34,7 @@ class Pass:
         symbols: how the names in extents are written.
         optional: cotangents that may be absent.
         passed: the variable of the host that holds each tensor beside the features and the parameters.
-        numbers: the compile-time constant of each number that the host computes.
+        numbers: the numbers that the host computes.
     """
 
     mode: Mode
@@ -43,7 +44,7 @@ class Pass:
     symbols: Mapping[str, str]
     optional: Mapping[str, str]
     passed: Mapping[str, str]
-    numbers: dict[str, str]
+    numbers: Numbers
 
     def is_unrolled(self, axis: str) -> bool:
         return is_unrolled(self.program, axis)
@@ -137,7 +138,8 @@ def printed(
     where = "tile after tile of rows" if walks else f"a tile of rows{' and columns' if columns else ''}"
     title = f"The {made.name} pass on {where}: {work}."
     operations = operations_per_row([*nodes, *(definition.node for definition in products)], program)
-    return _kernel(f"{made.mode.name}_{made.name}_{suffix}", title, printer, made, operations)
+    prefix = prefix_of_its_own(made.mode, f"{made.mode.name}_{made.name}_")
+    return _kernel(prefix + suffix, title, printer, made, operations)
 
 
 def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operations: Extent) -> Kernel:
@@ -146,16 +148,17 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
     variables = parameter_variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
     if FEATURES in printer.used:
-        pointers += [("h_ptrs", "tuple(h)"), ("h_rows", "row_strides(h)")]
+        pointers += [(printer.pointer(FEATURES, "_ptrs"), "tuple(h)"), (printer.pointer(FEATURES, "_rows"), "row_strides(h)")]
     for label in (*variables, *made.passed):
         if label not in printer.used:
             continue
         variable = variables.get(label) or made.passed[label]
         is_listed = label == "h_bar" or (label in storages and storages[label].listed is not None)
-        pointers.append((f"{label}_ptrs", f"tuple({variable})") if is_listed else (f"{label}_ptr", variable))
+        argument = printer.pointer(label, "_ptrs" if is_listed else "_ptr")
+        pointers.append((argument, f"tuple({variable})" if is_listed else variable))
     columns = None
     if printer.columns is not None:
-        columns = f"{printer.lanes[widest(printer.columns)].upper()}_LANES", printer.columns.code(printer.symbols)
+        columns = printer.lanes[widest(printer.columns)].size, printer.columns.code(printer.symbols)
     held = None
     if printer.walks:
         held = Extent.number(0)
@@ -190,26 +193,26 @@ def _prologue(printer: KernelPrinter) -> list[str]:
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
     prologue = []
     if printer.columns is not None:
-        width = f"{printer.lanes[widest(printer.columns)].upper()}_LANES"
+        width = printer.lanes[widest(printer.columns)].size
         prologue.append(f"columns = tl.cdiv({printer.number_code(printer.columns, {})}, {width})")
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
     if not printer.walks:
         prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
-    if "batch" in text:
+    if re.search(r"\bbatch\b", text):
         prologue.append("batch = tl.zeros((), tl.int64) + B")
     if re.search(r"\bprogram\b", text):
         prologue.append(f"program = {own}.to(tl.int64)")
-    if "programs" in text:
+    if re.search(r"\bprograms\b", text):
         prologue.append(f"programs = {count}.to(tl.int64)")
-    for extent, variable in printer.lanes.items():
-        if re.search(rf"\b(in_)?{variable}\b", text):
-            width = f"{variable.upper()}_LANES"
+    for extent, (variable, width) in printer.lanes.items():
+        condition = printer.conditions.get(variable, variable)
+        if re.search(rf"\b({variable}|{condition})\b", text):
             is_tiled = printer.columns is not None and extent == widest(printer.columns)
             first = f"tl.program_id(0) % columns * {width} + " if is_tiled else ""
             prologue.append(f"{variable} = {first}tl.arange(0, {width})")
-        if re.search(rf"\bin_{variable}\b", text) and not has_widths([extent]):
-            prologue.append(f"in_{variable} = {variable} < {printer.number_code(extent, {})}")
+        if condition != variable and re.search(rf"\b{condition}\b", text) and not has_widths([extent]):
+            prologue.append(f"{condition} = {variable} < {printer.number_code(extent, {})}")
     for extent, condition in printer.bounds.items():
         if re.search(rf"\b{condition}\b", text):
-            prologue.append(f"{condition} = {printer.lanes[widest(extent)]} < {printer.number_code(extent, {})}")
+            prologue.append(f"{condition} = {printer.lanes[widest(extent)].variable} < {printer.number_code(extent, {})}")
     return prologue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparank_gen.backends.torch.module import prepared
@@ -42,12 +42,12 @@ class Result:
         return tuple(self.slots.index(axis) for axis in self.layout.axes)
 
 
-def with_results(mode: Mode) -> tuple[Program, tuple[Result, ...]]:
+def with_results(mode: Mode, symbols: Mapping[str, str]) -> tuple[Program, tuple[Result, ...]]:
     """The program with a definition of its own for everything that it returns, the features themselves included."""
     program = prepared(mode)
     results: list[Result] = []
     taken = {*program.tensors, *(definition.name for definition in program.definitions)}
-    for variable, result in zip(result_variables(mode), mode.results, strict=True):
+    for variable, result in zip(result_variables(mode, symbols), mode.results, strict=True):
         layout, known = result.layout, {earlier.definition.name for earlier in results}
         if layout.name == FEATURES or layout.name in known:
             name = variable if variable not in taken else f"{variable}_result"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ TILE_FUNCTIONS = tuple(
 )
 RESERVED = frozenset(
     """
-    tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b rest in_rest batch ROWS INNER STAGES ACC PRECISION HAS_EXTRAS program programs columns tile
+    _ tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b rest in_rest batch ROWS INNER STAGES ACC PRECISION HAS_EXTRAS program programs columns tile
     forward backward fuse launch acc precision multiplied_in row_tiles column_tiles walking_tiles shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
@@ -51,6 +52,13 @@ class Storage:
     count: str = "batch"
 
 
+class Lane(NamedTuple):
+    """A variable that counts along an extent, and how many positions its tile has."""
+
+    variable: str
+    size: str
+
+
 @dataclass
 class KernelScope:
     """What one kernel knows of its surroundings.
@@ -63,9 +71,12 @@ class KernelScope:
         lines: the statements so far.
         depth: how deep they are indented.
         taken: the names in use.
-        lanes: the variable that counts along each extent; along that of the widest modality, where widths differ.
-        looped: the variable that counts along each axis inside a loop over tiles of it.
+        lanes: what counts along each extent; along that of the widest modality, where widths differ.
+        looped: what counts along each axis inside a loop over tiles of it.
+        counters: the variables of loops over the positions of each unrolled axis, the outermost first.
         used: the tensors that are read or written.
+        pointers: the arguments that point to these or say how their rows lie, by what they are like.
+        conditions: the variable of the condition that each lane lies inside its extent.
         bounds: the variable of the condition that a lane lies inside the width of a modality that has a number.
         masks: the variable of each condition on several dimensions, and the statements that set them.
         walks: whether a program walks over tiles of rows, and loads weights once for all of them.
@@ -79,9 +90,12 @@ class KernelScope:
     lines: list[str] = field(default_factory=list)
     depth: int = 0
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
-    lanes: dict[Extent, str] = field(default_factory=dict)
-    looped: dict[str, str] = field(default_factory=dict)
+    lanes: dict[Extent, Lane] = field(default_factory=dict)
+    looped: dict[str, Lane] = field(default_factory=dict)
+    counters: dict[str, list[str]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    pointers: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
     bounds: dict[Extent, str] = field(default_factory=dict)
     masks: dict[tuple[str, ...], str] = field(default_factory=dict)
     mask_lines: list[str] = field(default_factory=list)
@@ -92,7 +106,9 @@ class KernelScope:
     def __post_init__(self) -> None:
         self.taken.update(self.symbols.values())
         for axis in self.program.extents:
-            if axis != BATCH and not self.is_unrolled(axis):
+            if self.is_unrolled(axis):
+                self.counters[axis] = [self.unique(axis)]
+            elif axis != BATCH:
                 self.lane(axis)
 
     # Names, axes and lines
@@ -123,11 +139,18 @@ class KernelScope:
         """Loops over the positions of unrolled axes, and what stands for these, and for those ``outside``, inside."""
         depth, env = self.depth, dict(outside or {})
         for axis in axes:
-            env[axis] = f"{axis}_other" if axis in env.values() else axis
+            env[axis] = self.counter(axis, env)
             self.emit(f"for {env[axis]} in tl.static_range({start and f'{start}, '}{self.extent(axis, env)}):")
             self.depth += 1
         yield env
         self.depth = depth
+
+    def counter(self, axis: str, env: Mapping[str, str]) -> str:
+        """The variable of a loop over an unrolled axis inside loops with the variables ``env``."""
+        own = self.counters[axis]
+        if all(name in env.values() for name in own):
+            own.append(self.unique(f"{axis}_other"))
+        return next(name for name in own if name not in env.values())
 
     def collect(self, variable: str, unrolled: tuple[str, ...], element: Callable[[dict[str, str]], str]) -> None:
         """Set a variable, or for unrolled axes a tuple of what ``element`` gives at each of their positions.
@@ -166,34 +189,49 @@ class KernelScope:
         """An extent as code, at positions of unrolled axes."""
         if not has_widths([extent]) and extent.symbols <= self.symbols.keys():
             return extent.code(self.symbols)
-        own = {f"dim[{axis}]": f"dims[{env.get(axis, axis)}]" for axis in self.program.modality_axes}
-        own |= {f"start[{axis}]": f"starts[{env.get(axis, axis)}]" for axis in self.program.modality_axes}
-        own |= {axis: env.get(axis, axis) for axis in self.program.modality_axes}
+        at = {axis: env.get(axis, self.counters[axis][0]) for axis in self.program.modality_axes}
+        own = {f"dim[{axis}]": f"dims[{position}]" for axis, position in at.items()}
+        own |= {f"start[{axis}]": f"starts[{position}]" for axis, position in at.items()}
+        own |= at
         return extent.code({**self.symbols, **own, "sum(dim)": "starts[M]"})
 
     def lane(self, axis: str) -> str:
         """The variable that counts along an axis; axes of one extent share it."""
+        return self.lane_of(axis).variable
+
+    def size(self, axis: str) -> str:
+        """The padded size of a dimension of a tile."""
+        return self.lane_of(axis).size
+
+    def lane_of(self, axis: str) -> Lane:
+        """What counts along an axis."""
         if axis == BATCH:
-            return "b"
+            return Lane("b", "ROWS")
         if axis in self.looped:
             return self.looped[axis]
         extent = widest(self.program.extents[axis])
         if extent not in self.lanes:
-            self.lanes[extent] = self.unique(axis)
+            self.lanes[extent] = Lane(self.unique(axis), self.unique(f"{axis.upper()}_LANES"))
         return self.lanes[extent]
 
-    def size(self, axis: str) -> str:
-        """The padded size of a dimension of a tile."""
-        if axis in self.looped:
-            return "INNER"
-        return "ROWS" if axis == BATCH else f"{self.lane(axis).upper()}_LANES"
+    def condition(self, lane: str) -> str:
+        """The variable of the condition that a lane lies inside its extent."""
+        if lane not in self.conditions:
+            self.conditions[lane] = self.unique(f"in_{lane}")
+        return self.conditions[lane]
+
+    def pointer(self, name: str, suffix: str) -> str:
+        """The argument that is called by a tensor and a suffix that says what it is."""
+        if name + suffix not in self.pointers:
+            self.pointers[name + suffix] = self.unique(name + suffix)
+        return self.pointers[name + suffix]
 
     def bound(self, axis: str, extent: Extent, rows: str) -> str | None:
         """The variable of the condition that a lane lies inside the extent of an axis; None where each modality has its own."""
         if axis == BATCH:
             return rows
         if axis in self.looped or not has_widths([extent]):
-            return f"in_{self.lane(axis)}"
+            return self.condition(self.lane(axis))
         if owner_of(extent) is not None:
             return None
         if extent not in self.bounds:
@@ -272,7 +310,6 @@ class KernelScope:
 
     def address(self, storage: Storage, indices: Sequence[Index], env: Mapping[str, str], axes: Sequence[str]) -> str:
         """The pointers to an element, or to a tile with dimensions ``axes``."""
-        pointer = f"{storage.name}_ptr"
         self.used.add(storage.name)
         extents = self.slot_extents(storage, indices)
         # What depends on a slot depends on what that is read at.
@@ -281,8 +318,7 @@ class KernelScope:
         own = {**env, **own}
         if storage.listed is not None:
             listed = self.position(indices[storage.listed], extents[storage.slots[storage.listed]], env)
-            pointer = f"{storage.name}_ptrs[{listed}]"
-        terms = [pointer]
+        terms = [self.pointer(storage.name, "_ptr") if storage.listed is None else f"{self.pointer(storage.name, '_ptrs')}[{listed}]"]
         stride = Extent.number(1)
         for slot in reversed(storage.order):
             index, axis = indices[slot], storage.slots[slot]
@@ -300,7 +336,7 @@ class KernelScope:
             by = self.number_code(stride, own)
             if storage.strided and axis == BATCH:
                 assert storage.listed is not None
-                by = f"{storage.name}_rows[{listed}]"
+                by = f"{self.pointer(storage.name, '_rows')}[{listed}]"
             if code != "0":
                 is_product = not any(sign in by for sign in ("//", " + ", " - "))
                 terms.append(code if by == "1" else f"{code} * {by if is_product else f'({by})'}")
