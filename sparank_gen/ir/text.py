@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparank_gen.ir.node import BATCH, Definition, Node
@@ -26,6 +26,13 @@ def formula(definition: Definition, names: Mapping[Node, Definition]) -> str:
 
 class _UnwrittenError(Exception):
     """A node has no notation."""
+
+
+def fresh(index: str, taken: Collection[str]) -> str:
+    """``index``, with as many primes as it takes to be none of those that have a meaning."""
+    while index in taken:
+        index += "'"
+    return index
 
 
 def _indexed(name: str, indices: Sequence[str]) -> str:
@@ -80,9 +87,7 @@ class _Text:
         outside = set(self.at([axis for axis in node.args[0].axes if axis not in node.over]))
         inside = dict(self.indices)
         for axis in node.over if OPERATORS[node.op].kind == "reduction" else ():
-            inside[axis] = axis
-            while inside[axis] in outside:
-                inside[axis] += "'"
+            inside[axis] = fresh(axis, outside)
         below = replace(self, indices=inside)
         options = [f"{key}={number:g}" for key, number in node.data or ()]
         return f"{node.op}[{','.join(inside.get(axis, axis) for axis in node.over)}]({', '.join([below.show(node.args[0])[0], *options])})", ATOM

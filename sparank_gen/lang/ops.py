@@ -153,7 +153,7 @@ _TABLE = (
     Operator("logsumexp", _R, _logsumexp, ("g * exp(a - y)",), "{0}.logsumexp({dim})", latex=r"\log\sum_{{{axes}}}\exp\left({0}\right)", summary="log of the sum of exponentials over the axes", expansion="log(sum[A](exp(a - finite(max[A](a))))) + max[A](a)"),
     Operator("softmax", _N, _softmax, ("y * (g - sum[A](g * y))",), "{0}.softmax({dim})", latex=r"\mathop{{\mathrm{{softmax}}}}_{{{axes}}}\left({0}\right)", summary="exponentials divided by their sum over the axes", expansion="exp(a - max[A](a)) / sum[A](exp(a - max[A](a)))"),
     Operator("layernorm", _N, _layernorm, (f"{_SPREAD} * (g - mean[A](g) - y * mean[A](g * y))",), "F.layer_norm({0}, {shape}, eps={eps})", latex=r"\mathop{{\mathrm{{layernorm}}}}_{{{axes}}}\left({0}\right)", summary="centred, and divided by the square root of variance + eps, over the axes", options=(("eps", 1e-5),), expansion="(a - mean[A](a)) * rsqrt(mean[A]((a - mean[A](a)) ** 2) + eps)"),
-    Operator("product_of_others", _N, _product_of_others, (None,), "", latex=r"\prod_{{{axes}\text{{, others}}}} {0}", summary="for each entry, the product of all others", internal=True, differentiable=False),
+    Operator("product_of_others", _N, _product_of_others, (None,), "", latex=r"\prod_{{{axes}}} {0}", summary="for each entry, the product of all others", internal=True, differentiable=False),
 )
 # fmt: on
 

@@ -21,7 +21,7 @@ class AttentionFusion(FusionModule):
         \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k} \\
         \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k} \\
         \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k} \\
-        \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}} \\
+        \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}} \\
         \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right) \\
         \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k} \\
         \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i} \\

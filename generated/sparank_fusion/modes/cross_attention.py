@@ -24,7 +24,7 @@ class CrossAttentionFusion(FusionModule):
         \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k} \\
         \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k} \\
         \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k} \\
-        \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right) \\
+        \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right) \\
         \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k} \\
         \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i} \\
         \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i} \\

@@ -25,8 +25,8 @@ class FactorizedBilinearFusion(FusionModule):
         x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k} \\
         y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k} \\
         z_{o} = \sum_{k} x_{o,k}\,y_{o,k} \\
-        s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}} \\
-        \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
+        s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 10^{-7}\right)}} \\
+        \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o'} {s_{o'}}^{2}, 10^{-7}\right)}}
 
     No modality can be missing: the formula names them by number, in ``x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]``.
 

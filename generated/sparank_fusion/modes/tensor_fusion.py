@@ -20,8 +20,8 @@ class TensorFusion(FusionModule):
 
     .. math::
 
-        x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim_{0}}\\ 1 & \text{otherwise}\end{cases} \\
-        y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim_{1}}\\ 1 & \text{otherwise}\end{cases} \\
+        x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim}_{0}\\ 1 & \text{otherwise}\end{cases} \\
+        y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim}_{1}\\ 1 & \text{otherwise}\end{cases} \\
         \mathrm{out}_{p,q} = x_{p}\,y_{q}
 
     No modality can be missing: the formula names them by number, in ``x[p] = concat[p: i, 1](h[0,i], 1)``.

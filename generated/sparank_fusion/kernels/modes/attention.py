@@ -75,7 +75,7 @@ def attention_forward_kernel(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -249,7 +249,7 @@ def attention_forward_operands_2(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -370,7 +370,7 @@ def attention_forward_epilogue(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -459,7 +459,7 @@ def attention_backward_kernel(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -801,7 +801,7 @@ def attention_forward_operands_2_again(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -919,7 +919,7 @@ def attention_backward_operands_1(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -1094,7 +1094,7 @@ def attention_backward_operands_2(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}
@@ -1319,7 +1319,7 @@ def attention_backward_epilogue(
     \mathrm{query}_{t,a,k} = \sum_{j} W_{0,a,k,j}\,h_{t,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}
+    \mathrm{logit}_{t,u,a} = \frac{\sum_{k} \mathrm{query}_{t,a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}
     \mathrm{prob}_{t,u,a} = \mathop{\mathrm{softmax}}_{u}\left(\mathrm{logit}_{t,u,a}\right)
     \mathrm{context}_{t,a,k} = \sum_{u} \mathrm{prob}_{t,u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{t,i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{t,a,k} + d_{i}

@@ -75,7 +75,7 @@ def cross_attention_forward_kernel(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -249,7 +249,7 @@ def cross_attention_forward_operands_2(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -378,7 +378,7 @@ def cross_attention_forward_epilogue(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -449,7 +449,7 @@ def cross_attention_backward_kernel(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -809,7 +809,7 @@ def cross_attention_forward_operands_2_again(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -939,7 +939,7 @@ def cross_attention_backward_operands_1(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -1101,7 +1101,7 @@ def cross_attention_backward_operands_2(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}
@@ -1324,7 +1324,7 @@ def cross_attention_backward_epilogue(
     \mathrm{query}_{a,k} = \sum_{j} W_{0,a,k,j}\,h_{0,j} + c_{0,a,k}
     \mathrm{key}_{u,a,k} = \sum_{j} W_{1,a,k,j}\,h_{u,j} + c_{1,a,k}
     \mathrm{value}_{u,a,k} = \sum_{j} W_{2,a,k,j}\,h_{u,j} + c_{2,a,k}
-    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim/attn\_heads}}}\right)
+    \mathrm{prob}_{u,a} = \mathop{\mathrm{softmax}}_{u}\left(\frac{\sum_{k} \mathrm{query}_{a,k}\,\mathrm{key}_{u,a,k}}{\sqrt{\mathrm{dim}/\mathrm{attn\_heads}}}\right)
     \mathrm{context}_{a,k} = \sum_{u} \mathrm{prob}_{u,a}\,\mathrm{value}_{u,a,k}
     \mathrm{mixed}_{i} = \sum_{a,k} U_{i,a,k}\,\mathrm{context}_{a,k} + d_{i}
     \mathrm{out}_{i} = \mathop{\mathrm{layernorm}}_{i}\left(\mathrm{mixed}_{i} + h_{0,i}\right)\,\mathrm{scale}_{i} + \mathrm{shift}_{i}

@@ -68,8 +68,8 @@ def factorized_bilinear_forward_kernel(
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
     z_{o} = \sum_{k} x_{o,k}\,y_{o,k}
-    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
-    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
+    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 10^{-7}\right)}}
+    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o'} {s_{o'}}^{2}, 10^{-7}\right)}}
     """
     i = tl.arange(0, I_LANES)
     k = tl.arange(0, K_LANES)
@@ -156,8 +156,8 @@ def factorized_bilinear_forward_epilogue(
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
     z_{o} = \sum_{k} x_{o,k}\,y_{o,k}
-    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
-    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
+    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 10^{-7}\right)}}
+    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o'} {s_{o'}}^{2}, 10^{-7}\right)}}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
@@ -228,8 +228,8 @@ def factorized_bilinear_backward_kernel(
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
     z_{o} = \sum_{k} x_{o,k}\,y_{o,k}
-    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
-    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
+    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 10^{-7}\right)}}
+    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o'} {s_{o'}}^{2}, 10^{-7}\right)}}
     """
     program = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, I_LANES)
@@ -407,8 +407,8 @@ def factorized_bilinear_backward_operands_1(
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
     z_{o} = \sum_{k} x_{o,k}\,y_{o,k}
-    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
-    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
+    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 10^{-7}\right)}}
+    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o'} {s_{o'}}^{2}, 10^{-7}\right)}}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B
@@ -511,8 +511,8 @@ def factorized_bilinear_backward_epilogue(
     x_{o,k} = \sum_{i} U_{o,k,i}\,h_{0,i} + u_{o,k}
     y_{o,k} = \sum_{j} V_{o,k,j}\,h_{1,j} + v_{o,k}
     z_{o} = \sum_{k} x_{o,k}\,y_{o,k}
-    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 1\cdot 10^{-7}\right)}}
-    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o} {s_{o}}^{2}, 1\cdot 10^{-7}\right)}}
+    s_{o} = \frac{z_{o}}{\sqrt{\max\left(\left|z_{o}\right|, 10^{-7}\right)}}
+    \mathrm{out}_{o} = \frac{s_{o}}{\sqrt{\max\left(\sum_{o'} {s_{o'}}^{2}, 10^{-7}\right)}}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_b = b < B

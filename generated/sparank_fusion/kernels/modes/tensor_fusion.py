@@ -44,8 +44,8 @@ def tensor_fusion_forward_kernel(
 ):
     r"""The forward pass on a tile of rows: from features to results.
 
-    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim_{0}}\\ 1 & \text{otherwise}\end{cases}
-    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim_{1}}\\ 1 & \text{otherwise}\end{cases}
+    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim}_{0}\\ 1 & \text{otherwise}\end{cases}
+    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim}_{1}\\ 1 & \text{otherwise}\end{cases}
     \mathrm{out}_{p,q} = x_{p}\,y_{q}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -102,8 +102,8 @@ def tensor_fusion_backward_kernel(
 ):
     r"""The backward pass on a tile of rows: from cotangents to gradients.
 
-    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim_{0}}\\ 1 & \text{otherwise}\end{cases}
-    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim_{1}}\\ 1 & \text{otherwise}\end{cases}
+    x_{p} = \begin{cases}h_{0,p} & \text{if } p < \mathrm{dim}_{0}\\ 1 & \text{otherwise}\end{cases}
+    y_{q} = \begin{cases}h_{1,q} & \text{if } q < \mathrm{dim}_{1}\\ 1 & \text{otherwise}\end{cases}
     \mathrm{out}_{p,q} = x_{p}\,y_{q}
     """
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
