@@ -21,6 +21,7 @@ import torch
 import yaml
 
 import sparank_fusion
+from sparank_fusion.layer import mode_class
 from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.torch.emit import NOUNS
 from sparank_gen.ir.check import check_spec
@@ -144,7 +145,7 @@ def test_the_generator_knows_no_mode_by_name() -> None:
 def test_every_page_shows_its_math(name: str) -> None:
     spec = SPECS[name]
     page = (GENERATED / "docs" / f"{spec['mode']}.md").read_text(encoding="utf-8")
-    assert "$h_{m,i}$" in page
+    assert re.search(r"The features are \$h_\{m,\w\}\$", page)
     definitions = {line.partition("[")[0].strip() for line in spec.get("math", "").splitlines()}
     blocks = re.findall(r"^\$\$\n\\begin\{aligned\}\n(.*?)\n\\end\{aligned\}\n\$\$$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == (2 if definitions else 0)
@@ -155,6 +156,16 @@ def test_every_page_shows_its_math(name: str) -> None:
     if definitions:
         left = [re.sub(r"\\mathrm\{(\w+)\}|\\([a-z]+)", r"\1\2", line.partition("&=")[0]) for line in blocks[0].splitlines()]
         assert {text.partition("_")[0].strip() for text in left} == definitions
+
+
+def test_the_table_of_modes_says_what_each_takes() -> None:
+    page = (GENERATED / "docs" / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line.startswith("| [")]
+    assert "self" not in page
+    for name, _, _, _, widths, present, _ in rows:
+        mode = mode_class(re.findall(r"`(\w+)`", name)[0])
+        assert (widths == "yes") == (mode.one_width is None)
+        assert (present == "yes") == (mode.numbered is None)
 
 
 def test_a_page_shows_a_layer_that_can_be_made(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from sparank_gen.backends.docs.page import mode_page
 from sparank_gen.backends.tests.cases import require_sizes
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
-from sparank_gen.backends.torch.module import Argument, arguments, class_name, module_file, out_dim
+from sparank_gen.backends.torch.module import Argument, arguments, class_name, module_file
 from sparank_gen.backends.triton.explain import rest, ways
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec, limited_depth
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.restrict import numbered
 from sparank_gen.lang.functions import Function, read_functions
 from sparank_gen.project import cache
 from sparank_gen.project.config import Config, UsageError, library_files, spec_files
@@ -246,7 +247,7 @@ class Renderer:
             f"{package}/py.typed": "",
             "tests/support.py": self.render("tests/support.py.j2", source),
             "tests/conftest.py": self.render("tests/conftest.py.j2", source),
-            "docs/README.md": self.render("docs/index.md.j2", source, modes=[(mode, out_dim(mode)) for mode in modes]),
+            "docs/README.md": self.render("docs/index.md.j2", source, modes=[(mode, numbered(mode.program) is None) for mode in modes]),
         }
 
     def default_mode(self, modes: Sequence[Mode]) -> str | None:
