@@ -526,10 +526,10 @@ def test_right_spec(source: str) -> None:
 
 
 def test_every_error_class_has_a_bad_spec() -> None:
-    """But for the one that takes two files and the one that takes numbers, with tests of their own; codes tell classes apart."""
+    """But for the one that takes two files and those that take numbers, with tests of their own; codes tell classes apart."""
     codes = [kind.code for kind in errors.SpecError.__subclasses__()]
     assert len(codes) == len(set(codes))
-    assert {bad.code for bad in CASES if bad.code} | {"duplicate-mode", "not-finite"} == set(codes)
+    assert {bad.code for bad in CASES if bad.code} | {"duplicate-mode", "not-finite", "false-property"} == set(codes)
 
 
 def test_excerpt_and_caret() -> None:

@@ -114,16 +114,33 @@ def _tolerance(*values: Tensor) -> float:
     return 256 * torch.finfo(torch.float64).eps * max(1.0, *map(_largest, values))
 
 
-def assert_equal(left: Tensor | float, right: Tensor | float) -> None:
-    """Both sides are equal, up to rounding in float64."""
-    a, b = torch.as_tensor(left, dtype=torch.float64), torch.as_tensor(right, dtype=torch.float64)
-    assert ((a - b).abs() <= _tolerance(a, b)).all()
+def assert_equal(left: Tensor | float, right: Tensor | float, claim: str) -> None:
+    """Both sides of a claim are equal, up to rounding in float64."""
+    a, b = _sides(left, right)
+    _require((a - b).abs() <= _tolerance(a, b), a, b, claim, "equal to")
 
 
-def assert_at_most(left: Tensor | float, right: Tensor | float) -> None:
-    """The left side is at most the right one, up to rounding in float64."""
-    a, b = torch.as_tensor(left, dtype=torch.float64), torch.as_tensor(right, dtype=torch.float64)
-    assert (a - b <= _tolerance(a, b)).all()
+def assert_at_most(low: Tensor | float, high: Tensor | float, claim: str) -> None:
+    """The lower side of a claim is at most the higher one, up to rounding in float64."""
+    a, b = _sides(low, high)
+    _require(a - b <= _tolerance(a, b), a, b, claim, "at most")
+
+
+def _sides(left: Tensor | float, right: Tensor | float) -> list[Tensor]:
+    return list(
+        torch.broadcast_tensors(*(torch.as_tensor(side, dtype=torch.float64) for side in (left, right)))
+    )
+
+
+def _require(holds: Tensor, left: Tensor, right: Tensor, claim: str, relation: str) -> None:
+    """Fail with the sides at the first place where a claim does not hold."""
+    if not holds.all():
+        place = tuple((~holds).nonzero()[0].tolist())
+        a, b = left[place].item(), right[place].item()
+        pytest.fail(
+            f"{claim} does not hold: {a} is not {relation} {b}, at {place} of {tuple(holds.shape)}",
+            pytrace=False,
+        )
 
 
 def gradcheck(

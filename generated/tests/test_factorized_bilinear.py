@@ -77,8 +77,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    # sum[o](out[o] ** 2) <= 1
-    assert_at_most((out**2).sum(-1), 1)
+    assert_at_most((out**2).sum(-1), 1, "sum[o](out[o] ** 2) <= 1")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -79,14 +79,10 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
     g = layer(h, return_gates=True)[1]["weights"].transpose(0, 1)
-    # sum[m](g[m,i]) == 1
-    assert_equal(g.sum(1), 1)
-    # g[m,i] >= 0
-    assert_at_most(0, g.transpose(0, 1))
-    # out[i] <= max[m](h[m,i])
-    assert_at_most(out, torch.stack(h).amax(0))
-    # out[i] >= min[m](h[m,i])
-    assert_at_most(torch.stack(h).amin(0), out)
+    assert_equal(g.sum(1), 1, "sum[m](g[m,i]) == 1")
+    assert_at_most(0, g.transpose(0, 1), "g[m,i] >= 0")
+    assert_at_most(out, torch.stack(h).amax(0), "out[i] <= max[m](h[m,i])")
+    assert_at_most(torch.stack(h).amin(0), out, "out[i] >= min[m](h[m,i])")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

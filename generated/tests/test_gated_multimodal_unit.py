@@ -79,10 +79,8 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     z = layer(h, return_gates=True)[1]["weights"]
-    # z[m,o] >= 0
-    assert_at_most(0, z.transpose(0, 1))
-    # z[m,o] <= 1
-    assert_at_most(z.transpose(0, 1), 1)
+    assert_at_most(0, z.transpose(0, 1), "z[m,o] >= 0")
+    assert_at_most(z.transpose(0, 1), 1, "z[m,o] <= 1")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -78,10 +78,8 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    # out[i] >= h[m,i]
-    assert_at_most(torch.stack(h), out)
-    # out[i] >= mean[m](h[m,i])
-    assert_at_most(sum_all(h) / layer.n_modalities, out)
+    assert_at_most(torch.stack(h), out, "out[i] >= h[m,i]")
+    assert_at_most(sum_all(h) / layer.n_modalities, out, "out[i] >= mean[m](h[m,i])")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -77,10 +77,8 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    # out[i] <= max[m](h[m,i])
-    assert_at_most(out, torch.stack(h).amax(0))
-    # out[i] >= min[m](h[m,i])
-    assert_at_most(torch.stack(h).amin(0), out)
+    assert_at_most(out, torch.stack(h).amax(0), "out[i] <= max[m](h[m,i])")
+    assert_at_most(torch.stack(h).amin(0), out, "out[i] >= min[m](h[m,i])")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -80,10 +80,8 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     p = layer(h, return_gates=True)[1]["weights"]
-    # sum[e](p[e]) == 1
-    assert_equal(p.sum(-1), 1)
-    # p[e] >= 0
-    assert_at_most(0, p)
+    assert_equal(p.sum(-1), 1, "sum[e](p[e]) == 1")
+    assert_at_most(0, p, "p[e] >= 0")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

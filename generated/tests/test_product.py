@@ -77,10 +77,16 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    # abs(out[i]) <= max[m](abs(h[m,i])) ** modalities
-    assert_at_most(torch.abs(out), torch.stack([torch.abs(h_m) for h_m in h]).amax(0) ** layer.n_modalities)
-    # abs(out[i]) >= min[m](abs(h[m,i])) ** modalities
-    assert_at_most(torch.stack([torch.abs(h_m) for h_m in h]).amin(0) ** layer.n_modalities, torch.abs(out))
+    assert_at_most(
+        torch.abs(out),
+        torch.stack([torch.abs(h_m) for h_m in h]).amax(0) ** layer.n_modalities,
+        "abs(out[i]) <= max[m](abs(h[m,i])) ** modalities",
+    )
+    assert_at_most(
+        torch.stack([torch.abs(h_m) for h_m in h]).amin(0) ** layer.n_modalities,
+        torch.abs(out),
+        "abs(out[i]) >= min[m](abs(h[m,i])) ** modalities",
+    )
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

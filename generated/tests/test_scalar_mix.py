@@ -78,10 +78,8 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     w = layer(h, return_gates=True)[1]["weights"]
-    # sum[m](w[m]) == 1
-    assert_equal(w.sum(-1), 1)
-    # w[m] >= 0
-    assert_at_most(0, w.transpose(0, 1))
+    assert_equal(w.sum(-1), 1, "sum[m](w[m]) == 1")
+    assert_at_most(0, w.transpose(0, 1), "w[m] >= 0")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -77,10 +77,8 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h)
-    # out[i] <= modalities * max[m](h[m,i])
-    assert_at_most(out, layer.n_modalities * torch.stack(h).amax(0))
-    # out[i] >= modalities * min[m](h[m,i])
-    assert_at_most(layer.n_modalities * torch.stack(h).amin(0), out)
+    assert_at_most(out, layer.n_modalities * torch.stack(h).amax(0), "out[i] <= modalities * max[m](h[m,i])")
+    assert_at_most(layer.n_modalities * torch.stack(h).amin(0), out, "out[i] >= modalities * min[m](h[m,i])")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -77,8 +77,7 @@ def test_properties(case: dict[str, Any], seed: int) -> None:
     layer = make(case)
     h = random_features(case["n_modalities"], 1 + seed % 5, case["dim"], seed)
     out = layer(h).unflatten(1, (layer.dims[0] + 1, layer.dims[1] + 1))
-    # max[p,q](out[p,q]) >= 1
-    assert_at_most(1, out.amax((1, 2)))
+    assert_at_most(1, out.amax((1, 2)), "max[p,q](out[p,q]) >= 1")
 
 
 @pytest.mark.parametrize("backend, device, schedule", RUNS)

@@ -194,7 +194,7 @@ class Renderer:
         """The files of one mode.
 
         Raises:
-            SpecError: when its results are not finite at the inputs of its tests.
+            SpecError: when its results are not finite at the inputs of its tests, or a property does not hold there.
         """
         source, name = mode.spec.path, mode.name
         golden = golden_text(mode)

@@ -152,5 +152,9 @@ class NotFinite(SpecError):
     code = "not-finite"
 
 
+class FalseProperty(SpecError):
+    code = "false-property"
+
+
 class DuplicateMode(SpecError):
     code = "duplicate-mode"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
 from sparank_gen.backends.tests.finite import require_finite
+from sparank_gen.backends.tests.properties import require_properties
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_in
 from sparank_gen.ir.mode import Mode
@@ -23,7 +24,11 @@ TOLERANCE = 1e-10
 
 
 def golden_text(mode: Mode) -> str:
-    """The golden file of a mode. Raises a SpecError where a result, or a gradient, is infinite or not a number."""
+    """The golden file of a mode.
+
+    Raises:
+        SpecError: where a result, or a gradient, is infinite or not a number, or a property does not hold.
+    """
     lists = {"cases": [golden_case(mode, case) for case in cases(mode)]}
     if numbered(mode.program) is None:
         last = cases(mode)[-1]
@@ -42,6 +47,8 @@ def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None
         found[PRESENT] = present.T
     sizes = case.sizes(BATCH)
     require_finite(mode, mode.program if present is None else restrict(mode.program), found, sizes, present is not None)
+    if present is None:
+        require_properties(mode, found, sizes)
     values = {result.key: laid_out(mode, result.layout, found, sizes, present is not None) for result in mode.results}
     diagnostics = {result.key: values.pop(result.key) for result in mode.diagnostics}
     return entry | values | ({"diagnostics": diagnostics} if diagnostics else {})

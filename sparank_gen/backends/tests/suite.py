@@ -18,20 +18,12 @@ from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.widths import owner_among
 
 ASSERTIONS = {
-    "==": "assert_equal({0}, {1})",
-    "<=": "assert_at_most({0}, {1})",
-    ">=": "assert_at_most({1}, {0})",
-    "<": "assert_at_most({0}, {1})",
-    ">": "assert_at_most({1}, {0})",
+    "==": "assert_equal({0}, {1}, {claim})",
+    "<=": "assert_at_most({0}, {1}, {claim})",
+    ">=": "assert_at_most({1}, {0}, {claim})",
+    "<": "assert_at_most({0}, {1}, {claim})",
+    ">": "assert_at_most({1}, {0}, {claim})",
 }
-
-
-@dataclass(frozen=True)
-class PropertyTest:
-    """One property: how the spec writes it, and the statements that assert it."""
-
-    source: str
-    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class TestFile:
         cases: the sizes.
         ragged_cases: sizes that leave lanes of kernels empty.
         bindings: statements that compute results under their names in the math, dimensions ``(b, …)``.
-        properties: the property tests.
+        properties: for each property, the statements that assert it.
         assertions: the names of the assertions that they use.
         called: the functions of the package that they use.
         wrong_modalities: a number of modalities that the mode refuses, or None.
@@ -51,7 +43,7 @@ class TestFile:
     cases: tuple[Case, ...]
     ragged_cases: tuple[Case, ...]
     bindings: tuple[str, ...]
-    properties: tuple[PropertyTest, ...]
+    properties: tuple[tuple[str, ...], ...]
     assertions: tuple[str, ...]
     called: tuple[str, ...]
     wrong_modalities: int | None
@@ -69,8 +61,8 @@ def test_file(mode: Mode) -> TestFile:
         ragged_cases=ragged_cases(mode),
         bindings=tuple(_binding(mode, result) for result in reversed(results.values())),
         properties=properties,
-        assertions=tuple(sorted({line.strip().partition("(")[0] for each in properties for line in each.lines[-1:]})),
-        called=called(FUNCTIONS, "\n".join(line for each in properties for line in each.lines)),
+        assertions=tuple(sorted({line.strip().partition("(")[0] for lines in properties for line in lines[-1:]})),
+        called=called(FUNCTIONS, "\n".join(line for lines in properties for line in lines)),
         wrong_modalities=wrong,
     )
 
@@ -108,7 +100,8 @@ def _symbols(mode: Mode) -> dict[str, str]:
     return names | {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
 
 
-def _property(mode: Mode, each: Property) -> PropertyTest:
+def _property(mode: Mode, each: Property) -> tuple[str, ...]:
+    """The statements that assert a property."""
     emitter = Emitter(mode.program.extents, _symbols(mode))
     lowering = Lowering(mode.program, (), emitter, stacked=None)
     lowering.definitions = {}
@@ -120,10 +113,10 @@ def _property(mode: Mode, each: Property) -> PropertyTest:
         def compare(*pair: Dense | Scalar) -> Dense:
             axes = lowering.result_axes([side for side in pair if isinstance(side, Dense)])
             codes = [side.aligned(axes).code if isinstance(side, Dense) else side.code for side in pair]
-            return Dense(ASSERTIONS[each.relation].format(*codes), axes)
+            return Dense(ASSERTIONS[each.relation].format(*codes, claim=repr(each.source)), axes)
 
         compared = lowering.each(pieces.axis, compare, *sides)
-        return PropertyTest(each.source, (*emitter.lines, f"{compared.loop}:", f"    {compared.element.code}"))
+        return (*emitter.lines, f"{compared.loop}:", f"    {compared.element.code}")
     union = lowering.sorted(set().union(*(side.axes for side in sides)))
     codes = []
     for side in sides:
@@ -131,4 +124,4 @@ def _property(mode: Mode, each: Property) -> PropertyTest:
             codes.append(side.code)
         else:
             codes.append(lowering.dense(side).aligned(union).code)
-    return PropertyTest(each.source, (*emitter.lines, ASSERTIONS[each.relation].format(*codes)))
+    return (*emitter.lines, ASSERTIONS[each.relation].format(*codes, claim=repr(each.source)))
