@@ -478,3 +478,18 @@ def test_two_modalities_have_a_form_of_their_own_where_it_touches_less(math: str
     statements = "\n".join(f"  {line}" for line in (*math.split("\n"), "out[i] = sum[m](w[m] * h[m,i])"))
     text = f"{HEAD}modalities: '>=2'\naxes: {axes}\nmath: |\n{statements}\nweights: 'w[b,m]'\n"
     assert compiled(check_spec(parse_spec(text, "plan.yaml")))[0].has_pair_form is has_pair_form
+
+
+def test_the_smaller_of_two_weights_is_as_exact_as_the_larger() -> None:
+    """One minus the larger is zero already where its logarithm is -17."""
+    math = "s[m] = sum[j](h[m,j])\n  g[m] = softmax[m](s[m])\n  loss[m] = -log(g[m])\n"
+    out = "  out[i] = sum[m](g[m] * h[m,i]) + sum[m](loss[m])\n"
+    text = f"{HEAD}modalities: '>=2'\naxes: {{i: dim, j: dim}}\nmath: |\n  {math}{out}weights: 'g[b,m]'\n"
+    made, _ = compiled(check_spec(parse_spec(text, "plan.yaml")))
+    features = [torch.full((1, 4), value, requires_grad=True) for value in (5.0, 0.0)]
+    for inputs in (features, features[::-1]):
+        out, info = made(4, 2)(inputs, return_gates=True)
+        smaller = info["weights"].min()
+        torch.testing.assert_close(smaller, torch.tensor(-20.0).sigmoid())
+        torch.testing.assert_close(out, torch.full((1, 4), 25.0))
+        assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum() + smaller.log(), features))

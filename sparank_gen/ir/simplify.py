@@ -29,6 +29,7 @@ IDENTITIES = tuple(
     )
 )
 MIXTURES = (
+    pattern_rule("sigmoid(c) * b + sigmoid(-c) * a", "lerp(a, b, sigmoid(c))", tensors_only=True),
     pattern_rule("c * b + (1 - c) * a", "lerp(a, b, c)", tensors_only=True),
     pattern_rule("a + c * (b - a)", "lerp(a, b, c)", tensors_only=True),
 )

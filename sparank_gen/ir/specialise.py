@@ -19,7 +19,7 @@ from sparank_gen.lang.widths import owners
 def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> Program:
     """``program`` for exactly ``count`` modalities, with what that makes possible.
 
-    A softmax over two is a sigmoid of the difference, and a reduction over pieces that are known one by one is
+    A softmax over two is a sigmoid of the difference and one of its negative, and a reduction over pieces that are known one by one is
     written out, so that mixtures of two appear. What is read at all positions one by one is computed so, and what is
     needed as a whole anyway is not computed again at one position.
 
@@ -52,10 +52,9 @@ def _rules(program: Program, count: int) -> tuple[Rule, ...]:
         if node.op != "softmax" or len(node.over) != 1 or extent_of(node.over[0]) != 2:
             return None
         (axis,) = node.over
-        first = ir.apply(
-            "sigmoid", ir.apply("sub", ir.select(node.args[0], axis, 0), ir.select(node.args[0], axis, 1))
-        )
-        return ir.stack([first, ir.apply("sub", ir.constant(1), first)], axis)
+        difference = ir.apply("sub", ir.select(node.args[0], axis, 0), ir.select(node.args[0], axis, 1))
+        # One minus the first would be zero where the second is merely small.
+        return ir.stack([ir.apply("sigmoid", difference), ir.apply("sigmoid", ir.apply("neg", difference))], axis)
 
     def unroll(node: Node) -> Node | None:
         if node.op not in ("sum", "mean") or len(node.over) != 1 or node.over[0] not in pieces.along(node.args[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
@@ -78,8 +79,9 @@ def usual_sizes(n_modalities: int, hyperparameters: Iterable[Hyperparameter]) ->
 
 
 def touches_less(one: Program, other: Program, sizes: Mapping[str, int | float]) -> bool:
-    """Whether a row touches fewer numbers in ``one`` than in ``other``, in a layer of these sizes."""
-    totals = [working_set(program, in_kernel=False) or Extent.number(0) for program in (one, other)]
+    """Whether a row of the output alone touches fewer numbers in ``one`` than in ``other``, in a layer of these sizes."""
+    alone = [replace(program, outputs=program.outputs[:1]) for program in (one, other)]
+    totals = [working_set(program, in_kernel=False) or Extent.number(0) for program in alone]
     return totals[0].number_for(sizes) < totals[1].number_for(sizes)
 
 

@@ -142,8 +142,9 @@ class CrossAttentionFusion(FusionModule):
         ]
         # quotient: M × (B, attn_heads)
         quotient = [dot(query, key_u, -1) / math.sqrt(self.dim // self.attn_heads) for key_u in key]
+        difference = quotient[0] - quotient[1]  # (B, attn_heads)
         # prob[0,a] of prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
-        prob_0 = torch.sigmoid(quotient[0] - quotient[1])  # (B, attn_heads)
+        prob_0 = torch.sigmoid(difference)  # (B, attn_heads)
         # context[a,k] = sum[u](prob[u,a] * value[u,a,k])
         # context: (B, attn_heads, dim // attn_heads)
         context = lerp(value[1], value[0], prob_0.unsqueeze(-1))
@@ -154,7 +155,7 @@ class CrossAttentionFusion(FusionModule):
         if not return_extras:
             return (out,)
         # prob[u,a] = softmax[u](sum[k](query[a,k] * key[u,a,k]) / sqrt(size[k]))
-        prob = torch.stack((prob_0, 1 - prob_0))  # (M, B, attn_heads)
+        prob = torch.stack((prob_0, torch.sigmoid(-difference)))  # (M, B, attn_heads)
         # w[u] = mean[a](prob[u,a])
         w = prob.mean(-1)  # (M, B)
         return out, w.transpose(0, 1)

@@ -90,14 +90,15 @@ class GateFusion(FusionModule):
         # difference: (B, dim)
         difference = torch.addmm(projected, h[1], W[1].t(), alpha=-1, out=projected if in_place else None)
         # g[0,i] of g[m,i] = softmax[m](logit[m,i])
-        g_0 = torch.sigmoid(difference, out=difference if in_place else None)  # (B, dim)
+        # g_0: (B, dim)
+        g_0 = torch.sigmoid(difference, out=difference if in_place and not return_extras else None)
         # out[i] = sum[m](g[m,i] * h[m,i])
         # out: (B, dim)
         out = lerp(h[1], h[0], g_0, out=g_0 if in_place and not return_extras else None)
         if not return_extras:
             return (out,)
         # g[m,i] = softmax[m](logit[m,i])
-        g = torch.stack((g_0, 1 - g_0))  # (M, B, dim)
+        g = torch.stack((g_0, torch.sigmoid(-difference)))  # (M, B, dim)
         return out, g
 
     def _fuse_present(

@@ -83,14 +83,15 @@ class ScalarGateFusion(FusionModule):
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
+        difference = h[0] @ W[0][0] + c[0][0] - (h[1] @ W[1][0] + c[1][0])  # (B,)
         # g[0] of g[m] = softmax[m](score[m])
-        g_0 = torch.sigmoid(h[0] @ W[0][0] + c[0][0] - (h[1] @ W[1][0] + c[1][0]))  # (B,)
+        g_0 = torch.sigmoid(difference)  # (B,)
         # out[i] = sum[m](g[m] * h[m,i])
         out = lerp(h[1], h[0], g_0.unsqueeze(-1))  # (B, dim)
         if not return_extras:
             return (out,)
         # g[m] = softmax[m](score[m])
-        g = torch.stack((g_0, 1 - g_0))  # (M, B)
+        g = torch.stack((g_0, torch.sigmoid(-difference)))  # (M, B)
         return out, g.transpose(0, 1)
 
     def _fuse_present(

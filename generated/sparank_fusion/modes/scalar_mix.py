@@ -77,14 +77,15 @@ class ScalarMixFusion(FusionModule):
         """The same for exactly two modalities, in the shorter form that two allow."""
         s = self.scalars
         gamma = self.gamma
+        difference = s[0] - s[1]  # ()
         # w[0] of w[m] = softmax[m](s[m])
-        w_0 = torch.sigmoid(s[0] - s[1])  # ()
+        w_0 = torch.sigmoid(difference)  # ()
         # out[i] = gamma * sum[m](w[m] * h[m,i])
         out = gamma * lerp(h[1], h[0], w_0)  # (B, dim)
         if not return_extras:
             return (out,)
         # w[m] = softmax[m](s[m])
-        w = torch.stack((w_0, 1 - w_0))  # (M,)
+        w = torch.stack((w_0, torch.sigmoid(-difference)))  # (M,)
         return out, w.expand(h[0].shape[0], self.n_modalities)
 
     def _fuse_present(
