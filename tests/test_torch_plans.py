@@ -373,6 +373,14 @@ def test_a_choice_between_numbers_is_made_at_once(left: float, taken: str) -> No
     assert fold_choice(unknown) is None
 
 
+def test_a_choice_between_numbers_keeps_the_axes_of_both() -> None:
+    condition = make("gt", [constant(1), constant(0)])
+    assert fold_choice(make("where", [condition, leaf("x", ("b",)), leaf("y", ("b", "i"))])) is None
+    math = "out[i] = sum[m,j](where(1 > 0, h[m,i], v[j])) + max[j](where(1 < 0, v[j], h[0,i]))"
+    params = 'params: {score: {tensor: "v[j]", init: normal, std: 0.1}}'
+    check_program(f"{HEAD}modalities: '>=2'\naxes: {{i: dim, j: dim}}\n{params}\nmath: |\n  {math}\n", 3, 2, 2, 2)
+
+
 def test_a_sum_of_linear_maps_is_products_alone_with_one_bias() -> None:
     count = operations(DIFFERENCE, 2)
     assert count["addmm"] == 2 and count["add"] == 1

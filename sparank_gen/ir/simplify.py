@@ -53,7 +53,13 @@ def fold_choice(node: Node) -> Node | None:
     if condition.op not in OPERATORS or any(arg.op != "constant" for arg in condition.args):
         return None
     holds = OPERATORS[condition.op].meaning(*(np.float64(arg.data) for arg in condition.args))
-    return node.args[1 if holds else 2]
+    return branch(node, bool(holds))
+
+
+def branch(choice: Node, holds: bool) -> Node | None:
+    """What a choice is where its condition holds everywhere, or nowhere; None where that lacks an axis of the choice."""
+    chosen = choice.args[1 if holds else 2]
+    return chosen if chosen.axes == choice.axes else None
 
 
 def expand_number_lerp(node: Node) -> Node | None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import CUTS, FIXED, Index, Node, Program, Window, axis_of
-from sparank_gen.ir.simplify import factors_of, product_of, sum_of
+from sparank_gen.ir.simplify import branch, factors_of, product_of, sum_of
 from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -172,10 +172,7 @@ class _Sinking:
     def simplest(self, choice: Node) -> Node:
         """What is chosen, where that is the same everywhere and has all axes."""
         known = self.decided(choice.args[0])
-        if known is None:
-            return choice
-        chosen = choice.args[1 if known else 2]
-        return chosen if chosen.axes == choice.axes else choice
+        return choice if known is None else branch(choice, known) or choice
 
     def decided(self, condition: Node) -> bool | None:
         """Whether a position is below a bound, where that is so everywhere or nowhere."""
