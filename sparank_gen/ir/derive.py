@@ -12,6 +12,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.guard import guard
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window
 from sparank_gen.ir.template import broadcast_reduce, instantiate
+from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of, width_of
@@ -20,6 +21,7 @@ ADJOINT = "_bar"
 ARGUMENTS = ("a", "b", "c")
 
 
+@verified
 def derive(program: Program, slots: Mapping[str, tuple[str, ...]], outputs: Sequence[str]) -> Program:
     """The adjoint program.
 

@@ -10,6 +10,7 @@ from sparank_gen.ir.node import Node, Program
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import IDENTITIES, factors_of, fold_constants, merge_views, product_of
 from sparank_gen.ir.template import instantiate
+from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 
@@ -17,11 +18,13 @@ from sparank_gen.lang.ops import OPERATORS
 LEAST_NORMALISED = 16
 
 
+@verified
 def expand(program: Program) -> Program:
     """``program`` with every operator that has an expansion replaced by it."""
     return _expanded(program, lambda node: True)
 
 
+@verified
 def expand_short_norms(program: Program) -> Program:
     """``program`` with layer norms over modalities, or over few numbers, replaced by their expansion."""
 
@@ -32,6 +35,7 @@ def expand_short_norms(program: Program) -> Program:
     return _expanded(program, is_short)
 
 
+@verified
 def divide_last(program: Program) -> Program:
     """``program`` with what a softmax gate is multiplied by summed before it is divided.
 

@@ -15,6 +15,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import is_tensor, rewrite
 from sparank_gen.ir.template import instantiate
+from sparank_gen.ir.verify import verified
 from sparank_gen.ir.zeros import is_not_negative, is_positive
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners
@@ -32,6 +33,7 @@ CHOICES = {
 Place = tuple[Node, Node]
 
 
+@verified
 def guard(program: Program) -> Program:
     """``program`` with every choice guarded."""
     guards = _Guards(program)

@@ -11,6 +11,7 @@ from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import broadcast_reduce
+from sparank_gen.ir.verify import verified
 
 LINEAR = ("sum", "mean")
 
@@ -24,6 +25,7 @@ class LinearMap:
     inner: tuple[str, ...]
 
 
+@verified
 def pool_first(program: Program) -> Program:
     """``program`` with sums and means over axes that a linear map does not have moved into the map's operand.
 

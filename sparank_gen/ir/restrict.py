@@ -23,6 +23,7 @@ from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import instantiate
+from sparank_gen.ir.verify import verified
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.ir.zeros import Zeros, is_positive
 from sparank_gen.lang.extents import Extent
@@ -66,6 +67,7 @@ def numbered(program: Program) -> str | None:
     return None
 
 
+@verified
 def restrict(program: Program, selects: bool = True) -> Program:
     """``program`` among the modalities that ``present`` says each sample has.
 

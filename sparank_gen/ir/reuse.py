@@ -12,6 +12,7 @@ from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
 from sparank_gen.ir.simplify import IDENTITIES, factors_of, product_of, sum_of, terms_of
 from sparank_gen.ir.template import instantiate
+from sparank_gen.ir.verify import verified
 from sparank_gen.lang.ops import OPERATORS
 
 # Operators whose derivative is a product with what follows from their result.
@@ -22,6 +23,7 @@ ONE = ir.constant(1)
 Key = tuple[tuple[str, ...], frozenset[tuple[Node, int]]]
 
 
+@verified
 def reuse(adjoints: Program, forward: Program, count: int | None = None) -> Program:
     """``adjoints`` with fewer operations.
 

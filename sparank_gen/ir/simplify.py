@@ -10,6 +10,7 @@ import numpy as np
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program, Window
 from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
+from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of, owners, size_of
@@ -247,11 +248,13 @@ def _parts(root: Node, op: str, whole: Collection[Node]) -> list[Node]:
     return parts
 
 
+@verified
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
     return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, merge_views(program.extents), join_pads(program.extents)))
 
 
+@verified
 def simplify(program: Program) -> Program:
     """``program`` tidied, with sums of products taken apart and mixtures of two recognised."""
     extents = program.extents

@@ -14,6 +14,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import CUTS, FIXED, Index, Node, Program, Window, axis_of
 from sparank_gen.ir.simplify import branch, factors_of, product_of, sum_of
 from sparank_gen.ir.template import broadcast_reduce
+from sparank_gen.ir.verify import verify
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of, read_at
@@ -43,7 +44,9 @@ def sink(program: Program, roots: Sequence[Node], is_unrolled: Callable[[str], b
         replace(definition, node=sinking.settled(definition.node)) if definition.node in needed else definition
         for definition in program.definitions
     )
-    return replace(program, extents=sinking.extents, definitions=definitions), found
+    sunk = replace(program, extents=sinking.extents, definitions=definitions)
+    verify(sunk, "sink", found)
+    return sunk, found
 
 
 def pieces_last(node: Node, extents: Mapping[str, Extent]) -> Node:

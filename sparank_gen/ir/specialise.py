@@ -10,12 +10,14 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Definition, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
 from sparank_gen.ir.simplify import factors_of, simplify, sum_of, terms_of
+from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners
 
 
+@verified
 def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> Program:
     """``program`` for exactly ``count`` modalities, with what that makes possible.
 
@@ -29,15 +31,17 @@ def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> 
         parameters: the names of the parameter tensors.
     """
     rules = _rules(program, count)
-    places = [(d.name, axis) for d in program.definitions for axis in d.axes if axis in program.modality_axes & d.node.axes]
+    places = [(d, axis) for d in program.definitions for axis in d.axes if axis in program.modality_axes & d.node.axes]
     probes = [
-        Definition("", (), ir.select(program[name].node, axis, position)) for name, axis in places for position in range(count)
+        Definition("", tuple(other for other in d.axes if other != axis), ir.select(d.node, axis, position))
+        for d, axis in places
+        for position in range(count)
     ]
     probed = replace(program, definitions=(*program.definitions, *probes))
     found = simplify(rewrite(probed, (*rules, push_select(program, parameters))))
     own = len(program.definitions)
     pieces = iter(definition.node for definition in found.definitions[own:])
-    positions = {place: list(itertools.islice(pieces, count)) for place in places}
+    positions = {(d.name, axis): list(itertools.islice(pieces, count)) for d, axis in places}
     return simplify(rewrite(_computed_once(replace(found, definitions=found.definitions[:own]), positions), rules))
 
 
@@ -211,6 +215,7 @@ def push_select(program: Program, parameters: frozenset[str]) -> Rule:
     return rule
 
 
+@verified
 def merge_contractions(program: Program, layouts: Mapping[str, Layout]) -> Program:
     """Contractions of one tensor with every slice of one parameter, as one contraction and views of it.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.ir.verify import verify
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.widths import owner_among
 
@@ -78,6 +79,7 @@ def cut_at_batch_sums(program: Program, is_unrolled: IsUnrolled) -> Cut:
     rows = tuple(definition for definition in results if BATCH in definition.node.axes)
     rest = tuple(replace(d, node=cutter.settle(d.node)) for d in results if BATCH not in d.node.axes)
     left = replace(program, definitions=rest, outputs=tuple(definition.name for definition in rest))
+    verify(left, "cut_at_batch_sums", [buffer.node for buffer in cutter.buffers.values()])
     return Cut(rows, tuple(cutter.buffers.values()), left)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, CUTS, Definition, Node, Program
 from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.ir.verify import verify
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -156,7 +157,9 @@ def split_at_contractions(
         own = tuple(position for position, root in enumerate(results) if level[root] == at)
         stages.append(Stage(tuple(operands.get(at, {}).values()), own, tuple(products.get(at, ()))))
     definitions = tuple(replace(d, node=done[d.node]) for d in program.definitions if d.node in done)
-    return Split(tuple(stages), tuple(done[root] for root in results), replace(program, definitions=definitions), origins)
+    split = replace(program, definitions=definitions)
+    verify(split, "split_at_contractions", done.values())
+    return Split(tuple(stages), tuple(done[root] for root in results), split, origins)
 
 
 def column_extent(

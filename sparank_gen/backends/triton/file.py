@@ -221,7 +221,7 @@ def _padded(program: Program, symbols: Mapping[str, str]) -> tuple[Program, dict
     names = {extent.code({}): constant for extent, constant in constants.items() if extent.code({}) in symbols}
     names |= {constant: constant for constant in constants.values()}
     written = {name: f'constants["{constant}"]' for name, constant in names.items()}
-    return replace(program, extents=named), {**symbols, **written, "dim": "lanes", "max(dim)": "lanes"}
+    return replace(program, extents=named, tensors={}), {**symbols, **written, "dim": "lanes", "max(dim)": "lanes"}
 
 
 def _constants(
