@@ -313,6 +313,23 @@ def test_a_gated_sum_is_divided_last_where_that_is_less_work() -> None:
         np.testing.assert_allclose(other, out, rtol=1e-12, atol=1e-13)
 
 
+def test_what_is_no_softmax_is_divided_where_it_stands() -> None:
+    """Its dividend may be large, and the sum overflow before it is divided."""
+    text = """\
+version: 1
+mode: quotients
+summary: s
+modalities: 2
+axes: {i: dim}
+params: {scale: {tensor: "n[i]", init: ones}}
+math: |
+  w[m,i] = exp(h[m,i])
+  out[i] = sum[m](h[m,i] / (n[i] * h[0,i]) * h[m,i]) + sum[m](w[m,i] / sum[m](w[m,i]) * h[m,i])
+"""
+    expanded = expand(check_spec(parse_spec(text, "q.yaml")).program)
+    assert divide_last(expanded) == expanded
+
+
 def test_adjoint_of_the_gate_by_hand() -> None:
     """The gradient in the bias of the gate: ``g · (h·out_bar − Σ_m g·h·out_bar)``, summed over the batch."""
     mode, sizes = load("gate"), Sizes(3, 3, 4)

@@ -39,8 +39,9 @@ def expand_short_norms(program: Program) -> Program:
 def divide_last(program: Program) -> Program:
     """``program`` with what a softmax gate is multiplied by summed before it is divided.
 
-    A sum of quotients by one divisor that is as large as the sum, as of ``exp(x) / total * h``, is a quotient of sums: one
-    multiplication for each of its numbers, and not one for each of its terms.
+    A sum of softmaxes whose divisor is as large as the sum, as of ``exp(x - peak) / total * h``, is a quotient of sums: one
+    multiplication for each of its numbers, and not one for each of its terms. Other dividends than those exponentials may be
+    larger than one, so that the sum would overflow before it is divided.
     """
     return rewrite(program, (_quotient_of_sum,))
 
@@ -49,12 +50,20 @@ def _quotient_of_sum(node: Node) -> Node | None:
     if node.op != "sum":
         return None
     factors = factors_of(node.args[0])
-    found = next((f for f in factors if f.op == "div" and f.args[1].axes == node.axes), None)
+    found = next((f for f in factors if _is_softmax(f) and f.args[1].axes == node.axes), None)
     if found is None or len(factors) == 1:
         return None
     dividends = [factor.args[0] if factor is found else factor for factor in factors]
     total = ir.reduce("sum", product_of(dividends), node.over)
     return ir.apply("mul", total, ir.apply("div", ir.constant(1), found.args[1]))
+
+
+def _is_softmax(node: Node) -> bool:
+    """Whether a node is an expanded softmax."""
+    if node.op != "div" or node.args[0].op != "exp" or node.args[1].op != "sum":
+        return False
+    (dividend, total), (below,) = node.args, node.args[0].args
+    return total.args[0] is dividend and below.op == "sub" and below.args[1] is ir.reduce("max", below.args[0], total.over)
 
 
 def _expanded(program: Program, is_wanted: Callable[[Node], bool]) -> Program:
