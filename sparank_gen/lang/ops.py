@@ -72,6 +72,10 @@ def _sigmoid(x: Array) -> Array:
     return np.exp(-np.logaddexp(0.0, -x))
 
 
+def _lerp(a: Array, b: Array, weight: Array) -> Array:
+    return np.where(np.abs(weight) < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))
+
+
 def _finite(x: Array) -> Array:
     return np.where(np.isinf(x), 0.0, x)
 
@@ -135,7 +139,7 @@ _TABLE = (
     Operator("clamp_max", _P, np.minimum, ("where(a <= b, g, 0)", None), "torch.clamp({0}, max={1})", "min({0}, {1})", r"\min\left({0}, {1}\right)", "min(x, number); at equality x gets the gradient", internal=True, triton="minimum({0}, {1})"),
     Operator("finite", _P, _finite, (None,), "torch.where(torch.isinf({0}), 0, {0})", "0.0 if math.isinf({0}) else {0:1}", r"\mathrm{{finite}}\left({0}\right)", "x, or 0 where it is infinite", internal=True, differentiable=False, triton="finite({0})"),
     Operator("where", _P, np.where, (None, "where(a, g, 0)", "where(a, 0, g)"), "torch.where({0}, {1}, {2})", "{1:2} if {0:2} else {2:1}", r"\begin{{cases}}{1} & \text{{if }} {0}\\ {2} & \text{{otherwise}}\end{{cases}}", "where(condition, x, y): x where the condition holds, else y; the gradient selects", triton="tl.where({0}, {1}, {2})"),
-    Operator("lerp", _P, lambda a, b, c: a + c * (b - a), ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0:6} + {2:7} * ({1:6} - {0:7})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x)", triton="interpolate({0}, {1}, {2})"),
+    Operator("lerp", _P, _lerp, ("g * (1 - c)", "g * c", "g * (b - a)"), "lerp({0}, {1}, {2})", "{0:6} + {2:7} * ({1:6} - {0:7})", r"\mathrm{{lerp}}\left({0}, {1}, {2}\right)", "lerp(x, y, w): x + w · (y − x), computed from the nearer end", triton="interpolate({0}, {1}, {2})"),
     Operator("sigmoid_backward", _P, lambda g, y: g * y * (1 - y), (None, None), "torch.ops.aten.sigmoid_backward({0}, {1})", "{0:7} * {1:8} * (1 - {1:7})", r"{0}\,{1}\left(1 - {1}\right)", "gradient through a sigmoid, from its result", internal=True, differentiable=False, triton="{0} * {1} * (1 - {1})", expansion="a * b * (1 - b)"),
     Operator("tanh_backward", _P, lambda g, y: g * (1 - y**2), (None, None), "torch.ops.aten.tanh_backward({0}, {1})", "{0:7} * (1 - {1:10} ** 2)", r"{0}\left(1 - {1}^{{2}}\right)", "gradient through a hyperbolic tangent, from its result", internal=True, differentiable=False, triton="{0} * (1 - {1} * {1})", expansion="a * (1 - b ** 2)"),
     Operator("relu_backward", _P, lambda g, y: np.where(y > 0, g, 0.0), (None, None), "torch.ops.aten.threshold_backward({0}, {1}, 0)", "{0:2} if {1:5} > 0 else 0.0", r"{0}\,\left[{1} > 0\right]", "gradient through a relu, from its result", internal=True, differentiable=False, triton="tl.where({1} > 0, {0}, 0.0)", expansion="where(b > 0, a, 0)"),

@@ -76,7 +76,9 @@ def power(x, y):
 
 @triton.jit
 def interpolate(a, b, weight):
-    return a + weight * (b - a)
+    """From the nearer end, as torch does: the nearer end itself where the weight says so, however large the other is."""
+    difference = b - a
+    return tl.where(tl.abs(weight) < 0.5, a + weight * difference, b - difference * (1.0 - weight))
 
 
 @triton.jit
