@@ -83,3 +83,21 @@ def test_what_is_seen_to_be_no_negative_number(text: str, least: dict[str, int],
     place = Text(f"1 + {text}", "a.yaml", ((0, 1, 1),), ("",))
     extent = parse_extent(place, names)[0] - Extent.number(1)
     assert extent.is_at_least_zero(least) is expected
+
+
+@pytest.mark.parametrize(
+    "text, most, expected",
+    [
+        ("10 - rank - 2", {}, False),
+        ("10 - rank - 2", {"rank": 8}, True),
+        ("10 - rank - 3", {"rank": 8}, False),
+        ("dim - rank + 7", {"rank": 8}, True),
+        ("dim - rank + 6", {"rank": 8}, False),
+        ("8 * dim - rank * dim", {"rank": 8}, True),
+        ("2 * dim * rank - rank - 1", {"rank": 8}, True),
+    ],
+)
+def test_what_is_seen_to_be_no_negative_number_up_to_a_largest(text: str, most: dict[str, int], expected: bool) -> None:
+    names = {name: Extent.symbol(name) for name in ("dim", "rank")}
+    extent = parse_extent(Text(text, "a.yaml", ((0, 1, 1),), ("",)), names)[0]
+    assert extent.is_at_least_zero({}, most) is expected

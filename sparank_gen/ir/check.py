@@ -96,7 +96,8 @@ class _Checker:
             names=lambda: [*self.tensors, *self.statements],
             extent_of=self.offset,
             known=self.known,
-            minimum=self.least_sizes(),
+            minimum=self.bounds("minimum"),
+            maximum=self.bounds("maximum"),
             functions=functions,
         )
         self.read_statements()
@@ -135,12 +136,11 @@ class _Checker:
             )
         self.names[name] = span
 
-    def least_sizes(self) -> dict[str, int]:
-        sizes = {"modalities": self.spec.modalities.minimum, "dim": 1}
-        for hyperparameter in self.spec.hyperparameters:
-            if hyperparameter.minimum is not None:
-                sizes[hyperparameter.name.value] = int(hyperparameter.minimum)
-        return sizes
+    def bounds(self, which: str) -> dict[str, int]:
+        """The ``minimum`` or ``maximum`` of the sizes that have one."""
+        sizes = {"modalities": self.spec.modalities} | {h.name.value: h for h in self.spec.hyperparameters if h.type == "int"}
+        found = {name: getattr(size, which) for name, size in sizes.items()}
+        return {name: bound for name, bound in found.items() if bound is not None}
 
     def declare_axes(self) -> None:
         """Axes in canonical order: modality axes, the batch, feature axes as the spec declares them."""

@@ -60,6 +60,7 @@ class Scope:
         names: all quantity names, for proposals.
         known: values of extents that are fixed, such as the number of modalities of a mode for exactly two.
         minimum: the least value of a name, where one is known; bounds whole-number indices and offsets.
+        maximum: the largest value of a name, where one is known.
         functions: what may be called beside the operators.
         extent_of: the extent that an offset says.
     """
@@ -70,6 +71,7 @@ class Scope:
     names: Callable[[], list[str]]
     known: Mapping[str, int] = field(default_factory=dict)
     minimum: Mapping[str, int] = field(default_factory=dict)
+    maximum: Mapping[str, int] = field(default_factory=dict)
     functions: Functions | None = None
     extent_of: Callable[[Text], Extent] = lambda text: parse_extent(text, {}, least=0)[0]
 
@@ -78,6 +80,10 @@ class Scope:
         for name, value in self.known.items():
             extent = extent.substitute(name, Extent.number(value))
         return extent
+
+    def is_at_least_zero(self, extent: Extent) -> bool:
+        """Whether an extent is seen to be no negative number, whatever the sizes."""
+        return extent.is_at_least_zero(self.minimum, self.maximum)
 
 
 def lower(expression: Expression, scope: Scope) -> Node:
@@ -144,12 +150,12 @@ def check_slots(
     for slot, index in zip((read_at(slot, moves) for slot in slots), indices, strict=True):
         extent = scope.resolved(slot)
         if isinstance(index.value, int):
-            limit = extent.constant
-            if limit is None and not extent.symbols - set(scope.minimum):
-                limit = _least(extent, scope.minimum)
-            if not 0 <= index.value < (limit if limit is not None else 1):
+            # Every extent is 1 at least.
+            if index.value and not scope.is_at_least_zero(extent - Extent.number(index.value + 1)):
                 raise errors.IndexOutOfRange(
-                    f"position {index.value} is outside an axis of extent {extent}", index.span, "positions count from 0"
+                    f"position {index.value} {'is' if extent.constant else 'may be'} outside an axis of extent {extent}",
+                    index.span,
+                    "positions count from 0, and are below the extent whatever the sizes",
                 )
             found.append(index.value)
             continue
@@ -182,21 +188,13 @@ def _window(name: str, slot: Extent, axis: str, index: Index, offset: Text, scop
     """An axis read from an offset on. Raises IndexOutOfRange where it may reach beyond the end."""
     shift = scope.extent_of(offset)
     left = scope.resolved(slot - shift - scope.extents[axis])
-    if not left.is_at_least_zero(scope.minimum):
+    if not (scope.is_at_least_zero(shift) and scope.is_at_least_zero(left)):
         raise errors.IndexOutOfRange(
             f"index {axis!r} runs over {scope.extents[axis]} from {shift} on, and {name!r} has extent {slot} here",
             index.span,
-            f"offset and extent together must not exceed {slot}, whatever the sizes",
+            f"an offset is 0 at least, and it and the extent together must not exceed {slot}, whatever the sizes",
         )
     return Window(axis, shift) if shift.terms or left.terms else axis
-
-
-def _least(extent: Extent, minimum: Mapping[str, int]) -> int | None:
-    """The least value of an extent, where the least sizes give one."""
-    try:
-        return extent.value(minimum)
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 def _reference(expression: Reference, scope: Scope) -> Node:

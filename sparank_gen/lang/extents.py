@@ -11,6 +11,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Text
@@ -57,16 +58,20 @@ class Extent:
         inverse = tuple((name, -power) for name, power in monomial)
         return self * _canonical({inverse: 1 / coefficient})
 
-    def is_at_least_zero(self, least: Mapping[str, int]) -> bool:
-        """Whether this can be seen to be no negative number, for names of at least their value in ``least`` (or 1).
+    def is_at_least_zero(self, least: Mapping[str, int], most: Mapping[str, int] = MappingProxyType({})) -> bool:
+        """Whether this can be seen to be no negative number, for names of at least their value in ``least`` (or 1), and of at
+        most that in ``most``, if any.
 
-        Where names are written as their least values and something more, no coefficient may be negative.
+        Where names are written as their least values and something more, no coefficient may be negative; or as their largest
+        values and something less, where more of a name is less in all.
         """
         shifted = self
-        for name in self.symbols:
+        for name in sorted(self.symbols):
+            coefficients = [coefficient for monomial, coefficient in shifted.terms if name in dict(monomial)]
             if all(dict(monomial).get(name, 0) >= 0 for monomial, _ in self.terms):
+                falls = name in most and all(coefficient < 0 for coefficient in coefficients)
                 more = Extent.symbol(name) + Extent.number(least.get(name, 1))
-                shifted = shifted.substitute(name, more)
+                shifted = shifted.substitute(name, Extent.number(most[name]) - Extent.symbol(name) if falls else more)
         return all(coefficient > 0 for _, coefficient in shifted.terms)
 
     @property
