@@ -103,3 +103,58 @@ def test_choices_and_mixtures_of_numbers_for_kernels(gain: int, chosen: int) -> 
     constants = dict(kernel_file(check_spec(parse_spec(CHOICES, "choices.yaml"))).constants)
     numbers = [eval(code, {"gain": gain}) for name, code in constants.items() if name.startswith("NUMBER")]
     assert chosen in numbers and chosen * (2 * gain + 2) in numbers
+
+
+TOGETHER = """
+version: 1
+mode: together
+summary: What sizes and hyper-parameters must be together.
+modalities: ">=2"
+axes: {i: dim, p: dim - 4, r: rank}
+hyperparameters:
+  rank: {default: 2, minimum: 0}
+  gain: {default: 2.0}
+params:
+  drawn: {tensor: "z[r]", init: normal, std: 1 / (dim - 6)}
+  filled: {tensor: "v[r]", init: constant, value: 1 / gain}
+math: |
+  x[i]   = exp(gain) * h[0,i] + where(gain > 0, log(gain), 0) / sqrt(dim)
+  out[i] = x[i] * mean[p](h[1,p + 4]) + sum[r](z[r] * v[r])
+"""
+
+
+@pytest.mark.parametrize(
+    "dim, options, said",
+    [
+        (4, {}, "expected the extent dim - 4 of index 'p' to be an int of at least 1, got 0"),
+        (3, {}, "expected the extent dim - 4 of index 'p' to be an int of at least 1, got -1"),
+        (7, {"rank": 0}, "expected the extent rank of index 'r' to be an int of at least 1, got 0"),
+        (6, {}, r"expected std of drawn, 1 / \(dim - 6\), to be a number, got an error: .*division by zero"),
+        (5, {}, r"expected std of drawn, 1 / \(dim - 6\), to be a number of at least 0, got -1.0"),
+        (7, {"gain": 0.0}, "expected value of filled, 1 / gain, to be a number, got an error: .*division by zero"),
+        (7, {"gain": 1000.0}, r"expected exp\(gain\) to be a number, got an error: math range error"),
+    ],
+)
+def test_what_sizes_and_hyperparameters_must_be_together(dim: int, options: dict[str, Any], said: str) -> None:
+    made, _ = compiled(check_spec(parse_spec(TOGETHER, "together.yaml")))
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        made(dim, 2, **options)
+
+
+def test_only_what_may_be_wrong_is_checked() -> None:
+    """``sqrt(dim)`` is a number whatever ``dim``, and so is a choice whose branch is not taken."""
+    made, source = compiled(check_spec(parse_spec(TOGETHER, "together.yaml")))
+    assert source.count("require_value(") == 4 and "require_value(\"sqrt" not in source
+    layer = made(7, 2, gain=-1.0)
+    assert layer([torch.ones(1, 7)] * 2).isfinite().all()
+    assert "require_number(\"the extent" not in compiled(check_spec(parse_spec(SPEC, "bounded.yaml")))[1]
+
+
+def test_widths_of_modalities_leave_something_of_each() -> None:
+    axes = "axes: {i: 'dim[m] - 2', k: 'dim[m]', a: 'dim[0]'}"
+    math = "out[a] = h[0,a] * mean[m,i](h[m,i + 2]) + sum[m,k](h[m,k])"
+    text = f"version: 1\nmode: wide\nsummary: s\nmodalities: '>=2'\n{axes}\nmath: |\n  {math}\n"
+    made, _ = compiled(check_spec(parse_spec(text, "wide.yaml")))
+    made((4, 3), 2)
+    with pytest.raises(ValueError, match=r"^expected the extent dim\[m\] - 2 of index 'i' to be an int of at least 1, got 0$"):
+        made((4, 2), 2)

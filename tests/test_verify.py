@@ -60,7 +60,7 @@ def defined(node: Node) -> Program:
         (ir.stack([X] * 4, "k"), "outside the axis"),
         (ir.slice_of(X, "p", Window("j", ONE)), "do not fit"),
         (ir.slice_of(ir.apply("mul", W, ir.leaf("w", ("k", "j"))), "i", Window("j", ONE)), "do not fit"),
-        (ir.pad(X, "p", Window("j", ONE)), "do not fit"),
+        (ir.pad(X, "i", Window("j", ONE)), "do not fit"),
         (ir.concat([X, W], "p", ["i"]), "do not fit"),
         (ir.concat([X, W], "p", ["k", "j"]), "do not fit"),
         (ir.leaf("w", ("k",)), "w has 2 dimensions"),

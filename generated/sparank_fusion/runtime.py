@@ -420,6 +420,16 @@ def require_number(
     )
 
 
+def require_value(name: str, compute: Callable[[], float], least: float | None = None) -> float:
+    """The finite number that ``compute`` gives, not below ``least``. Raises a ValueError that names it where there is none."""
+    try:
+        value = compute()
+    except (ArithmeticError, ValueError) as error:
+        raise ValueError(f"expected {name} to be a number, got an error: {error}") from None
+    require_number(name, value, float, least)
+    return value
+
+
 def require_multiple(whole: int, part: int, text: str) -> None:
     """Raise a ValueError unless ``part`` divides ``whole``; ``text`` names both."""
     if whole % part:

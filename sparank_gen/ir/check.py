@@ -120,9 +120,10 @@ class _Checker:
         for name, function in functions.functions.items():
             if name not in functions.called and name not in self.library:
                 raise errors.UnusedName(f"function {name!r} is not called", function.span, "call it, or remove it")
+        uncertain = tuple(axis for axis, extent in program.extents.items() if axis != BATCH and self.is_uncertain(extent))
         divisions = tuple(self.divisions)
         return Mode(
-            self.spec, program, holders, self.features, out, weights, diagnostics, divisions, self.known, properties
+            self.spec, program, holders, self.features, out, weights, diagnostics, divisions, uncertain, properties
         )
 
     def claim(self, name: str, span: Span) -> None:
@@ -141,6 +142,12 @@ class _Checker:
         sizes = {"modalities": self.spec.modalities} | {h.name.value: h for h in self.spec.hyperparameters if h.type == "int"}
         found = {name: getattr(size, which) for name, size in sizes.items()}
         return {name: bound for name, bound in found.items() if bound is not None}
+
+    def is_uncertain(self, extent: Extent) -> bool:
+        """Whether an extent may be below 1: something is subtracted, or a hyper-parameter may be below 1."""
+        is_lowered = any(coefficient < 0 for _, coefficient in extent.terms)
+        may_be = is_lowered or any(self.scope.minimum.get(name, 1) < 1 for name in extent.symbols)
+        return may_be and not self.scope.is_at_least_zero(self.scope.resolved(extent) - Extent.number(1))
 
     def declare_axes(self) -> None:
         """Axes in canonical order: modality axes, the batch, feature axes as the spec declares them."""

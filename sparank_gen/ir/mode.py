@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparank_gen.ir.node import BATCH, Node, Program
@@ -45,7 +44,7 @@ class Mode:
         weights: the layout of the fusion weights, or None.
         diagnostics: what it returns beside them.
         divisions: what must come out for given sizes.
-        known: fixed values of extents (the number of modalities of a mode for exactly two).
+        uncertain: the axes whose extent is below 1 for some sizes and hyper-parameters that are allowed each by itself.
         properties: what the generated tests assert.
     """
 
@@ -57,7 +56,7 @@ class Mode:
     weights: Layout | None
     diagnostics: tuple[Result, ...]
     divisions: tuple[Division, ...]
-    known: Mapping[str, int]
+    uncertain: tuple[str, ...]
     properties: tuple[Property, ...]
 
     @property

@@ -24,6 +24,11 @@ def formula(definition: Definition, names: Mapping[Node, Definition]) -> str:
         return ""
 
 
+def shown(node: Node) -> str:
+    """A number as a spec writes it."""
+    return _Text({}, node, {}).show(node)[0]
+
+
 class _UnwrittenError(Exception):
     """A node has no notation."""
 

@@ -106,7 +106,8 @@ RULES = {
     "place": Rule(1, 1, _made, _is_new),
     "stack": Rule(None, 1, _made, _is_new),
     "slice": Rule(1, 1, lambda node: _kept(node) | {node.data.axis}, _is_window),
-    "pad": Rule(1, 1, lambda node: _made(node) - {node.data.axis}, lambda node: _is_new(node) and node.data.axis in _below(node)),
+    # Of an operand that lacks an axis each position along it is the same.
+    "pad": Rule(1, 1, lambda node: _made(node) - {node.data.axis}, _is_new),
     "concat": Rule(None, 1, lambda node: _made(node) - _parts(node), _is_joined),
 }
 

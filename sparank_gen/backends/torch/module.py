@@ -12,6 +12,7 @@ from sparank_gen.backends.torch.gradients import Gradients, derivation, gradient
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.memory import alive
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
+from sparank_gen.backends.torch.requirements import requirements
 from sparank_gen.backends.torch.results import realise
 from sparank_gen.ir.expand import expand_short_norms
 from sparank_gen.ir.guard import guard
@@ -32,7 +33,7 @@ WITH_PRESENT = "The same among the modalities that each sample has, of features 
 PAIR = "The same for exactly two modalities, in the shorter form that two allow."
 # The general way to compute a mode has this many modalities, where two have their own.
 USUAL_MODALITIES = 3
-CONSTRUCTORS = ("container", "uniform")
+CONSTRUCTORS = ("container", "require_number", "require_value", "uniform")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class ModuleFile:
     class_name: str
     arguments: tuple[Argument, ...]
     checks: tuple[tuple[str, str, str], ...]
+    requirements: tuple[str, ...]
     assignments: tuple[tuple[str, str], ...]
     out_dim: str
     block: tuple[str, str] | None
@@ -121,7 +123,6 @@ class ModuleFile:
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
         names = ["FusionModule", "Tensors", *called(CONSTRUCTORS, self.text)]
-        names += ["require_number"] if self.arguments else []
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
 
@@ -147,7 +148,8 @@ class ModuleFile:
     @property
     def text(self) -> str:
         functions = (*(f.text for f in self.functions), *(f.text for f in self.recorded))
-        return "\n".join((*(value for _, value in self.assignments), *functions, *self.bindings))
+        asked = (*(argument.check for argument in self.arguments), *self.requirements)
+        return "\n".join((*asked, *(value for _, value in self.assignments), *functions, *self.bindings))
 
 
 def called(names: Sequence[str], code: str) -> tuple[str, ...]:
@@ -172,6 +174,7 @@ def module_file(mode: Mode) -> ModuleFile:
         class_name=class_name(mode.name),
         arguments=arguments(mode),
         checks=tuple((d.whole.code(names), d.part.code(names), str(d.part)) for d in mode.divisions),
+        requirements=requirements(mode, names),
         assignments=assignments(mode, names),
         out_dim=out_dim(mode),
         block=_block(mode, names, made[0].alive),

@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sparank_gen.backends.torch.emit import WIDTHS, Emitter
-from sparank_gen.backends.torch.lower import Lowering
+from sparank_gen.backends.torch.emit import WIDTHS
+from sparank_gen.backends.torch.requirements import number_code, required
 from sparank_gen.backends.torch.values import Scalar
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.parameters import Holder, LearnedTensor, state_key
+from sparank_gen.ir.text import shown
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.modules import Module
 from sparank_gen.lang.widths import size_of
@@ -74,11 +75,11 @@ def initial(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:
 
 
 def _number(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:
+    """The expression of the number that an initialisation takes, checked where it may be none."""
     if tensor.number is None:
         return ""
-    value = Lowering(mode.program, (), Emitter(mode.program.extents, names), None).lower(tensor.number)
-    assert isinstance(value, Scalar)
-    return value.code
+    text = f"{tensor.rule.number} of {tensor.path}, {shown(tensor.number)},"
+    return required(mode, tensor.number, names, text, 0 if tensor.rule.number == "std" else None)
 
 
 def _size(axes: Sequence[str], mode: Mode) -> Extent:
@@ -171,5 +172,5 @@ def parameter_rows(mode: Mode) -> tuple[ParameterRow, ...]:
 def _said(tensor: LearnedTensor, mode: Mode, names: Mapping[str, str]) -> str:
     """An initialisation as the documentation shows it."""
     given = [f"{side}={_size(axes, mode).code(names)}" for side, axes in tensor.fans.items()]
-    given += [f"{tensor.rule.number}={_number(tensor, mode, names)}"] if tensor.number is not None else []
+    given += [f"{tensor.rule.number}={number_code(mode, tensor.number, names)}"] if tensor.number is not None else []
     return f"{tensor.initialisation}({', '.join(given)})" if given else tensor.initialisation
