@@ -51,7 +51,7 @@ def defined(node: Node) -> Program:
         (Node("neg", (X,), (), None, frozenset({"i"})), "axes are ['i'] and not ['b', 'i', 'm']"),
         (ir.make("rename", [X], data=(("j", "k"),)), "do not fit"),
         (ir.make("rename", [W], data=(("i", "k"),)), "do not fit"),
-        (ir.rename(W, {"i": "t"}), "another extent"),
+        (ir.rename(W, {"i": "p"}), "another extent"),
         (ir.rename(W, {"i": "z"}), "no extent is known for ['z']"),
         (ir.select(X, "k", 0), "do not fit"),
         (ir.select(W, "k", 3), "outside the axis"),

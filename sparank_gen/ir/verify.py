@@ -180,11 +180,16 @@ def _wrong_extents(node: Node, extents: Mapping[str, Extent], known: set[str]) -
     """What is wrong with the extents of an operation's axes."""
     if not node.axes <= known or not known.issuperset(node.over):
         return f"no extent is known for {sorted({*node.axes, *node.over} - known)}"
-    if node.op == "rename" and any(BATCH in pair or widest(extents[pair[0]]) != widest(extents[pair[1]]) for pair in node.data):
+    if node.op == "rename" and any(BATCH in pair or not _is_same(*(extents[axis] for axis in pair)) for pair in node.data):
         return "an axis is renamed to one of another extent"
     limit = extents[node.over[0]].constant if node.op in ("select", "place", "stack") else None
     last = len(node.args) - 1 if node.op == "stack" else node.data
     return "position outside the axis" if limit is not None and isinstance(last, int) and not 0 <= last < limit else ""
+
+
+def _is_same(left: Extent, right: Extent) -> bool:
+    """Whether two extents are the same for some modality, and for some number of modalities: a mode may be for exactly two."""
+    return widest(left) == widest(right) or "modalities" in left.symbols | right.symbols
 
 
 def _wrong_slots(node: Node, program: Program) -> str:
@@ -195,7 +200,7 @@ def _wrong_slots(node: Node, program: Program) -> str:
     if len(slots) != len(read):
         return f"{name} has {len(slots)} dimensions"
     for slot, index in zip(slots, read, strict=True):
-        if isinstance(index, str) and widest(program.extents[index]) != widest(slot):
+        if isinstance(index, str) and not _is_same(program.extents[index], slot):
             return f"index {index} does not run over {slot}"
         if isinstance(index, int) and slot.constant is not None and not 0 <= index < slot.constant:
             return f"position {index} is outside {slot}"
