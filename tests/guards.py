@@ -36,6 +36,9 @@ GUARDED = {
     "reciprocal root": Guarded("y[i] = where(x[i] == 0, 0, x[i] * rsqrt(x[i]))", (0, 0, 4, 1), (0, 0, 2, 1), (0, 0, 0.25, 0.5)),
     "quotient": Guarded("y[i] = where(x[i] != 0, 1 / x[i], 5)", (0, -1, 2, 0), (5, -1, 0.5, 5), (0, -1, -0.25, 0)),
     "power": Guarded("y[i] = where(x[i] > 0, x[i] ** 0.5, 0)", (0, -1, 4, 1), (0, 0, 2, 1), (0, 0, 0.25, 0.5)),
+    "power of one and a half": Guarded("y[i] = where(x[i] > 0, x[i] ** 1.5, 0)", (0, -1, 4, 1), (0, 0, 8, 1), (0, 0, 3, 1.5)),
+    "root of a choice": Guarded("y[i] = where(x[i] > 0, sqrt(where(x[i] > 0, x[i], x[i] - 1)), 0)", (0, -1, 4, 1), (0, 0, 2, 1), (0, 0, 0.25, 0.5)),
+    "root of a choice of zero": Guarded("y[i] = where(x[i] > 0, sqrt(where(x[i] > 0, x[i], 0)), 0)", (0, -1, 4, 1), (0, 0, 2, 1), (0, 0, 0.25, 0.5)),
     "overflow": Guarded("y[i] = where(x[i] > 0, x[i], exp(x[i]) - 1)", (1000, 2, 0, 1), (1000, 2, 0, 1), (1, 1, 1, 1)),
     "not the exponential": Guarded("y[i] = where(x[i] < 5, exp(x[i]), 1)", (1000, 0, 0, 6), (1, 1, 1, 1), (0, 1, 1, 0)),
     "through a definition": Guarded(

@@ -8,7 +8,7 @@ often than it was; all but the batch, over which there is no reduction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
@@ -16,7 +16,7 @@ from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import is_tensor, rewrite
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
-from sparank_gen.ir.zeros import is_not_negative, is_positive
+from sparank_gen.ir.zeros import is_finite_power, is_not_negative, is_positive
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners
 
@@ -149,11 +149,19 @@ class _Branch:
 
     def chosen(self, operand: Node, number: float, condition: Node) -> Node:
         """The operand where it matters, a number elsewhere."""
-        condition = self.condition_for(operand.axes, condition)
-        if condition in _conditions(operand) or not is_tensor(operand):
+        condition, safe = self.condition_for(operand.axes, condition), ir.constant(number)
+        if not is_tensor(operand) or self.is_chosen(operand, condition, safe):
             return operand
-        safe = ir.constant(number)
         return self.decided(ir.apply("where", condition, *((operand, safe) if self.holds else (safe, operand))))
+
+    def is_chosen(self, operand: Node, condition: Node, safe: Node) -> bool:
+        """Whether an operand is such a choice already, itself or inside those of other conditions."""
+        while operand.op == "where" and safe in operand.args:
+            _, chosen, other = operand.args
+            if operand.args[0] is condition and safe is (other if self.holds else chosen):
+                return True
+            operand = chosen if other is safe else other
+        return False
 
     def decided(self, choice: Node) -> Node:
         """A choice that this branch decides, unless the program has the same one elsewhere."""
@@ -170,19 +178,11 @@ class _Branch:
         return instantiate(source, {"c": condition}, {}, others)
 
 
-def _conditions(operand: Node) -> Iterator[Node]:
-    """The conditions under which guards already leave an operand as it is."""
-    while operand.op == "where":
-        yield operand.args[0]
-        operand = operand.args[2 if operand.args[1].op == "constant" else 1]
-
-
 def _is_harmless(node: Node, position: int) -> bool:
     """Whether values and derivatives of an operator are seen to be finite at whatever its operand may be."""
     operand = node.args[position]
     if node.op == "exp":
         return operand.op == "neg" and is_not_negative(operand.args[0])
-    if node.op == "pow":
-        exponent = node.args[1]
-        return exponent.op == "constant" and exponent.data >= 1 or is_positive(operand)
+    if node.op == "pow" and is_finite_power(*node.args):
+        return True
     return is_positive(operand)

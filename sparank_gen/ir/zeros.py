@@ -132,3 +132,13 @@ def is_positive(node: Node) -> bool:
 def is_not_negative(node: Node) -> bool:
     """Whether ``node`` is zero or more, for every value of what it reads."""
     return sign_of(node) >= Sign.NOT_NEGATIVE
+
+
+def is_finite_power(base: Node, exponent: Node) -> bool:
+    """Whether a power and its derivative are finite whatever the base is: the exponent is a whole number above zero.
+
+    Of a base that is zero or more it may be any of at least 1.
+    """
+    if exponent.op != "constant" or exponent.data < 1:
+        return False
+    return exponent.data % 1 == 0 or is_not_negative(base)
