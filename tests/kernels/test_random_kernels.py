@@ -109,6 +109,27 @@ def test_parameters_of_one_modality_by_widths_of_all(schedule: str) -> None:
     check_kernels(ROLES, 2, 3, 2, 2, schedule)
 
 
+# Weights that a kernel holds have the padded width in their number, and what a row touches has not.
+NORMED = """
+version: 1
+mode: random
+summary: A map of all features that is scaled to less than one.
+modalities: '>=2'
+axes: {i: 'dim[m]', o: units}
+hyperparameters: {units: {default: 8}}
+params:
+  proj: {module: Linear, per: m, weight: 'W[m,o,i]'}
+math: |
+  p[o]   = sum[m](sum[i](W[m,o,i] * h[m,i]))
+  out[o] = p[o] * rsqrt(1 + sum[o](p[o] ** 2))
+"""
+
+
+@pytest.mark.parametrize("schedule", ["resident", "split"])
+def test_weights_of_different_widths_and_rows_without(schedule: str) -> None:
+    check_kernels(NORMED, 2, 3, 2, 2, schedule)
+
+
 def test_a_product_whose_strides_torch_chooses() -> None:
     """It is contracted along a dimension that is not its operand's last, and einsum returns a transposed view."""
     text = """
