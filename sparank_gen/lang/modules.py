@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparank_gen.lang.extents import Division, Extent, parse_extent
 from sparank_gen.lang.layouts import Layout
@@ -12,6 +13,9 @@ from sparank_gen.lang.widths import size_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import ModuleSpec
 from sparank_gen.spec.source import Text
+
+# A number as YAML, JSON and Python write it.
+NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,13 @@ class TorchModule:
         constructor: its size arguments, in order; each is found from a tensor's shape or must be given.
         tensors: for each tensor, its shape over the constructor's arguments, as ``(factor, argument)`` a dimension.
         bias: the tensors that ``bias=False`` leaves out; bound all or none.
-        options: further arguments that a spec may give.
+        options: further arguments that a spec may give, with what each takes: ``bool`` or ``float``.
     """
 
     constructor: tuple[str, ...]
     tensors: Mapping[str, tuple[tuple[int, str], ...]]
     bias: frozenset[str]
-    options: frozenset[str] = frozenset()
+    options: Mapping[str, type] = field(default_factory=dict)
 
 
 TORCH_MODULES: dict[str, TorchModule] = {
@@ -49,7 +53,7 @@ TORCH_MODULES: dict[str, TorchModule] = {
         ("normalized_shape",),
         {"weight": ((1, "normalized_shape"),), "bias": ((1, "normalized_shape"),)},
         frozenset({"bias"}),
-        frozenset({"eps"}),
+        {"eps": float},
     ),
     "MultiheadAttention": TorchModule(
         ("embed_dim", "num_heads"),
@@ -60,7 +64,7 @@ TORCH_MODULES: dict[str, TorchModule] = {
             "out_proj.bias": ((1, "embed_dim"),),
         },
         frozenset({"in_proj_bias", "out_proj.bias"}),
-        frozenset({"batch_first"}),
+        {"batch_first": bool},
     ),
 }
 
@@ -120,7 +124,7 @@ def resolve_module(
             f"add 'arguments: {{{missing}: …}}'",
         )
     options = tuple(
-        (name.value, "True" if value.value == "true" else "False" if value.value == "false" else value.value)
+        (name.value, repr(_option(name, value, kind.options[name.value])))
         for name, value in spec.arguments
         if name.value not in kind.constructor
     )
@@ -173,20 +177,17 @@ def _given_sizes(
         if name.value in kind.constructor:
             sizes[name.value], found = parse_extent(value, names)
             divisions.extend(found)
-        elif not _is_literal(value):
-            raise errors.BadValue(
-                f"{value.value!r} is not a value for {name.value!r}", value.span(), "write true, false or a number"
-            )
     return sizes, tuple(divisions)
 
 
-def _is_literal(value: Text) -> bool:
-    if value.value in ("true", "false"):
-        return True
-    try:
-        return math.isfinite(float(value.value))
-    except ValueError:
-        return False
+def _option(name: Text, value: Text, kind: type) -> bool | float:
+    """The value of an option that takes a truth value or a number."""
+    if kind is bool and value.value in ("true", "false"):
+        return value.value == "true"
+    if kind is float and NUMBER.fullmatch(value.value) and math.isfinite(float(value.value)):
+        return float(value.value)
+    wanted = "true or false" if kind is bool else "a number, as 1e-5"
+    raise errors.BadValue(f"{value.value!r} is not a value for {name.value!r}", value.span(), f"write {wanted}")
 
 
 def _match_shape(
