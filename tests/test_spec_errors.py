@@ -31,6 +31,7 @@ SUM = "sum[m](h[m,i])"
 LINEAR = 'params:\n  f: {module: Linear, weight: "W[i,j]"}\n'
 USED = "out[i] = sum[m,j](W[i,j] * h[m,j])"
 NORMED = '{module: LayerNorm, weight: "v[i]", bias: "w[i]"}'
+NO_NUMBERS = ("007", "٣", "true", "1_0", "1e", "nan", ".inf", "1e999", "''")
 NORM = 'params:\n  f: {module: LayerNorm, weight: "v[k]", bias: "w[k]"}\n'
 
 
@@ -64,6 +65,19 @@ def linear(weight: str, options: str = "", module: str = "Linear", axes: str = "
 def tensor(layout: str, options: str) -> str:
     """A spec with one tensor that stands by itself."""
     return spec(f"out[i] = {SUM} * v[i]", extra=f'params:\n  f: {{tensor: "{layout}", {options}}}\n')
+
+
+def normed(arguments: str) -> str:
+    """A spec with a LayerNorm."""
+    params = f'params:\n  f: {{module: LayerNorm, weight: "v[i]", bias: "w[i]", arguments: {{{arguments}}}}}\n'
+    return spec(f"out[i] = {SUM} * v[i] + w[i]", extra=params)
+
+
+def attended(arguments: str) -> str:
+    """A spec with a MultiheadAttention."""
+    tensors = 'in_proj_weight: "W[(p j),i]", out_proj.weight: "U[j,i]"'
+    module = f"{{module: MultiheadAttention, {tensors}, arguments: {{num_heads: 1, {arguments}}}}}"
+    return spec("out[j] = sum[i,m,p](W[p,j,i] * U[j,i] * h[m,i])", "{i: dim, j: dim, p: 3}", f"params:\n  f: {module}\n")
 
 
 def results(diagnostics: str) -> str:
@@ -275,6 +289,11 @@ FUNCTIONS = (
     Bad("unknown name inside", calling("f(h[0,i])", "f(x): x + y"), "unknown-name", "y", "its parameters"),
     Bad("features inside", calling("f(h[0,i])", "f(x): x + h[0,i]"), "unknown-index", "i", "not an axis of function 'f'"),
     Bad("own name before it is defined", calling("f(h[0,i])", 'f(x): "z = y\\ny = x\\nz + y"'), "unknown-name", "", "'y'"),
+    Bad("gradient of the features", spec(f"h_bar[i] = {SUM}\nout[i] = h_bar[i] * 2"), "reused-name", "h_bar[i]", "the gradient of 'h'"),
+    Bad("gradient of a tensor", tensor("out_bar[i]", "init: ones").replace("v[i]", "out_bar[i]"), "reused-name", "out_bar", "gradient"),
+    Bad("gradient of a piece", spec(f"x[i] = {SUM}\nx_bar_0[i] = x[i] * 2\nout[i] = x_bar_0[i]"), "reused-name", "x_bar_0[i]", "of 'x'"),
+    *(Bad(f"eps of {value}", normed(f"eps: {value}"), "bad-value", value.strip("\"'"), "a number, as 1e-5") for value in NO_NUMBERS),
+    Bad("flag that is a number", attended("batch_first: 1"), "bad-value", "1", "true or false"),
     Bad("own name of a parameter", calling("f(h[0,i])", "f(x): |\n    x = 1\n    x"), "reused-name", "x", "already has a meaning"),
     Bad("own name of an extent", calling("f(h[0,i])", "f(x): |\n    dim = 1\n    x + dim"), "reused-name", "dim", "a meaning"),
     Bad("unused parameter", calling("f(h[0,i], 1)", "f(x, y): x"), "unused-name", "y", "by function 'f'"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.features import feature_layout, require_covered, require_one_way, widths_by_name
 from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
@@ -35,6 +37,8 @@ RESERVED = {
     PRESENT: "which modalities a sample has",
     "size": "the extent of an axis",
 }
+# What the gradients of a tensor, or of its pieces, are called.
+GRADIENT = re.compile(rf"(.+){ADJOINT}(_\d+)?")
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 
@@ -101,6 +105,7 @@ class _Checker:
             functions=functions,
         )
         self.read_statements()
+        self.check_gradients()
         for name in self.statements:
             self.lookup(name, self.statements[name][0].target.span)
         out = self.result(self.spec.out, "out")
@@ -206,6 +211,13 @@ class _Checker:
                     group[1].target.span,
                     "choose another name, or define pieces with whole-number indices",
                 )
+
+    def check_gradients(self) -> None:
+        """No name is that of another tensor's or definition's gradient."""
+        for name in (*self.layouts, *self.statements):
+            of = GRADIENT.fullmatch(name)
+            if of and of[1] in (FEATURES, *self.layouts, *self.statements):
+                raise errors.ReusedName(f"{name!r} is what the gradient of {of[1]!r} is called", self.names[name], "choose another name")
 
     def lookup(self, name: str, span: Span) -> Quantity | None:
         self.used.add(name)
