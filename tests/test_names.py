@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+from adversarial import HEAD, PLAIN, named
+from sparank_gen.backends.torch.module import module_file
+from sparank_gen.backends.triton.file import kernel_file
+from sparank_gen.ir.check import check_spec
+from sparank_gen.project.templates import environment
+from sparank_gen.spec.errors import SpecError
+from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program
 
-HEAD = "version: 1\nmode: names\nsummary: A program.\n"
 ELEMENTS = {
     "of features": """\
 modalities: ">=2"
@@ -59,3 +71,49 @@ math: |
 @pytest.mark.parametrize("n_modalities", [2, 3])
 def test_what_the_math_calls_like_an_element(text: str, n_modalities: int) -> None:
     check_program(HEAD + text, 4, n_modalities, 3, 3)
+
+
+def generated(text: str) -> list[str]:
+    """The module and the kernels of a spec."""
+    mode, templates = check_spec(parse_spec(text, "names.yaml")), environment(None)
+    files = {"torch/mode.py.j2": module_file(mode), "triton/mode.py.j2": kernel_file(mode)}
+    return [templates.get_template(name).render(header="", package="sparank_fusion", file=file) for name, file in files.items()]
+
+
+def identifiers(source: str) -> Iterator[str]:
+    """All names in a file, those of imports and arguments included."""
+    for node in ast.walk(ast.parse(source)):
+        for attribute in ("id", "arg", "name", "asname"):
+            name = getattr(node, attribute, None)
+            if isinstance(name, str) and name.isidentifier():
+                yield name
+
+
+def test_names_of_the_spec_that_generated_code_has_too(tmp_path: Path) -> None:
+    """Each name of generated code as each kind of name that a spec has: code is well-formed, and every name defined once."""
+    names = sorted({name for source in generated(named()) for name in identifiers(source)})
+    for place in range((len(names) + 1) // 2):
+        roles = {role: names[(place + k * len(names) // len(PLAIN)) % len(names)] for k, role in enumerate(PLAIN)}
+        for number, source in enumerate(_accepted(roles)):
+            (tmp_path / f"{place}_{number}.py").write_text(f"# {roles}\n{source}")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=F,E9", "--output-format=concise", str(tmp_path)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+def _accepted(roles: dict[str, str]) -> list[str]:
+    """The generated files with these names, without those that a spec may not have there."""
+    try:
+        return generated(named(**roles))
+    except SpecError as error:
+        refused = next(role for role, name in roles.items() if repr(name) in error.message)
+        return _accepted({role: name for role, name in roles.items() if role != refused})
+
+
+@pytest.mark.parametrize("roles", [
+    {"size": "in_place", "axis": "self", "weight": "torch", "gate": "h_m"},
+    {"size": "W", "axis": "b_2", "weight": "in_place", "gate": "lerp", "bias": "modules", "mapped": "math"},
+    {"size": "product", "axis": "M", "weight": "total", "gate": "sum_all", "bias": "h_m", "mapped": "W_m"},
+])
+def test_results_with_names_that_generated_code_has_too(roles: dict[str, str]) -> None:
+    check_program(named(**roles), 4, 3, 3, 3)

@@ -185,7 +185,7 @@ def filled_layer(
     mode: Mode, made: Any, dim: int, n_modalities: int, hidden: int, batch: int, backend: str = "torch"
 ) -> tuple[Case, Any, list[torch.Tensor]]:
     """The sizes that a mode allows near these, a layer of them with the evaluator's parameters, and its features."""
-    options = (("hidden", hidden),) if mode.spec.hyperparameters else ()
+    options = tuple((hyperparameter.name.value, hidden) for hyperparameter in mode.spec.hyperparameters)
     dim = 2 * dim if mode.divisions else dim
     n_modalities = 2 if mode.spec.modalities.exact else n_modalities
     widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))

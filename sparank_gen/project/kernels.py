@@ -13,7 +13,7 @@ from typing import Any
 from sparank_gen.backends.torch.module import prepared
 from sparank_gen.backends.triton.aot import TARGETS, CompilationFailed, Compiled, Target, compiled, first_line
 from sparank_gen.backends.triton.explain import choices, rest
-from sparank_gen.backends.triton.file import kernel_file
+from sparank_gen.backends.triton.file import KernelFile, kernel_file
 from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.widths import sizes_of
 from sparank_gen.plan.cost import Cost, bytes_moved
@@ -127,17 +127,19 @@ def _report(config: Config, mode: Mode, case: Case) -> Report:
         name = launch.kernel.__name__
         if name not in per_row:
             raise UsageError(f"{config.output} was not built from these specs; run: sparank-gen build")
-        operations = per_row[name].number_for(_sizes(launch, case)) * case.batch
+        operations = per_row[name].number_for(_sizes(launch, case, file)) * case.batch
         cost = Cost(bytes_moved(launch.arguments), int(operations))
         rows.append(Row(made, cost))
     after = tuple(f"{mode.name} backward, then by torch: {', '.join(names)}: {why}" for names, why in rest(file))
-    before = tuple(_left_to_torch(config, mode, _sizes(found.launches[0], case)))
+    before = tuple(_left_to_torch(config, mode, _sizes(found.launches[0], case, file)))
     return Report((*before, *choices(file, found), *after), tuple(rows))
 
 
-def _sizes(launch: Any, case: Case) -> dict[str, int]:
+def _sizes(launch: Any, case: Case, file: KernelFile) -> dict[str, int]:
     """The numbers that the names in extents are."""
     numbers = {key: value for key, value in launch.constants.items() if type(value) is int}
+    pairs = zip(file.mode.spec.hyperparameters, file.arguments, strict=True)
+    numbers |= {h.name.value: launch.constants[argument.name] for h, argument in pairs}
     return {**numbers, "modalities": case.modalities, **sizes_of([case.dim] * case.modalities)}
 
 

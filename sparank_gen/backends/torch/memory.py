@@ -117,7 +117,7 @@ def alive(emitter: Emitter, end: int, out: str, program: Program, usual: Mapping
         program: what was lowered.
         usual: the sizes of a layer, by which the most are found.
     """
-    texts = ["" if line.startswith("#") else line for line in emitter.lines[:end]] + [out]
+    texts = [line.partition("#")[0] for line in emitter.lines[:end]] + [out]
     sizes: dict[str, Extent] = {}
     spans: dict[str, tuple[int, int]] = {}
     holder: dict[str, str] = {}

@@ -11,7 +11,9 @@ from sparank_gen.backends.triton import scope
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 
-SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", "programs": "programs"}
+# The number of programs in extents, where no hyper-parameter can have its name.
+PROGRAMS = "programs()"
+SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", PROGRAMS: "programs"}
 
 HOST_NAMES = frozenset(
     """
@@ -19,6 +21,8 @@ HOST_NAMES = frozenset(
     partial_sums constants numbers ctx inputs output saved tensors found gradients position
     lanes tile tiled batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
     results cotangents kept keep keeps separate held operator fake once_differentiable
+    SCHEDULES Sequence _Fuse _constants _gradients _keeps _outputs _results any arguments bars bool count dict dtype
+    next_power_of_2 staticmethod str tl x
     """.split()
 )
 # How the buffers between kernels are called.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sparank_gen.backends.triton.expressions import Numbers
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
-from sparank_gen.backends.triton.names import parameter_variables, prefix_of_its_own
+from sparank_gen.backends.triton.names import PROGRAMS, parameter_variables, prefix_of_its_own
 from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.backends.triton.steps import Kernel, without_unread
 from sparank_gen.ir import node as ir
@@ -82,7 +82,7 @@ class Columns:
 
 def buffer_store(buffer: Buffer) -> Store:
     """How a kernel writes a buffer."""
-    count = "programs" if buffer.partial else "batch"
+    count = PROGRAMS if buffer.partial else "batch"
     listed = buffer.axes.index(buffer.listed) if buffer.listed is not None else None
     order = tuple(position for position in range(len(buffer.axes)) if position != listed)
     storage = Storage(buffer.name, buffer.axes, order, listed, count=count)
@@ -186,6 +186,11 @@ def _body(printer: KernelPrinter) -> tuple[str, ...]:
     return (*_prologue(printer), *others, *printer.before, walk, *inside, *printer.after)
 
 
+def _reads(code: str, *names: str) -> bool:
+    """Whether statements read a variable, which is no attribute and no argument's name."""
+    return re.search(rf"(?<![\w.])({'|'.join(names)})\b(?!=)", code) is not None
+
+
 def _prologue(printer: KernelPrinter) -> list[str]:
     """The statements that say which rows, and which positions along each extent, a program owns."""
     lines = [line for line in (*printer.before, *printer.lines, *printer.after) if not line.lstrip().startswith("#")]
@@ -198,21 +203,21 @@ def _prologue(printer: KernelPrinter) -> list[str]:
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
     if not printer.walks:
         prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
-    if re.search(r"\bbatch\b", text):
+    if _reads(text, "batch"):
         prologue.append("batch = tl.zeros((), tl.int64) + B")
-    if re.search(r"\bprogram\b", text):
+    if _reads(text, "program"):
         prologue.append(f"program = {own}.to(tl.int64)")
-    if re.search(r"\bprograms\b", text):
+    if _reads(text, "programs"):
         prologue.append(f"programs = {count}.to(tl.int64)")
     for extent, (variable, width) in printer.lanes.items():
         condition = printer.conditions.get(variable, variable)
-        if re.search(rf"\b({variable}|{condition})\b", text):
+        if _reads(text, variable, condition):
             is_tiled = printer.columns is not None and extent == widest(printer.columns)
             first = f"tl.program_id(0) % columns * {width} + " if is_tiled else ""
             prologue.append(f"{variable} = {first}tl.arange(0, {width})")
-        if condition != variable and re.search(rf"\b{condition}\b", text) and not has_widths([extent]):
+        if condition != variable and _reads(text, condition) and not has_widths([extent]):
             prologue.append(f"{condition} = {variable} < {printer.number_code(extent, {})}")
     for extent, condition in printer.bounds.items():
-        if re.search(rf"\b{condition}\b", text):
+        if _reads(text, condition):
             prologue.append(f"{condition} = {printer.lanes[widest(extent)].variable} < {printer.number_code(extent, {})}")
     return prologue
