@@ -206,3 +206,12 @@ def test_awkward_text_in_a_spec(unbuilt: Project, summary: str) -> None:
     index = (unbuilt.output / "docs" / "README.md").read_text(encoding="utf-8")
     (row,) = (line for line in index.splitlines() if "gate.md" in line)
     assert row.replace(r"\|", "").count("|") == 6
+
+
+def test_a_property_on_several_lines(unbuilt: Project) -> None:
+    written = "  - |\n    sum[m](\n      g[m,i]\n    ) == 1\n"
+    unbuilt.edit("specs/gate.yaml", "  - sum[m](g[m,i]) == 1\n", written)
+    unbuilt.run("build")
+    text = (unbuilt.output / "tests" / "test_gate.py").read_text(encoding="utf-8")
+    compile(text, "test_gate.py", "exec")
+    assert "# sum[m]( g[m,i] ) == 1\n" in text

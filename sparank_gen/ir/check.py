@@ -426,4 +426,4 @@ class _Checker:
         for side, argument in ((left, expression.arguments[0]), (right, expression.arguments[1])):
             if is_comparison(side):
                 raise errors.WrongArguments("a comparison of comparisons", argument.span, "compare numbers")
-        return Property(text.value, OPERATORS[expression.function].symbol, left, right)
+        return Property(" ".join(text.value.split()), OPERATORS[expression.function].symbol, left, right)
