@@ -10,7 +10,7 @@ from sparank_gen.ir.lower import NUMBERS, Scope, is_comparison, lower
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.initial import INITIALISATIONS, Initialisation
-from sparank_gen.lang.layouts import Layout, parse_layout, require_joined
+from sparank_gen.lang.layouts import Layout, parse_dimension, parse_layout, require_joined
 from sparank_gen.lang.modules import Module, Parameter, resolve_module
 from sparank_gen.lang.parse import parse_expression
 from sparank_gen.spec import errors
@@ -181,13 +181,13 @@ def _fans(spec: TensorSpec, rule: Initialisation, layout: Layout) -> Mapping[str
             raise errors.UnknownKey(
                 f"{spec.init.value} has no fan {side.value!r}", side.span(), f"it takes {wanted or 'none'}"
             )
-        axes = () if text.value == "1" else tuple(text.value.replace("(", " ").replace(")", " ").split())
+        axes = () if text.value == "1" else parse_dimension(text)
         for axis in axes:
             if axis not in layout.axes:
                 raise errors.UnknownIndex(
                     f"{axis!r} is not an index of {layout}", text.span(), "name indices of the tensor, as in 'i' or '(a k)', or '1'"
                 )
-            if axis in [other for found in given.values() for other in found] or axes.count(axis) > 1:
+            if axis in [other for found in given.values() for other in found]:
                 raise errors.RepeatedIndex(f"index {axis!r} stands twice in the fans", text.span(), "name each axis once")
         given[side.value] = axes
     missing = next((side for side in rule.fans if side not in given), None)

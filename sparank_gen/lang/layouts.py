@@ -85,6 +85,18 @@ def parse_layout(text: Text, known_axes: dict[str, str], may_be_scalar: bool = F
     return Layout(name, tuple(dimensions), text, tuple(reader.places))
 
 
+def parse_dimension(text: Text) -> tuple[str, ...]:
+    """Parse one dimension of a layout: an index, or several in parentheses, of any names.
+
+    Raises:
+        SpecError: BadSyntax or RepeatedIndex.
+    """
+    reader = _Reader(text, {token: "" for token, _ in _tokens(text)})
+    axes = reader.dimension()
+    reader.expect("")
+    return axes
+
+
 class _Reader:
     """The tokens of a layout string, taken one after another; ``places`` are the indices so far and their columns."""
 
