@@ -12,8 +12,10 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
 
-from kernel_helper import check_kernels
+from kernel_helper import check_kernels, compiled_kernels
 from random_specs import random_specs
+from sparank_gen.ir.check import check_spec
+from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program
 
 
@@ -128,6 +130,22 @@ math: |
 @pytest.mark.parametrize("schedule", ["resident", "split"])
 def test_weights_of_different_widths_and_rows_without(schedule: str) -> None:
     check_kernels(NORMED, 2, 3, 2, 2, schedule)
+
+
+def test_powers_of_numbers() -> None:
+    text = """
+version: 1
+mode: random
+summary: Powers of numbers by features, one of them a hyper-parameter.
+modalities: '>=2'
+axes: {i: dim}
+hyperparameters: {hidden: {default: 3}}
+math: |
+  out[i] = sum[m](2 ** h[m,i] + hidden ** h[m,i] + 0.1 ** h[m,i])
+"""
+    source = compiled_kernels(check_spec(parse_spec(text.replace("mode: random", "mode: powers"), "powers.yaml")))[1]
+    assert "power(tl.full((), 2, ACC), " in source and "tl.full((), tl.full(" not in source
+    check_kernels(text, 3, 2, 2, 3, "resident")
 
 
 def test_a_product_whose_strides_torch_chooses() -> None:

@@ -184,7 +184,7 @@ class ExpressionPrinter(Reader):
             call = f"square({base})" if exponent == 2 else f"integer_power({base}, {exponent})"
             return Tile(call, axes, padding=padding)
         if node.op == "pow" and isinstance(values[0], Scalar):
-            values[0] = Scalar(_full(values[0].code))
+            values[0] = Tile(_full(values[0].code), ())
         if node.op == "where":
             values = [values[0], *(
                 Scalar(_full(value.code)) if isinstance(value, Scalar) else value for value in values[1:]
