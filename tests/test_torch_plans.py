@@ -56,6 +56,15 @@ params:
 math: |
   out[i] = max[m,u](tanh(sum[j](W[i,0,j] * h[m,j]) + sum[j](W[i,1,j] * h[u,j])))
 """
+GRAM = """\
+modalities: ">=2"
+axes: {t: modalities, i: dim}
+math: |
+  g[m,t] = sum[i](h[m,i] * h[t,i])
+  p[m,t] = softmax[t](g[m,t])
+  c[m,i] = sum[t](p[m,t] * h[t,i])
+  out[i] = max[m](c[m,i])
+"""
 REGIONS = """\
 modalities: "2"
 axes: {p: 2, q: 2, i: dim // 2, j: dim // 2, n: 4}
@@ -344,6 +353,18 @@ def test_products_of_computed_matrices_take_no_equations() -> None:
     _, source = compiled(check_spec(parse_spec(HEAD + REGIONS, "plan.yaml")))
     assert source.count(" @ ") == 3 and "einsum" not in source
     check_program(HEAD + REGIONS, 4, 2, 3, 3)
+
+
+@pytest.mark.parametrize("dim, dtype, is_matrices", [(128, torch.float32, True), (16, torch.float32, False), (128, torch.bfloat16, False)])
+def test_large_dot_products_of_all_pairs_of_modalities_are_matrix_products(dim: int, dtype: torch.dtype, is_matrices: bool) -> None:
+    layer = compiled(check_spec(parse_spec(HEAD + GRAM, "plan.yaml")))[0](dim, 3).to(dtype)
+    features = [torch.randn(5, dim, dtype=dtype) for _ in range(3)]
+    with torch.no_grad(), Operations() as found:
+        out = layer(features)
+    assert (found.count["bmm"] > 0) == is_matrices
+    with Operations() as recorded:
+        torch.testing.assert_close(layer(features), out)
+    assert not recorded.count["bmm"]
 
 
 def test_packed_weights_are_one_product_with_the_bias_in_it() -> None:

@@ -20,6 +20,8 @@ calls_submodules: ContextVar[bool] = ContextVar("calls_submodules", default=Fals
 # From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and of these
 # where gradients are recorded; there from so many numbers that of factors to stack.
 LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED, LEAST_FACTORS_RECORDED = 256, 64, 4096, 1 << 16
+# From so many products in a row the library's products of small matrices are faster than broadcast ones.
+LEAST_PRODUCTS = 1024
 
 
 def is_full_precision(tensor: Tensor) -> bool:
@@ -160,6 +162,19 @@ def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     if left.dtype.itemsize < 4 and right.dtype is left.dtype:
         return (left.float() * right.float()).sum(dim).to(left.dtype)
     return (left * right).sum(dim)
+
+
+def dots_of_pairs(left: Tensor, right: Tensor) -> Tensor:
+    """In each row the dot product of each of ``left``, ``(M, B, dim)``, with each of ``right``, ``(T, B, dim)``: ``(M, T, B)``.
+
+    Where no gradients are recorded, large ones are matrix products, and all their terms no tensor. The gradients of those are
+    slower than the gradients of sums.
+    """
+    is_large = left.shape[0] * right.shape[0] * left.shape[2] >= LEAST_PRODUCTS
+    is_exact = left.dtype is right.dtype and is_full_precision(left)
+    if torch.is_grad_enabled() or not (is_large and is_exact):
+        return dot(left.unsqueeze(1), right, -1)
+    return (left.transpose(0, 1) @ right.permute(1, 2, 0)).permute(1, 2, 0)
 
 
 def lerp(start: Tensor, end: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:

@@ -147,7 +147,7 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
         rest = _as_multiplied(tensors, rest)
         return _matrix_product(tensors, over, rest) or _rows_summed(tensors, over) or einsum(_vector_first(tensors), rest)
     if len(tensors) == 2:
-        return _dot(lowering, tensors, over)
+        return _dots_of_pairs(lowering, tensors, over) or _dot(lowering, tensors, over)
     return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
 
 
@@ -167,6 +167,19 @@ def _multiplied(lowering: Lowering, tensors: Sequence[Dense]) -> list[Dense]:
         found[large] = product_code(lowering, [found[place] for place in sorted((small, large))])
         del found[small]
     return found
+
+
+def _dots_of_pairs(lowering: Lowering, values: Sequence[Dense], over: Sequence[str]) -> Dense | None:
+    """The dot products of the vectors of modalities with those of other ones, by the function that multiplies large matrices."""
+    axes = lowering.result_axes(values)
+    left, right = sorted(values, key=lambda value: [axes.index(axis) for axis in value.axes])
+    vector = {BATCH, *over}
+    modalities = [tuple(axis for axis in value.axes if axis not in vector) for value in (left, right)]
+    is_pair = len(over) == 1 and len(set(modalities)) == 2 and all(len(own) == 1 for own in modalities)
+    if not is_pair or not all({*own, *vector} == set(value.axes) for own, value in zip(modalities, (left, right), strict=True)):
+        return None
+    codes = [value.ordered((*own, BATCH, *over)).code for own, value in zip(modalities, (left, right), strict=True)]
+    return Dense(f"dots_of_pairs({', '.join(codes)})", (*modalities[0], *modalities[1], BATCH))
 
 
 def _dot(lowering: Lowering, values: Sequence[Dense], over: Sequence[str]) -> Dense:

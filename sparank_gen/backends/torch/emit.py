@@ -14,7 +14,7 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
 
 # Of the package, beside those of torch.
-FUNCTIONS = ("dot", "joined_linear", "lerp", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
+FUNCTIONS = ("dot", "dots_of_pairs", "joined_linear", "lerp", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
 RESERVED = frozenset(FUNCTIONS) | frozenset(
     """
     self torch F math nn Tensor len zip h present return_extras in_place map list tuple float int
