@@ -65,6 +65,16 @@ math: |
   c[m,i] = sum[t](p[m,t] * h[t,i])
   out[i] = max[m](c[m,i])
 """
+BILINEAR = """\
+modalities: ">=2"
+axes: {t: modalities, a: 2, i: dim, j: dim}
+params:
+  w: {tensor: "W[a,i,j]", init: normal, std: 1}
+math: |
+  p[m,t,a] = softmax[m,t](sum[i,j](h[m,i] * W[a,i,j] * h[t,j]))
+  out[a,i] = sum[m,t](p[m,t,a] * h[m,i] * h[t,i])
+out: "out[b,(a i)]"
+"""
 REGIONS = """\
 modalities: "2"
 axes: {p: 2, q: 2, i: dim // 2, j: dim // 2, n: 4}
@@ -236,10 +246,14 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.count: Counter[str] = Counter()
+        self.largest = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count[function._opname] += 1
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.untyped_storage().size() // result.element_size())
+        return result
 
 
 def operations(
@@ -257,7 +271,7 @@ def products(count: Counter[str]) -> int:
     return sum(count[name] for name in PRODUCTS)
 
 
-@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT, DIFFERENCE, OUTER, DISTANCES])
+@pytest.mark.parametrize("text", [TRILINEAR, GATES, SHARED_JOIN, PACKED, SLICES, PRODUCT, DIFFERENCE, OUTER, DISTANCES, GRAM, BILINEAR])
 @pytest.mark.parametrize("n_modalities", [2, 3])
 def test_results_and_gradients(text: str, n_modalities: int) -> None:
     check_program(HEAD + text, 4, n_modalities, 3, 3)
@@ -365,6 +379,13 @@ def test_large_dot_products_of_all_pairs_of_modalities_are_matrix_products(dim: 
     with Operations() as recorded:
         torch.testing.assert_close(layer(features), out)
     assert not recorded.count["bmm"]
+
+
+def test_of_three_factors_two_are_summed_first_over_what_they_alone_have() -> None:
+    layer = compiled(check_spec(parse_spec(HEAD + BILINEAR, "plan.yaml")))[0](8, 3)
+    with torch.no_grad(), Operations() as found:
+        layer([torch.randn(50, 8) for _ in range(3)])
+    assert found.largest == 3 * 50 * 2 * 8
 
 
 def test_packed_weights_are_one_product_with_the_bias_in_it() -> None:

@@ -148,6 +148,12 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
         return _matrix_product(tensors, over, rest) or _rows_summed(tensors, over) or einsum(_vector_first(tensors), rest)
     if len(tensors) == 2:
         return _dots_of_pairs(lowering, tensors, over) or _dot(lowering, tensors, over)
+    first = _first_pair(tensors, over)
+    if first is not None:
+        places, alone = first
+        pair = _contracted(lowering, [tensors[place] for place in places], alone)
+        others = [tensor for place, tensor in enumerate(tensors) if place not in places]
+        return _contracted(lowering, [pair, *others], [axis for axis in over if axis not in alone])
     return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
 
 
@@ -167,6 +173,21 @@ def _multiplied(lowering: Lowering, tensors: Sequence[Dense]) -> list[Dense]:
         found[large] = product_code(lowering, [found[place] for place in sorted((small, large))])
         del found[small]
     return found
+
+
+def _first_pair(tensors: Sequence[Dense], over: Sequence[str]) -> tuple[tuple[int, int], list[str]] | None:
+    """Which two of several factors have axes of a sum that no other has, and these: summed first, they make no larger product.
+
+    Of several pairs it is that whose sum has the fewest axes.
+    """
+    found: list[tuple[int, tuple[int, int], list[str]]] = []
+    for places in itertools.combinations(range(len(tensors)), 2):
+        own = [set(tensors[place].axes) for place in places]
+        others = set().union(*(tensor.axes for place, tensor in enumerate(tensors) if place not in places))
+        alone = [axis for axis in over if axis in own[0] & own[1] - others]
+        if alone and len(alone) < len(over):
+            found.append((len((own[0] | own[1]) - set(alone)), places, alone))
+    return min(found)[1:] if found else None
 
 
 def _dots_of_pairs(lowering: Lowering, values: Sequence[Dense], over: Sequence[str]) -> Dense | None:
