@@ -31,8 +31,6 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners, size_of
 
 NEUTRAL = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf, "logsumexp": -math.inf, "softmax": -math.inf}
-# Operators over axes that are written out in others of these where they run over modalities.
-WRITTEN_OUT = frozenset({"mean", "layernorm"})
 # For each operator that is singular in an operand: its position, and a value at which it and its derivatives are not.
 HARMLESS = {
     name: next((position, value) for position, value in enumerate(operator.safe) if value is not None)

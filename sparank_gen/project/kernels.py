@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparank_gen.backends.torch.module import prepared
 from sparank_gen.backends.triton.aot import TARGETS, CompilationFailed, Compiled, Target, compiled, first_line
 from sparank_gen.backends.triton.explain import choices, rest
 from sparank_gen.backends.triton.file import KernelFile, kernel_file
 from sparank_gen.ir.mode import Mode
+from sparank_gen.ir.prepare import prepared
 from sparank_gen.lang.widths import sizes_of
 from sparank_gen.plan.cost import Cost, bytes_moved
 from sparank_gen.plan.schedule import only_moves

@@ -14,14 +14,11 @@ from sparank_gen.backends.torch.memory import alive
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
 from sparank_gen.backends.torch.requirements import requirements
 from sparank_gen.backends.torch.results import realise
-from sparank_gen.ir.expand import expand_short_norms
-from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
-from sparank_gen.ir.pool import pool_first
-from sparank_gen.ir.restrict import numbered, restrict
-from sparank_gen.ir.simplify import simplify
-from sparank_gen.ir.specialise import fix_modalities, merge_contractions
+from sparank_gen.ir.prepare import prepared, prepared_restricted
+from sparank_gen.ir.restrict import numbered
+from sparank_gen.ir.specialise import fix_modalities
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import Extent, largest
 from sparank_gen.plan.recorded import statements_pay
@@ -221,16 +218,6 @@ def parameter_variables(mode: Mode) -> dict[str, str]:
     return {p.layout.name: emitter.unique(p.layout.name) for module in mode.modules for p in module.parameters}
 
 
-def prepared(mode: Mode) -> Program:
-    """The program that torch code is made from."""
-    return _prepared(mode, guard(mode.program))
-
-
-def _prepared(mode: Mode, program: Program) -> Program:
-    layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(pool_first(simplify(merge_contractions(expand_short_norms(program), layouts))))
-
-
 @dataclass(frozen=True)
 class _Form:
     """A way to compute a mode: its method, when it applies, and the program; its number of modalities where that is known."""
@@ -262,7 +249,7 @@ def _functions(mode: Mode, forms: Sequence[_Form]) -> tuple[Function, ...]:
     made = (general, *(function for function in pair if function.body != general.body))
     if numbered(mode.program) is not None:
         return made
-    restricted = _prepared(mode, restrict(guard(mode.program), selects=False))
+    restricted = prepared_restricted(mode)
     return (*made, lower_function(mode, restricted, "_fuse_present", WITH_PRESENT, "h: Tensors, present: Tensor"))
 
 

@@ -48,7 +48,7 @@ def split_apart(lowering: Lowering, code: str, name: str, layout: Layout, owner:
 
 def over_joined(lowering: Lowering, node: Node, value: Listed) -> Value:
     """An operator over modalities and what they have, joined; of a normalisation the pieces are taken apart again."""
-    joined, inner = _joined(lowering, value, node.over)
+    joined, inner = _joined(value, node.over)
     operator = OPERATORS[node.op]
     if node.op == "layernorm":
         return _taken_apart(lowering, node, value, lowering.layer_norm(replace(node, over=joined.axes[-1:]), joined), inner)
@@ -60,7 +60,7 @@ def over_joined(lowering: Lowering, node: Node, value: Listed) -> Value:
     return Dense(code.code, joined.axes[:-1])
 
 
-def _joined(lowering: Lowering, value: Listed, over: Sequence[str]) -> tuple[Dense, tuple[str, ...]]:
+def _joined(value: Listed, over: Sequence[str]) -> tuple[Dense, tuple[str, ...]]:
     """The elements of a list one after another in one last dimension, and the axes that each has there."""
     rest = tuple(axis for axis in value.element.axes if axis not in over)
     inner = tuple(axis for axis in value.element.axes if axis in over)

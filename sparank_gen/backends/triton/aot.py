@@ -73,12 +73,26 @@ class CompilationFailed(Exception):
     """A kernel that does not compile for a chip: which one, and the compiler's reason."""
 
 
-def launches(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096) -> Any:
+def launches(
+    package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int = 4096, target: Target | None = None, **options: Any
+) -> Any:
     """The launches of a forward and a backward pass, and the choices behind them, noted and not run.
 
-    Tiles are those that a call tries first.
+    Tiles are those that a call tries first, on ``target`` if it is given; ``options`` are more of ``recording``'s.
     """
-    return _recorded(package, mode, dim, n_modalities, dtype, batch)
+    import torch
+
+    kernels = importlib.import_module(f"{package}.kernels")
+    if target is not None:
+        options |= {"backend": target.backend, "chip": kernels.Chip(target.processors, target.shared)}
+    # The library's products take no time there, and what lies between kernels no memory.
+    like: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": "meta"}
+    layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(**like)
+    features = [torch.empty(batch, dim, requires_grad=True, **like) for _ in range(n_modalities)]
+    with kernels.recording(**options) as found, _operators_run(package):
+        results = layer._fuse_kernels(features, bool(layer.extras))
+        torch.autograd.backward(results, [torch.empty_like(result) for result in results])
+    return found
 
 
 def compiled(
@@ -104,25 +118,8 @@ def compiled(
             return math.inf
         return found.spilled if found.shared <= target.shared else math.inf
 
-    found = _recorded(package, mode, dim, n_modalities, dtype, batch, target, spilled=spilled)
+    found = launches(package, mode, dim, n_modalities, dtype, batch, target, spilled=spilled)
     return found, tuple(made[id(launch)] for launch in found.launches)
-
-
-def _recorded(package: str, mode: str, dim: int, n_modalities: int, dtype: str, batch: int, target: Target | None = None, **options: Any) -> Any:
-    """What both passes of a layer would launch, on a target if it is given; ``options`` are more of ``recording``'s."""
-    import torch
-
-    kernels = importlib.import_module(f"{package}.kernels")
-    if target is not None:
-        options |= {"backend": target.backend, "chip": kernels.Chip(target.processors, target.shared)}
-    # The library's products take no time there, and what lies between kernels no memory.
-    like: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": "meta"}
-    layer = importlib.import_module(package).FusionLayer(dim, n_modalities, mode).to(**like)
-    features = [torch.empty(batch, dim, requires_grad=True, **like) for _ in range(n_modalities)]
-    with kernels.recording(**options) as found, _operators_run(package):
-        results = layer._fuse_kernels(features, bool(layer.extras))
-        torch.autograd.backward(results, [torch.empty_like(result) for result in results])
-    return found
 
 
 def _operators_run(package: str) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparank_gen.backends.torch.module import prepared
 from sparank_gen.backends.triton.names import result_variables
 from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Program
+from sparank_gen.ir.prepare import prepared
 from sparank_gen.ir.views import FEATURES, feature_leaf
 from sparank_gen.lang.layouts import Layout
 
