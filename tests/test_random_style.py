@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from project_helper import REPOSITORY, Project
+from random_widths import random_widths
 
 from random_specs import random_specs
 
 # Eleven at least: files of random_2 come before those of random_10.
-EXAMPLES = 16
+EXAMPLES = 24
 # A program that compares a value with itself, or chooses between equal ones, is compiled as it stands.
 OF_THE_PROGRAM = "PLR0124,RUF034"
 
@@ -28,7 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     @settings(
         max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
-    @given(random_specs())
+    @given(st.one_of(random_specs(), random_widths()))
     def draw(text: str) -> None:
         texts.append(text)
 
