@@ -162,7 +162,8 @@ def without_comments(code: str) -> str:
 
 def module_file(mode: Mode) -> ModuleFile:
     """The file of one mode."""
-    names, forms = _symbols(mode, ""), _forms(mode)
+    names, program = _symbols(mode, ""), prepared(mode)
+    forms = _forms(mode, program)
     made = _functions(mode, forms)
     variables = parameter_variables(mode)
     passed = [*variables.values(), *(f"self.{h.name.value}" for h in mode.spec.hyperparameters)]
@@ -174,9 +175,9 @@ def module_file(mode: Mode) -> ModuleFile:
         requirements=requirements(mode, names),
         assignments=assignments(mode, names),
         out_dim=out_dim(mode),
-        block=_block(mode, names, made[0].alive),
-        only_moves=only_moves(prepared(mode)),
-        held=largest(whole_tiles(prepared(mode)), names),
+        block=_block(mode, program, names, made[0].alive),
+        only_moves=only_moves(program),
+        held=largest(whole_tiles(program), names),
         batch_dims=tuple(result.layout.dimensions.index(("b",)) for result in mode.results),
         functions=made,
         recorded=_recorded(mode, forms, made),
@@ -228,10 +229,9 @@ class _Form:
     count: int | None
 
 
-def _forms(mode: Mode) -> list[_Form]:
+def _forms(mode: Mode, general: Program) -> list[_Form]:
     """The general way to compute a mode, and that for two modalities where it touches less."""
     parameters = frozenset(parameter.layout.name for module in mode.modules for parameter in module.parameters)
-    general = prepared(mode)
     counts = mode.spec.modalities
     if counts.exact is not None:
         return [_Form("_fuse", "", fix_modalities(general, counts.exact, parameters), counts.exact)]
@@ -334,10 +334,10 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
     return {"sum(dim)": f"sum({widths})", "max(dim)": f"max({widths})", WIDTHS: widths, **by_number, **by_axis}
 
 
-def _block(mode: Mode, names: dict[str, str], variables: Extent) -> tuple[str, str] | None:
+def _block(mode: Mode, program: Program, names: dict[str, str], variables: Extent) -> tuple[str, str] | None:
     """How many numbers a row touches, and how many of them are there at once, in ``variables`` or on the way to one; None
     where there are none worth a block."""
-    program, usual = prepared(mode), usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
+    usual = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
     total = working_set(program, in_kernel=False)
     most = max(variables, largest_operand(program, usual), key=lambda extent: extent.number_for(usual))
     return (total.code(names), most.code(names)) if total is not None else None
