@@ -5,6 +5,7 @@ Exit codes: 0 all is well, 1 there are differences or findings, 2 the input or t
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -73,7 +74,7 @@ def build(
     if not outcome.differences:
         typer.echo(f"nothing changed: {outcome.files} files are up to date")
     if outcome.golden_moves and not update_goldens:
-        typer.echo("golden outputs moved; if that is meant, run: sparank-gen build --update-goldens")
+        typer.echo(f"golden outputs moved; if that is meant, run: {_build_command(specs, output, templates)} --update-goldens")
         raise typer.Exit(1)
 
 
@@ -89,7 +90,7 @@ def check(specs: Specs = None, output: Output = None, templates: Templates = Non
         typer.echo(_describe(move, "found"))
     if not outcome.is_clean:
         count = len(outcome.differences) + len(outcome.golden_moves)
-        typer.echo(f"{count} difference{'s' if count > 1 else ''}; run: sparank-gen build")
+        typer.echo(f"{count} difference{'s' if count > 1 else ''}; run: {_build_command(specs, output, templates)}")
         raise typer.Exit(1)
     typer.echo(f"{outcome.files} files agree with the specs")
 
@@ -121,6 +122,13 @@ def kernels(
 def _config(specs: str | None, output: str | None, templates: str | None) -> Config:
     # Taken as text: typer loads a validation library to take paths, and a check is to be quick.
     return load_config(*(None if given is None else Path(given) for given in (specs, output, templates)))
+
+
+def _build_command(specs: str | None, output: str | None, templates: str | None) -> str:
+    """The call that builds what a command was asked about."""
+    options = [("-o", output), ("--templates", templates)]
+    given = [specs] if specs is not None else []
+    return shlex.join(["sparank-gen", "build", *given, *(word for flag, value in options if value is not None for word in (flag, value))])
 
 
 def _show(differences: tuple[Difference, ...]) -> None:

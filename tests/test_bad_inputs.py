@@ -81,7 +81,7 @@ def test_broken_specs_are_reported_together(unbuilt: Project) -> None:
 @pytest.mark.parametrize("command", ["build", "check"])
 @pytest.mark.parametrize(
     ("specs", "said"),
-    [("nowhere", "there is no specs folder"), ("empty", "holds no spec"), ("file.yaml", "there is no specs folder")],
+    [("nowhere", "there is no specs folder"), ("empty", "holds no spec"), ("file.yaml", "is a file, and no specs folder: name the folder it is in")],
 )
 def test_wrong_specs_folder(tmp_path: Path, command: str, specs: str, said: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -135,9 +135,12 @@ def test_a_broken_template(unbuilt: Project, template: str, text: bytes, said: s
     assert not unbuilt.output.exists()
 
 
-@pytest.mark.parametrize("templates", ["nowhere", "specs/gate.yaml"])
-def test_wrong_templates_folder(unbuilt: Project, monkeypatch: pytest.MonkeyPatch, templates: str) -> None:
-    said = f"there is no templates folder {unbuilt.root / templates}"
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [("nowhere", "there is no templates folder {}"), ("specs/gate.yaml", "{} is a file, and no templates folder")],
+)
+def test_wrong_templates_folder(unbuilt: Project, monkeypatch: pytest.MonkeyPatch, templates: str, said: str) -> None:
+    said = said.format(unbuilt.root / templates)
     assert said in unbuilt.run("build", "--templates", str(unbuilt.root / templates), code=2).stderr
     (unbuilt.root / "pyproject.toml").write_text(f"[tool.sparank-gen]\ntemplates = '{templates}'\n")
     monkeypatch.chdir(unbuilt.root)
@@ -205,7 +208,7 @@ def test_awkward_text_in_a_spec(unbuilt: Project, summary: str) -> None:
     assert summary in (unbuilt.output / "docs" / "gate.md").read_text(encoding="utf-8")
     index = (unbuilt.output / "docs" / "README.md").read_text(encoding="utf-8")
     (row,) = (line for line in index.splitlines() if "gate.md" in line)
-    assert row.replace(r"\|", "").count("|") == 6
+    assert row.replace(r"\|", "").count("|") == 8
 
 
 def test_a_property_on_several_lines(unbuilt: Project) -> None:

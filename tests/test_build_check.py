@@ -228,13 +228,20 @@ def golden_tests_pass(project: Project, modes: tuple[str, ...]) -> dict[str, boo
     return {mode: not any(line.startswith("FAILED") for line in lines) for mode, lines in outcomes.items()}
 
 
+def test_what_to_run_is_the_call_that_was_made(project: Project) -> None:
+    project.edit("specs/gate.yaml", "softmax[m](logit[m,i])", "softmax[m](1.001 * logit[m,i])")
+    own = f"sparank-gen build {project.specs} -o {project.output}"
+    assert f"run: {own}\n" in project.run("check", "--output", str(project.output), code=1).stdout
+    assert f"run: {own} --update-goldens\n" in project.run("build", "--output", str(project.output), code=1).stdout
+
+
 def test_goldens_change_only_when_asked(project: Project) -> None:
     modes = ("gate", "attention")
     shutil.copy(REPOSITORY / "specs" / "attention.yaml", project.specs)
     project.run("build")
     goldens = {mode: project.output / "tests" / "golden" / f"{mode}.json" for mode in modes}
     before = {mode: golden.read_bytes() for mode, golden in goldens.items()}
-    project.edit("specs/gate.yaml", "sum[m](g[m,i] * h[m,i])", "1.001 * sum[m](g[m,i] * h[m,i])")
+    project.edit("specs/gate.yaml", "softmax[m](logit[m,i])", "softmax[m](1.001 * logit[m,i])")
     project.edit("specs/attention.yaml", "eps=1e-5", "eps=2e-5")
     assert "found tests/golden/gate.json: numbers moved by up to" in project.run("check", code=1).stdout
     for _ in range(2):
@@ -263,7 +270,7 @@ def test_an_edited_golden_is_an_edited_file(project: Project, edit: Callable[[st
     good = golden.read_text()
     golden.write_text(edit(good))
     if moved:
-        project.edit("specs/gate.yaml", "sum[m](g[m,i] * h[m,i])", "1.001 * sum[m](g[m,i] * h[m,i])")
+        project.edit("specs/gate.yaml", "softmax[m](logit[m,i])", "softmax[m](1.001 * logit[m,i])")
     before = project.snapshot()
     for command, options, code in (("check", (), 1), ("build", (), 2), ("build", ("--update-goldens",), 2)):
         found = project.run(command, *options, code=code).stdout

@@ -54,6 +54,26 @@ def test_gradient_that_is_not_finite(math: str, line: int, said: str) -> None:
     assert caught.value.span.line == line and f"the gradient {said}" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("math", "at", "said"),
+    [
+        ("x[i] = sum[m](h[m,i])\nout[i] = x[i] * (1 / tau)", "1 / tau", "the default of tau is 0"),
+        ("out[i] = sum[m](h[m,i]) / (1 - 1) + tau", "sum[m](h[m,i]) / (1 - 1)", "the divisor is 0 here: write another one"),
+        ("out[i] = sum[m](h[m,i]) * 9 ** 9 ** 9 + tau", "9 ** 9 ** 9", "numbers alone"),
+        ("x[i] = log(sum[m](h[m,i]) ** 2 + 1)\nout[i] = x[i] + log(h[0,i]) * tau", "log(h[0,i])", "both signs"),
+        ("out[i] = h[1,i] / (h[0,i] - h[0,i]) + h[0,i] / (tau + 1)", "h[1,i] / (h[0,i] - h[0,i])", "both signs"),
+        ("out[i] = log(h[0,i]) + log(h[0,i]) * tau", "out[i]", "both signs"),
+    ],
+)
+def test_the_operation_is_shown(math: str, at: str, said: str) -> None:
+    source = spec(math, "hyperparameters: {tau: {default: 0.0}}\n")
+    with pytest.raises(errors.NotFinite) as caught:
+        golden_text(check_spec(parse_spec(source, "bad.yaml")))
+    span = caught.value.span
+    assert source.splitlines()[span.line - 1][span.column - 1 :][: span.length] == at
+    assert said in caught.value.remedy
+
+
 def test_the_readme_shows_such_an_error() -> None:
     math = "d[m,t] = sqrt(sum[i]((h[m,i] - h[t,i]) ** 2))\nout[i] = mean[m](h[m,i] * mean[t](d[m,t]))"
     with pytest.raises(errors.NotFinite) as caught:
@@ -87,5 +107,5 @@ def test_every_such_spec_is_told_and_nothing_written(tmp_path: Path) -> None:
     for name, math in {"one": "out[i] = sum[m](log(h[m,i]))", "two": "out[i] = sum[m](sqrt(h[m,i]))", "good": "out[i] = sum[m](h[m,i])"}.items():
         (project.specs / f"{name}.yaml").write_text(spec(math).replace("mode: bad", f"mode: {name}"), encoding="utf-8")
     shown = project.run("build", code=2).stderr
-    assert "specs/one.yaml:7:3: error[not-finite]: log(-" in shown and "specs/two.yaml:7:3: error[not-finite]: sqrt(-" in shown
+    assert "specs/one.yaml:7:19: error[not-finite]: log(-" in shown and "specs/two.yaml:7:19: error[not-finite]: sqrt(-" in shown
     assert not project.output.exists()

@@ -39,6 +39,7 @@ RESERVED = {
 }
 # What the gradients of a tensor, or of its pieces, are called.
 GRADIENT = re.compile(rf"(.+){ADJOINT}(_\d+)?")
+PROPERTIES = "a property compares: write 'x == y', 'x <= y' or 'x >= y'"
 RELATIONS = ("eq", "le", "ge", "lt", "gt")
 
 
@@ -85,7 +86,7 @@ class _Checker:
             self.claim(hyperparameter.name.value, hyperparameter.name.span())
             self.scalars[hyperparameter.name.value] = Extent.symbol(hyperparameter.name.value)
         whole = {"dim", "modalities", *(h.name.value for h in self.spec.hyperparameters if h.type == "int")}
-        self.extent_names = {name: extent for name, extent in self.scalars.items() if name in whole}
+        self.extent_names = {name: extent if name in whole else None for name, extent in self.scalars.items()}
         self.known = {"modalities": self.spec.modalities.exact} if self.spec.modalities.exact else {}
         self.declare_axes()
         self.features, self.hidden = feature_layout(self.spec, self.extents, {*self.names, *self.extents})
@@ -406,9 +407,9 @@ class _Checker:
                 raise errors.UnusedName(message, hyperparameter.name.span(), "use it, or remove it")
 
     def property(self, text: Text, visible: set[str]) -> Property:
-        expression = parse_expression(text)
+        expression = parse_expression(text, PROPERTIES)
         if not isinstance(expression, Call) or expression.function not in RELATIONS:
-            raise errors.BadValue(f"{text.value!r} is not a statement", text.span(), "write 'x == y', 'x <= y' or 'x >= y'")
+            raise errors.BadValue(f"{text.value!r} is not a statement", text.span(), PROPERTIES)
 
         def lookup(name: str, span: Span) -> Quantity | None:
             if name in self.statements and name not in visible:

@@ -152,11 +152,7 @@ def check_slots(
         if isinstance(index.value, int):
             # Every extent is 1 at least.
             if index.value and not scope.is_at_least_zero(extent - Extent.number(index.value + 1)):
-                raise errors.IndexOutOfRange(
-                    f"position {index.value} {'is' if extent.constant else 'may be'} outside an axis of extent {extent}",
-                    index.span,
-                    "positions count from 0, and are below the extent whatever the sizes",
-                )
+                raise _outside(index.value, extent, scope, index.span)
             found.append(index.value)
             continue
         axis = check_axis(replace(index, offset=None), scope)
@@ -184,6 +180,16 @@ def check_slots(
     return tuple(found)
 
 
+def _outside(position: int, extent: Extent, scope: Scope, span: Span) -> errors.IndexOutOfRange:
+    """What to say of a position that an axis may not have."""
+    limit = next(k for k in range(1, position + 1) if not scope.is_at_least_zero(extent - Extent.number(k + 1)))
+    least = f", for which the spec allows {limit}" if extent.constant is None else ""
+    places = "there is 0 alone" if limit == 1 else f"from 0 to {limit - 1}"
+    return errors.IndexOutOfRange(
+        f"position {position} is outside an axis of extent {extent}{least}", span, f"positions count from 0: here {places}"
+    )
+
+
 def _window(name: str, slot: Extent, axis: str, index: Index, offset: Text, scope: Scope) -> Position:
     """An axis read from an offset on. Raises IndexOutOfRange where it may reach beyond the end."""
     shift = scope.extent_of(offset)
@@ -204,6 +210,8 @@ def _reference(expression: Reference, scope: Scope) -> Node:
     if name in scope.scalars and not indices:
         return ir.extent(scope.resolved(scope.scalars[name]))
     quantity = scope.lookup(name, expression.span)
+    if quantity is None and name in scope.extents and not indices:
+        raise errors.UnknownName(f"{name!r} is an index, not a value", expression.span, f"write indices in brackets, as in 'x[{name}]'")
     if quantity is None:
         hint = errors.did_you_mean(name, [*scope.names(), *scope.scalars])
         raise errors.UnknownName(f"{name!r} is not defined{hint}", expression.span, "define it, or bind a parameter to it")
@@ -302,31 +310,32 @@ def is_comparison(node: Node) -> bool:
 
 def _operator(expression: Call, scope: Scope) -> Operator:
     name = PAIRWISE.get(expression.function, expression.function) if not expression.axes else expression.function
-    operator = OPERATORS.get(name)
+    operator, written = OPERATORS.get(name), expression.function
     if operator is None or operator.internal:
         functions = sorted(scope.functions.names) if scope.functions else []
-        hint = errors.did_you_mean(expression.function, [*CALLABLE, *functions])
-        known = f"the operators are {', '.join(CALLABLE)}"
+        hint = errors.did_you_mean(written, [known for known in (*CALLABLE, *functions) if known in written or len(known) - len(written) < 3])
+        known = f"the functions are {', '.join(functions)}" if functions else "there are no functions"
         raise errors.UnknownOperator(
-            f"{expression.function!r} is not an operator{hint}",
+            f"{written!r} is not an operator, nor a function of this folder{hint}",
             expression.span,
-            f"{known}; the functions are {', '.join(functions)}" if functions else known,
+            f"the operators are {', '.join(CALLABLE)}; {known}: those under 'functions' here, and those of lib/ beside the specs",
         )
     if expression.parts:
         raise errors.WrongArguments(f"{name} joins no parts", expression.parts[0].span, f"write {name}[i](…)")
     takes_axes = operator.kind in ("reduction", "normalisation")
-    if expression.keywords and not operator.options:
-        name = expression.keywords[0][0]
-        raise errors.WrongArguments(f"{operator.name} has no option {name!r}", expression.span, "leave it out")
     if takes_axes and not expression.axes:
-        raise errors.WrongArguments(f"{name} needs its axes", expression.span, f"write {name}[i](…)")
+        raise errors.WrongArguments(f"{name} needs its axes", expression.span, f"write {name}[i](…), with the axes it runs over")
+    if expression.keywords and not operator.options:
+        option = expression.keywords[0][0]
+        raise errors.WrongArguments(f"{written} has no option {option!r}", expression.span, "leave it out")
     if expression.axes and not takes_axes:
         raise errors.WrongArguments(f"{name} takes no axes", expression.axes[0].span, f"write {name}(…)")
     if len(expression.arguments) != operator.arity:
+        nested = f"nest them, as in {written}(x, {written}(y, z)), or write {written}[m](…) to run over an axis"
         raise errors.WrongArguments(
-            f"{name} takes {operator.arity} argument{'s' if operator.arity > 1 else ''}, found {len(expression.arguments)}",
+            f"{written} takes {operator.arity} argument{'s' if operator.arity > 1 else ''}, found {len(expression.arguments)}",
             expression.span,
-            f"{name}: {operator.summary}",
+            nested if name in BOUNDED else f"{written}: {operator.summary}",
         )
     return operator
 

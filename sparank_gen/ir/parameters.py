@@ -65,7 +65,7 @@ class Surroundings:
     Attributes:
         axes: what each index is, for messages.
         extents: the extent of each axis.
-        names: the names that may stand in extents.
+        names: the names that may stand in extents; None for a number that is not whole.
         scalars: names that stand for a number.
         known: fixed values of extents.
         claim: gives a name its one meaning.
@@ -73,7 +73,7 @@ class Surroundings:
 
     axes: dict[str, str]
     extents: Mapping[str, Extent]
-    names: Mapping[str, Extent]
+    names: Mapping[str, Extent | None]
     scalars: Mapping[str, Extent]
     known: Mapping[str, int]
     claim: Callable[[str, Span], None]

@@ -172,13 +172,13 @@ class Division:
 
 
 def parse_extent(
-    text: Text, names: Mapping[str, Extent], least: int = 1, modalities: Mapping[str, Extent] | None = None
+    text: Text, names: Mapping[str, Extent | None], least: int = 1, modalities: Mapping[str, Extent] | None = None
 ) -> tuple[Extent, tuple[Division, ...]]:
     """The extent that ``text`` says, and the divisions in it that must come out.
 
     Args:
         text: integer arithmetic (``+ - * //``) on ``names`` and whole numbers.
-        names: the names that may stand in it.
+        names: the names that may stand in it; None for a number that is not whole.
         least: the least whole number that it may be.
         modalities: the width ``dim[…]`` of each modality that may be named, by an axis or by number.
 
@@ -199,9 +199,13 @@ def parse_extent(
                 raise errors.UnknownName(
                     f"{node.id!r} is not a known extent{errors.did_you_mean(node.id, names)}",
                     text.span(0, node.col_offset, len(node.id)),
-                    f"the extents are {', '.join(sorted(names))} and the hyper-parameters",
+                    f"the extents are {', '.join(sorted(names))}, and hyper-parameters that are whole numbers",
                 )
-            return names[node.id]
+            known = names[node.id]
+            if known is None:
+                message = f"{node.id!r} is a number with a fraction, and extents take whole numbers"
+                raise errors.BadValue(message, text.span(0, node.col_offset, len(node.id)), "give it a whole default, and no other type")
+            return known
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "dim" and modalities:
             return _width(node, text, modalities)
         if isinstance(node, ast.BinOp):

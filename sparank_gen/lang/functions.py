@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_body, parse_expression
 from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
+from sparank_gen.lang.walk import calls_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FunctionSpec
 from sparank_gen.spec.source import Span
@@ -174,6 +175,9 @@ class _Body:
         used = {expression.name, *(str(index.value) for index in expression.indices)}
         if expression.name == "size" and expression.indices or expression.name in VISIBLE and not expression.indices:
             return used
+        if expression.name in self.function.axes and not expression.indices:
+            remedy = f"write indices in brackets, as in 'x[{expression.name}]'"
+            raise errors.UnknownName(f"{expression.name!r} is an index, not a value", expression.span, remedy)
         if expression.name not in names:
             hint = errors.did_you_mean(expression.name, names)
             raise errors.UnknownName(
@@ -192,15 +196,8 @@ class _Body:
 
 def calls_in(function: Function) -> Iterator[Call]:
     """Every call in a function's body, of operators too."""
-
-    def walk(expression: Expression) -> Iterator[Call]:
-        if isinstance(expression, Call):
-            yield expression
-            for argument in expression.arguments:
-                yield from walk(argument)
-
     for value in (*(statement.value for statement in function.locals), function.value):
-        yield from walk(value)
+        yield from calls_of(value)
 
 
 def _check_recursion(function: Function, functions: Mapping[str, Function]) -> None:

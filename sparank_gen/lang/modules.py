@@ -91,7 +91,7 @@ class Module:
 
 
 def resolve_module(
-    spec: ModuleSpec, layouts: Mapping[str, Layout], extents: Mapping[str, Extent], names: Mapping[str, Extent]
+    spec: ModuleSpec, layouts: Mapping[str, Layout], extents: Mapping[str, Extent], names: Mapping[str, Extent | None]
 ) -> Module:
     """Find a module's constructor arguments from the layouts bound to its tensors.
 
@@ -161,7 +161,7 @@ def _check_tensors(spec: ModuleSpec, kind: TorchModule, layouts: Mapping[str, La
 
 
 def _given_sizes(
-    spec: ModuleSpec, kind: TorchModule, names: Mapping[str, Extent]
+    spec: ModuleSpec, kind: TorchModule, names: Mapping[str, Extent | None]
 ) -> tuple[dict[str, Extent], tuple[Division, ...]]:
     """The constructor's arguments that the spec gives, and the divisions in them that must come out."""
     sizes: dict[str, Extent] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
 import warnings
@@ -16,6 +17,8 @@ BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.P
 COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 STATEMENTS = "each line is 'name[i,j] = expression'; a long one continues inside parentheses"
 FOLDED = "YAML makes one line of these lines; write '|' after the key, as in 'math: |', to keep them apart"
+# A keyword where a name belongs: before an index or a sign of equality.
+KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\s*(?:\[|=(?!=))")
 SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
 # What Python has and this language does not: what to say of it, and what to write instead.
@@ -60,7 +63,7 @@ class _Parser:
     def fail(self, node: ast.AST, message: str, remedy: str) -> errors.BadSyntax:
         return errors.BadSyntax(message, self.span(node), remedy)
 
-    def tree(self, mode: str) -> ast.AST:
+    def tree(self, mode: str, remedy: str = STATEMENTS) -> ast.AST:
         try:
             with warnings.catch_warnings():
                 # Python warns of such as '2and'; what is wrong with it is said below.
@@ -69,9 +72,13 @@ class _Parser:
         except SyntaxError as error:
             row = min(max((error.lineno or 1) - 1, 0), len(self.lines) - 1)
             column = min(max((error.offset or 1) - 1, 0), max(len(self.lines[row]) - 1, 0))
+            word = KEYWORD.search(self.lines[row].partition("#")[0])
+            if word is not None:
+                message = f"{word[1]!r} is a keyword of Python, and can be no name"
+                raise errors.BadSyntax(message, self.text.span(row, word.start(1), len(word[1])), "choose another name") from None
             # Lines that Python names are those of the text, and not of the file.
             said = re.sub(r" \(detected at line \d+\)| on line \d+", "", error.msg)
-            found, remedy = (": " + said, STATEMENTS) if not self.text.is_folded else ("", FOLDED)
+            found, remedy = (": " + said, remedy) if not self.text.is_folded else ("", FOLDED)
             raise errors.BadSyntax(f"this is not an expression{found}", self.text.span(row, column, 1), remedy) from None
         except (ValueError, RecursionError, MemoryError):
             raise errors.BadSyntax("this is not an expression", self.text.span(), "split it into statements") from None
@@ -146,11 +153,11 @@ class _Parser:
             symbol = OPERATORS[function].symbol
             raise self.fail(node, f"{function!r} is written as a symbol", f"write '{symbol}' instead")
         keywords: list[tuple[str, float]] = []
-        for keyword in node.keywords:
-            value = self.expression(keyword.value, depth)
-            if keyword.arg is None or not isinstance(value, Number):
-                raise self.fail(keyword.value, "an option takes a number", "write 'eps=1e-5', say")
-            keywords.append((keyword.arg, value.value))
+        for option in node.keywords:
+            value = self.expression(option.value, depth)
+            if option.arg is None or not isinstance(value, Number):
+                raise self.fail(option.value, "an option takes a number", "write 'eps=1e-5', say")
+            keywords.append((option.arg, value.value))
         arguments = tuple(self.expression(argument, depth) for argument in node.args)
         return Call(function, axes, arguments, tuple(keywords), self.span(node), parts)
 
@@ -188,10 +195,10 @@ def parse_statements(text: Text) -> tuple[Statement, ...]:
     return _Parser(text).statements()
 
 
-def parse_expression(text: Text) -> Expression:
-    """The one expression in ``text``. Raises BadSyntax as :func:`parse_statements` does."""
+def parse_expression(text: Text, remedy: str = "write one expression, as in 'x[i] + 1'") -> Expression:
+    """The one expression in ``text``. Raises BadSyntax as :func:`parse_statements` does, with ``remedy`` for what is none."""
     parser = _Parser(text)
-    tree = parser.tree("eval")
+    tree = parser.tree("eval", remedy)
     assert isinstance(tree, ast.Expression)
     return parser.expression(tree.body, 0)
 

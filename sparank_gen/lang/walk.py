@@ -23,6 +23,14 @@ def indices_of(statement: Statement) -> set[str]:
     return {*walk(statement.target), *walk(statement.value)}
 
 
+def calls_of(expression: Expression) -> Iterator[Call]:
+    """Every call in an expression, of operators too, each before those inside it."""
+    if isinstance(expression, Call):
+        yield expression
+        for argument in expression.arguments:
+            yield from calls_of(argument)
+
+
 def names_of(expression: Expression) -> set[str]:
     """The names that an expression refers to."""
     if isinstance(expression, Reference):

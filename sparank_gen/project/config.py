@@ -103,6 +103,8 @@ def load_config(specs: Path | None, output: Path | None, templates: Path | None)
 
 def _folder(kind: str, path: Path) -> Path:
     """A folder of the input, with a name of its own even where it was given as ``.``."""
+    if path.is_file():
+        raise UsageError(f"{path} is a file, and no {kind} folder: name the folder it is in, {path.parent}")
     if not path.is_dir():
         raise UsageError(f"there is no {kind} folder {path}: name one, as in 'sparank-gen build {EXAMPLES[kind]}'")
     return Path(os.path.abspath(path))

@@ -11,11 +11,16 @@ from sparank_gen.spec.model import Hyperparameter, ModuleSpec, TensorSpec
 from sparank_gen.spec.reader import Reader, identifier, known_keys
 from sparank_gen.spec.source import Text
 
-# What every layer has: arguments and attributes of ours, and those of ``torch.nn.Module``.
-ATTRIBUTES = frozenset(
+# What every layer has: arguments and attributes of ours, and members of ``torch.nn.Module``.
+OWN = frozenset(
     """
     self dim dims one_width n_modalities out_dim backend fusion_type features return_gates present least_modalities most_modalities
-    extras has_gradients has_pair_form has_pair_gradients numbered batch_dims only_moves modalities batch T_destination add_module apply bfloat16 buffers
+    extras has_gradients has_pair_form has_pair_gradients numbered batch_dims only_moves modalities batch
+    """.split()
+)
+MEMBERS = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers
     call_super_init children compile cpu cuda double dump_patches eval extra_repr float forward get_buffer
     get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers named_children
     named_modules named_parameters parameters register_backward_hook register_buffer register_forward_hook
@@ -25,6 +30,7 @@ ATTRIBUTES = frozenset(
     share_memory state_dict to to_empty train training type xpu zero_grad
     """.split()
 )
+ATTRIBUTES = OWN | MEMBERS
 # Python's own list depends on its version.
 SOFT_KEYWORDS = frozenset({"_", "case", "match", "type"})
 # What a constructor calls by its name.
@@ -63,9 +69,21 @@ def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparamete
         if type_name == "int" and key in values and not isinstance(reader.number(values[key], key), int):
             raise errors.BadValue(f"the {key} of an int is whole", reader.span(values[key]), "write a whole number")
     text = reader.text(values["help"], "help").value.strip() if "help" in values else ""
-    if name.value in ATTRIBUTES or name.value in CALLED or name.value.startswith(("_", "require_")):
-        raise errors.ReusedName(f"{name.value!r} already has a meaning, in every spec", name.span(), "choose another name")
+    _require_free(name)
     return Hyperparameter(identifier(name, "a hyper-parameter"), type_name, default, minimum, maximum, text)
+
+
+def _require_free(name: Text) -> None:
+    """Raise where a hyper-parameter would have the name of something else in a layer."""
+    meanings = {
+        "a member of every torch module": name.value in MEMBERS,
+        "an argument or attribute of every layer": name.value in OWN,
+        "what constructors of layers call by that name": name.value in CALLED,
+        "like the private names of layers, which start with '_' or 'require_'": name.value.startswith(("_", "require_")),
+    }
+    meaning = next((meaning for meaning, is_so in meanings.items() if is_so), None)
+    if meaning is not None:
+        raise errors.ReusedName(f"{name.value!r} already has a meaning, in every spec: it is {meaning}", name.span(), "choose another name")
 
 
 def mode_name(name: Text) -> Text:

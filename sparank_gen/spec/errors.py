@@ -17,8 +17,9 @@ LONGEST = 400
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate a user most likely meant by ``name``, or None when none is close."""
-    matches = difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.5)
+    """The candidate a user most likely meant by ``name``, the same but for its case before others; None when none is close."""
+    same = [candidate for candidate in sorted(set(candidates)) if candidate.casefold() == name.casefold()]
+    matches = same[:1] or difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 

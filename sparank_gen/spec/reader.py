@@ -78,6 +78,8 @@ class Reader:
 
     def number(self, node: yaml.Node, what: str) -> int | float:
         text = self.text(node, what).value
+        if isinstance(node, yaml.ScalarNode) and node.style is not None:
+            raise errors.BadValue(f"{what} must be a number, found the text {text!r}", self.span(node), "write it without quotes")
         try:
             number = int(text) if re.fullmatch(r"[-+]?\d{1,18}", text) else float(text)
         except ValueError:

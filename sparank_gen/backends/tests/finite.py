@@ -11,11 +11,14 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.evaluate import Apart, Sizes, Tensors, Value, evaluate
 from sparank_gen.ir.guard import guard
+from sparank_gen.ir.lower import PAIRWISE
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Definition, Node, Program
 from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_statements
+from sparank_gen.lang.syntax import Expression, Number, Reference
+from sparank_gen.lang.walk import calls_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span
 
@@ -23,6 +26,7 @@ Values = Mapping[Node, Value | Apart]
 # No definition has a name with blanks.
 TOTAL = "total of all results"
 NO_VALUE = "they have both signs; keep operands where the math has a value, as in log(max(x, 1e-6)) or x / (y + 1e-6)"
+NO_NUMBER = "it is made of numbers alone, which make it so for every input: write others"
 NO_DERIVATIVE = "keep operands where the math has a derivative, as in sqrt(x + 1e-12)"
 
 
@@ -45,7 +49,7 @@ def require_finite(mode: Mode, program: Program, found: Tensors, sizes: Sizes, a
     wrong = _first_not_finite(results, values)
     if wrong is not None:
         message = f"{_described(wrong, values)} is not finite {inputs}"
-        raise errors.NotFinite(message, _place(mode, program, wrong), NO_VALUE)
+        raise errors.NotFinite(message, _place(mode, program, wrong), _remedy(mode, wrong, values))
     total: Node = ir.constant(0)
     for result in results:
         total = ir.apply("add", total, broadcast_reduce("sum", result, result.axes, program.extents))
@@ -90,16 +94,51 @@ def _described(node: Node, values: Values) -> str:
     return f" {operator.symbol} ".join(f"({number})" if number.startswith("-") else number for number in numbers)
 
 
+def _remedy(mode: Mode, wrong: Node, values: Values) -> str:
+    """What to do about an operation without a finite value."""
+    below = set(ir.reachable(wrong.args[-1:]))
+    divisor = values[wrong.args[-1]] if wrong.op == "div" else None
+    if isinstance(divisor, Value) and not divisor.array.any() and not any(node.op == "leaf" for node in below):
+        used = set[str]().union(*(node.data.symbols for node in below if node.op == "extent"))
+        zeros = [h.name.value for h in mode.spec.hyperparameters if h.default == 0 and h.name.value in used]
+        return f"the divisor is 0 here: the default of {zeros[0]} is 0" if zeros else "the divisor is 0 here: write another one"
+    return NO_VALUE if any(node.op == "leaf" for node in ir.reachable([wrong])) else NO_NUMBER
+
+
 def _place(mode: Mode, program: Program, wrong: Node) -> Span:
-    """The first statement that needs ``wrong``, or what it is a derivative of; the whole math where there is none."""
+    """Where the math has ``wrong``, or what it is a derivative of.
+
+    The operation where it can be told, else the first statement that needs it; the whole math where there is none.
+    """
     if mode.spec.math is None:
         return mode.spec.mode.span()
-    targets = {statement.target.name: statement.target.span for statement in parse_statements(mode.spec.math)}
-    statements = {d.name: set(ir.reachable([d.node])) for d in program.definitions if d.name in targets}
+    statements = parse_statements(mode.spec.math)
+    targets = {statement.target.name: statement.target.span for statement in statements}
+    needs = {d.name: set(ir.reachable([d.node])) for d in program.definitions if d.name in targets}
     # A derivative has its operation last: 'g / (2 * sqrt(a))'.
-    known = set[Node]().union(*statements.values())
+    known = set[Node]().union(*needs.values())
     sought = next((node for node in _last_first(wrong) if node in known and node.args), wrong)
-    return next((targets[name] for name, needed in statements.items() if sought in needed), mode.spec.math.span())
+    name = next((name for name, needed in needs.items() if sought in needed), None)
+    if name is None:
+        return mode.spec.math.span()
+    names = {d.node: d.name for d in program.definitions}
+    calls = [call for statement in statements if statement.target.name == name for call in calls_of(statement.value)]
+    found = [call.span for call in calls if call.function == sought.op and _may_be(call, sought, names)]
+    return found[0] if len(found) == 1 else targets[name]
+
+
+def _may_be(expression: Expression, node: Node, names: Mapping[Node, str]) -> bool:
+    """Whether an expression may stand for a node: nothing in what is written says otherwise."""
+    while node.op in ("rename", "select", "slice"):
+        node = node.args[0]
+    if isinstance(expression, Number):
+        return node is ir.constant(expression.value)
+    if isinstance(expression, Reference):
+        name = node.data[0] if node.op == "leaf" else names.get(node)
+        return name in (None, expression.name) and node.op != "constant"
+    if expression.function not in OPERATORS or expression.function != node.op:
+        return expression.function not in OPERATORS or expression.function in PAIRWISE or node.op == "where"
+    return all(_may_be(*pair, names) for pair in zip(expression.arguments, node.args, strict=True))
 
 
 def _last_first(root: Node) -> Iterator[Node]:
