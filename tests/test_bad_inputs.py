@@ -117,7 +117,7 @@ def test_nothing_is_written_where_a_place_is_taken(unbuilt: Project, taken: str)
     ("template", "text", "said"),
     [
         ("docs/index.md.j2", b"{{ nowhere }}", "'nowhere' is undefined"),
-        ("docs/index.md.j2", b"{{ files[0].nowhere }}", "no attribute 'nowhere'"),
+        ("docs/index.md.j2", b"{{ modes[0][0].nowhere }}", "no attribute 'nowhere'"),
         ("docs/mode.md.j2", b"{% if %}", "Expected an expression"),
         ("docs/mode.md.j2", b"{% include 'nowhere.j2' %}", "'nowhere.j2' not found"),
         ("torch/init.py.j2", b"def (:", "did not render to Python"),
@@ -217,4 +217,4 @@ def test_a_property_on_several_lines(unbuilt: Project) -> None:
     unbuilt.run("build")
     text = (unbuilt.output / "tests" / "test_gate.py").read_text(encoding="utf-8")
     compile(text, "test_gate.py", "exec")
-    assert "# sum[m]( g[m,i] ) == 1\n" in text
+    assert ', "sum[m]( g[m,i] ) == 1")\n' in text

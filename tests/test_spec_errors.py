@@ -484,7 +484,7 @@ CORNERS = (
     Bad("position on a quotient", spec(f"out[i] = {SUM} * v[1] + w[1]", "{i: dim, k: dim // heads}", HYPER_EXTENT),
         "index-out-of-range", "1", "count from 0"),
     Bad("position on an extent that falls", spec(f"out[i] = {SUM} * v[8] + w[1]", "{i: dim, k: 10 - heads}", HYPER_EXTENT),
-        "index-out-of-range", "8", "whatever the sizes"),
+        "index-out-of-range", "8", "for which the spec allows 1"),
     Bad("offset that may be negative", spec("out[i] = h[0,i] * sum[k](h[1,k + r - 2])", "{i: dim, k: dim - 1}",
         "hyperparameters: {r: {default: 2, maximum: 3}}\n"), "index-out-of-range", "k + r - 2", "0 at least"),
     Bad("deep YAML", "[" * 10_000, "", "", ""),
