@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from adversarial import HEAD, PLAIN, named
+from sparank_gen.backends.tests import suite as suites
 from sparank_gen.backends.torch.module import module_file
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.errors import SpecError
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import check_program
+from test_random_programs import check_program, compiled
 
 ELEMENTS = {
     "of features": """\
@@ -117,3 +119,18 @@ def _accepted(roles: dict[str, str]) -> list[str]:
 ])
 def test_results_with_names_that_generated_code_has_too(roles: dict[str, str]) -> None:
     check_program(named(**roles), 4, 3, 3, 3)
+
+
+@pytest.mark.parametrize("names", [("layer", "case"), ("h_m", "layer"), ("assert_equal", "make"), ("sum", "seed")])
+def test_results_that_are_called_like_what_tests_call(names: tuple[str, str]) -> None:
+    """Each holds, of results under their own names and no other, in the order in which a test takes them."""
+    gate, mapped = names
+    properties = f"properties:\n  - sum[m]({gate}[m,i]) == 1\n  - {mapped}[m,o] * 0 == 0\n  - out[o] - out[o] <= 0\n"
+    mode = check_spec(parse_spec(named(gate=gate, mapped=mapped) + properties, "names.yaml"))
+    suite, made = suites.test_file(mode), compiled(mode)[0](4, 3)
+    checked: list[tuple[torch.Size, torch.Tensor]] = []
+    scope = {"layer": made, "h": [torch.randn(2, 4) for _ in range(3)], "torch": torch}
+    scope |= {name: lambda one, other: checked.append((one.shape, torch.as_tensor(other))) for name in suite.assertions}
+    lines = [*suite.bindings, *(line for each in suite.properties for line in each.lines)]
+    exec("\n".join(lines), scope)  # noqa: S102
+    assert [tuple(shape) for shape, _ in checked] == [(2, 4), (3, 2, 3), (2, 3)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
-from sparank_gen.backends.torch.emit import FUNCTIONS, Emitter
+from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import called, width_symbols
 from sparank_gen.backends.torch.pieces import split_apart
@@ -24,6 +24,8 @@ ASSERTIONS = {
     "<": "assert_at_most({0}, {1}, {claim})",
     ">": "assert_at_most({1}, {0}, {claim})",
 }
+# What a test of properties calls by its name.
+NAMES = frozenset({"layer", "h", "case", "seed", "make", "random_features", "assert_equal", "assert_at_most"})
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ def test_file(mode: Mode) -> TestFile:
     """The test file of a mode."""
     count = mode.spec.modalities
     wrong = count.maximum + 1 if count.maximum is not None else count.minimum - 1 if count.minimum > 2 else None
-    properties = tuple(_property(mode, each) for each in mode.properties)
+    variables = _variables(mode)
+    properties = tuple(_property(mode, each, variables) for each in mode.properties)
     read = _tensors_read(mode.properties)
     results = {result.layout.name: result for result in reversed(mode.results) if result.layout.name in read}
     return TestFile(
         cases=cases(mode),
         ragged_cases=ragged_cases(mode),
-        bindings=tuple(_binding(mode, result) for result in reversed(results.values())),
+        bindings=tuple(_binding(mode, result, variables[result.layout.name]) for result in reversed(results.values())),
         properties=properties,
         assertions=tuple(sorted({line.strip().partition("(")[0] for lines in properties for line in lines[-1:]})),
         called=called(FUNCTIONS, "\n".join(line for lines in properties for line in lines)),
@@ -73,7 +76,13 @@ def _tensors_read(properties: Iterable[Property]) -> set[str]:
     return {node.data[0] for node in nodes if node.op == "leaf"} - {FEATURES}
 
 
-def _binding(mode: Mode, result: Result) -> str:
+def _variables(mode: Mode) -> dict[str, str]:
+    """The variable of each result in a test, by its name in the math."""
+    emitter = Emitter(mode.program.extents, _symbols(mode), taken={*RESERVED, *NAMES})
+    return {name: emitter.unique(name) for name in dict.fromkeys(result.layout.name for result in mode.results)}
+
+
+def _binding(mode: Mode, result: Result, variable: str) -> str:
     """A result as the math names it: composed dimensions taken apart, the batch first."""
     layout = result.layout
     code = "layer(h)" if result.key == "out" else f'layer(h, return_gates=True)[1]["{result.key}"]'
@@ -84,14 +93,14 @@ def _binding(mode: Mode, result: Result) -> str:
         found = split_apart(lowering, code, "x", layout, owner, layout.axes)
         assert isinstance(found, Listed)
         order = (BATCH, *(axis for axis in mode.program[layout.name].axes if axis != owner))
-        return f"{layout.name} = {replace(found, element=found.element.ordered(order)).sequence}"
+        return f"{variable} = {replace(found, element=found.element.ordered(order)).sequence}"
     for position in reversed(range(len(layout.dimensions))):
         axes = layout.dimensions[position]
         if len(axes) > 1:
             sizes = ", ".join(mode.program.extents[axis].code(symbols) for axis in axes)
             code = f"{code}.unflatten({position}, ({sizes}))"
     wanted = (BATCH, *mode.program[layout.name].axes)
-    return f"{layout.name} = {Dense(code, layout.axes).ordered(wanted).code}"
+    return f"{variable} = {Dense(code, layout.axes).ordered(wanted).code}"
 
 
 def _symbols(mode: Mode) -> dict[str, str]:
@@ -100,11 +109,11 @@ def _symbols(mode: Mode) -> dict[str, str]:
     return names | {h.name.value: f"layer.{h.name.value}" for h in mode.spec.hyperparameters}
 
 
-def _property(mode: Mode, each: Property) -> tuple[str, ...]:
+def _property(mode: Mode, each: Property, variables: Mapping[str, str]) -> tuple[str, ...]:
     """The statements that assert a property."""
-    emitter = Emitter(mode.program.extents, _symbols(mode))
+    emitter = Emitter(mode.program.extents, _symbols(mode), taken={*RESERVED, *NAMES, *variables.values()})
     lowering = Lowering(mode.program, (), emitter, stacked=None)
-    lowering.definitions = {}
+    lowering.definitions, lowering.variables = {}, dict(variables)
     lowering.count_uses([each.left, each.right])
     sides: list[Value] = [lowering.lower(each.left), lowering.lower(each.right)]
     pieces = next((side for side in sides if isinstance(side, Listed) and emitter.differs(side)), None)

@@ -22,6 +22,7 @@ def leaf(lowering: Lowering, node: Node) -> Value:
     if name == "h":
         return feature(lowering, indices)
     if name not in lowering.parameters:
+        name = lowering.variables.get(name, name)
         owner = owner_among(node.axes, lowering.program.extents)
         whole = Dense(name, tuple(str(index) for index in indices if index != owner))
         return lowering.emitter.listed(name, owner, whole.axes) if owner is not None else index_dense(whole, indices)
