@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.lower import PAIRWISE
@@ -17,6 +18,7 @@ from sparank_gen.lang.syntax import Call
 from sparank_gen.project.config import Config
 from sparank_gen.project.generate import load_library_functions
 from sparank_gen.spec import errors
+from sparank_gen.spec.entries import CALLED, MEMBERS, OWN
 from sparank_gen.spec.load import KEYS, parse_spec
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
@@ -100,6 +102,16 @@ def test_module_table_lists_the_modules() -> None:
 def test_function_table_lists_the_shared_functions() -> None:
     shared = {name: function.signature for name, function in LIBRARY.items()}
     assert names("function", "is") == [shared[name] for name in sorted(shared)]
+
+
+def test_name_table_lists_what_a_hyper_parameter_cannot_be_called() -> None:
+    own, members, called = ({*code(row[0])} for row in rows("names", "of"))
+    assert (own, called) == (OWN, CALLED)
+    assert members < MEMBERS
+
+
+def test_members_of_torch_modules_are_known() -> None:
+    assert {name for name in dir(nn.Module()) if not name.startswith("_")} <= MEMBERS
 
 
 def test_initialisation_table_lists_the_initialisations() -> None:
