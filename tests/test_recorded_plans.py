@@ -97,6 +97,15 @@ def test_statements() -> None:
     assert pair.features_body[-1] == "h_bar_1 = (1 - g_0).mul_(out_bar).addmm_(operand_bar, W[1], alpha=-1)  # (B, dim)"
 
 
+def test_formulas_of_what_is_the_same_along_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands without that index on both sides."""
+    monkeypatch.setattr("sparank_gen.backends.torch.module.statements_pay", lambda *_: True)
+    mode = spec("token[m,i] = tanh(sum[j](W[m,i,j] * h[m,j])) * c[m,i] + h[m,i]\nout[i] = mean[m](token[m,i])")
+    lines = [line for gradients in module_file(mode).recorded for line in (*gradients.body, *gradients.features_body)]
+    assert "# token_bar[i] = out_bar[i] / modalities" in lines
+    assert not any("token_bar[m,i]" in line for line in lines)
+
+
 def test_rewriting() -> None:
     """What the forward pass has is read, common factors are taken out, and negatives are subtracted."""
     extents = {"b": Extent.symbol("batch"), "m": Extent.symbol("modalities"), "i": Extent.symbol("dim")}

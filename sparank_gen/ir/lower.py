@@ -314,11 +314,12 @@ def _operator(expression: Call, scope: Scope) -> Operator:
     if operator is None or operator.internal:
         functions = sorted(scope.functions.names) if scope.functions else []
         hint = errors.did_you_mean(written, [known for known in (*CALLABLE, *functions) if known in written or len(known) - len(written) < 3])
-        known = f"the functions are {', '.join(functions)}" if functions else "there are no functions"
+        sources = "under 'functions' in this spec", "in lib/ beside it"
+        known = f"the functions are {', '.join(functions)}, {' and '.join(sources)}" if functions else f"no functions are {' or '.join(sources)}"
         raise errors.UnknownOperator(
             f"{written!r} is not an operator, nor a function of this folder{hint}",
             expression.span,
-            f"the operators are {', '.join(CALLABLE)}; {known}: those under 'functions' here, and those of lib/ beside the specs",
+            f"the operators are {', '.join(CALLABLE)}; {known}",
         )
     if expression.parts:
         raise errors.WrongArguments(f"{name} joins no parts", expression.parts[0].span, f"write {name}[i](…)")
@@ -331,11 +332,11 @@ def _operator(expression: Call, scope: Scope) -> Operator:
     if expression.axes and not takes_axes:
         raise errors.WrongArguments(f"{name} takes no axes", expression.axes[0].span, f"write {name}(…)")
     if len(expression.arguments) != operator.arity:
-        nested = f"nest them, as in {written}(x, {written}(y, z)), or write {written}[m](…) to run over an axis"
+        nest = f"nest them, as in {written}(x, {written}(y, z)), or " if len(expression.arguments) > operator.arity else ""
         raise errors.WrongArguments(
             f"{written} takes {operator.arity} argument{'s' if operator.arity > 1 else ''}, found {len(expression.arguments)}",
             expression.span,
-            nested if name in BOUNDED else f"{written}: {operator.summary}",
+            f"{nest}write {written}[m](…) to run over an axis" if name in BOUNDED else f"{written}: {operator.summary}",
         )
     return operator
 

@@ -204,7 +204,7 @@ def parse_extent(
             known = names[node.id]
             if known is None:
                 message = f"{node.id!r} is a number with a fraction, and extents take whole numbers"
-                raise errors.BadValue(message, text.span(0, node.col_offset, len(node.id)), "give it a whole default, and no other type")
+                raise errors.BadValue(message, text.span(0, node.col_offset, len(node.id)), "give it a whole default, and no 'type: float'")
             return known
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "dim" and modalities:
             return _width(node, text, modalities)

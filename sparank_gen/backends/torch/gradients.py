@@ -215,8 +215,10 @@ def _with_formulas(derived: Derivation, kept: Mapping[Node, Value]) -> Program:
     own = [Definition(OPERAND + (f"_{k}" if k > 1 else ""), _axes(node, program), node) for k, node in enumerate(through, 1)]
     definitions = (program[program.outputs[0]], *own, *adjoints.definitions)
     names = {node: Definition(_name(value), _axes(node, program), node) for node, value in kept.items()}
-    names |= {definition.node: definition for definition in (*definitions, *program.definitions)}
-    formulas = [formula(definition, names) for definition in definitions]
+    # What is the same along an index has none there, as its tensor has no such dimension.
+    dense = [replace(d, axes=tuple(axis for axis in d.axes if axis in d.node.axes)) for d in (*definitions, *program.definitions)]
+    names |= {definition.node: definition for definition in dense}
+    formulas = [formula(definition, names) for definition in dense[: len(definitions)]]
     shown = [text if len(text) <= LONGEST_FORMULA else "" for text in formulas]
     return replace(adjoints, definitions=tuple(replace(d, source=text) for d, text in zip(definitions, shown, strict=True)))
 
