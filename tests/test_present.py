@@ -109,6 +109,21 @@ def test_formulas_with_parameters(name: str, count: int) -> None:
     check_present(mode_of(math, params), Case(3, count, ()), MASKS[count])
 
 
+def test_parameters_of_absent_modalities_take_no_part() -> None:
+    """Not even where they are singular: neither values nor gradients."""
+    math = "out[i] = sum[m](h[m,i] / tau[m] + h[m,i] * log(tau[m])) + max[m](h[m,i] * exp(-1 / tau[m]))"
+    layer, _ = filled_layer(mode_of(math, 'scale: {tensor: "tau[m]", init: ones}'), Case(3, 2, ()))
+    layer.load_state_dict({"scale": torch.tensor([2.0, 0.0])})
+    features = [torch.ones(1, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    out = layer(features, present=torch.tensor([[True, False]]))
+    value = 0.5 + np.log(2) + np.exp(-0.5)
+    torch.testing.assert_close(out, torch.full_like(out, value))
+    own, absent, scale = torch.autograd.grad(out.sum(), [*features, layer.scale])
+    torch.testing.assert_close(own, torch.full_like(own, value))
+    torch.testing.assert_close(absent, torch.zeros_like(absent))
+    torch.testing.assert_close(scale, scale.new_tensor([3 * (-0.25 + 0.5 + np.exp(-0.5) / 4), 0]))
+
+
 def test_exactly_two_modalities() -> None:
     check_present(mode_of(FORMULAS["share"], modalities="2"), Case(4, 2, ()), MASKS[2])
 

@@ -25,7 +25,7 @@ from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.ir.zeros import Zeros, is_positive
+from sparank_gen.ir.zeros import Zeros, is_finite_power, is_positive
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners, size_of
@@ -195,9 +195,10 @@ class _Restriction:
         """Operands with a harmless one where its value is not meant, if the operator could be singular there."""
         position, value = HARMLESS.get(op, (0, 0.0))
         operand = args[position]
-        whole_power = op == "pow" and args[1].op == "constant" and args[1].data >= 1
         needs_none = op != "exp" and (is_positive(operand) or operand in self.harmless_already)
-        if op not in HARMLESS or BATCH not in operand.axes or whole_power or needs_none:
+        if op not in HARMLESS or needs_none or (op == "pow" and is_finite_power(*args)):
+            return args
+        if not operand.axes & {BATCH, *self.modality}:
             return args
         conditions = [is_present(axis) for axis in sorted(self.modality & operand.axes)] or [_SOME]
         for condition in conditions:
