@@ -423,6 +423,13 @@ def test_a_choice_between_numbers_keeps_the_axes_of_both() -> None:
     check_program(f"{HEAD}modalities: '>=2'\naxes: {{i: dim, j: dim}}\n{params}\nmath: |\n  {math}\n", 3, 2, 2, 2)
 
 
+def test_zero_keeps_its_sign() -> None:
+    assert constant(-0.0) is not constant(0.0) and constant(-0.0) is constant(-0.0)
+    text = f"{HEAD}modalities: '>=2'\naxes: {{i: dim}}\nmath: |\n  out[i] = 1 / (sum[m](h[m,i]) * -0)\n"
+    made, _ = compiled(check_spec(parse_spec(text, "plan.yaml")))
+    assert (made(4, 2)([torch.ones(1, 4)] * 2) == -torch.inf).all()
+
+
 def test_a_sum_of_linear_maps_is_products_alone_with_one_bias() -> None:
     count = operations(DIFFERENCE, 2)
     assert count["addmm"] == 2 and count["add"] == 1

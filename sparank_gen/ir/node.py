@@ -64,7 +64,8 @@ _NODES: WeakValueDictionary[Hashable, Node] = WeakValueDictionary()
 
 def make(op: str, args: Sequence[Node] = (), over: Sequence[str] = (), data: Any = None, axes: Iterable[str] = ()) -> Node:
     """The one node of this operation; ``axes`` is needed for leaves alone."""
-    key = (op, tuple(args), tuple(over), data)
+    # The two zeros are equal, and one over each is not.
+    key = (op, tuple(args), tuple(over), data, str(data) if data == 0 else "")
     node = _NODES.get(key)
     if node is None:
         node = Node(op, tuple(args), tuple(over), data, _axes(op, args, over, data, axes))

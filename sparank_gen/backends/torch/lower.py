@@ -407,6 +407,7 @@ def number_code(value: float) -> str:
     """A number as Python writes it; whole ones without a fraction."""
     if math.isinf(value):
         return "math.inf" if value > 0 else "-math.inf"
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+    is_whole = value == int(value) and abs(value) < 1e15
+    return str(int(value)) if is_whole and (value or math.copysign(1, value) > 0) else repr(value)
 
 
