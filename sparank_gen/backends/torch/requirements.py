@@ -11,7 +11,6 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import NUMBERS
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Node
-from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.ir.text import shown
 from sparank_gen.lang.widths import owner_of
 
@@ -43,9 +42,8 @@ def _number(mode: Mode, node: Node, names: Mapping[str, str]) -> str:
 
 def required(mode: Mode, node: Node, names: Mapping[str, str], text: str, least: int | None = None) -> str:
     """The expression of a number, with a check of it where it may be none, or below ``least``; messages call it ``text``."""
-    code = number_code(mode, node, names)
-    is_sure = _is_positive(mode, node) if least is not None else _is_number(mode, node)
-    if node.op == "constant" or is_sure:
+    code, known = number_code(mode, node, names), _Known(mode, node)
+    if node.op == "constant" or node in (known.numbers if least is None else known.positive):
         return code
     return f'require_value("{text}", lambda: {code}{"" if least is None else f", least={least}"})'
 
@@ -59,30 +57,42 @@ def number_code(mode: Mode, node: Node, names: Mapping[str, str]) -> str:
 
 def _numbers(mode: Mode) -> list[Node]:
     """The numbers in the math that may be none, as tensors read them."""
+    tensors: set[Node] = set()
     found: dict[Node, None] = {}
     for node in ir.reachable(definition.node for definition in mode.program.definitions):
-        if is_tensor(node):
-            found |= {arg: None for arg in node.args if not is_tensor(arg) and not arg.axes}
-    return [node for node in found if node.op not in NUMBERS and not _is_number(mode, node)]
+        if node.op == "leaf" or not tensors.isdisjoint(node.args):
+            tensors.add(node)
+            found |= {arg: None for arg in node.args if arg not in tensors and not arg.axes}
+    return [node for node in found if node.op not in NUMBERS and node not in _Known(mode, node).numbers]
 
 
-def _is_number(mode: Mode, node: Node) -> bool:
-    """Whether Python computes a number without an error, whatever the sizes and hyper-parameters."""
-    if not all(_is_number(mode, arg) for arg in node.args):
-        return False
-    if node.op in OF_POSITIVE:
-        return _is_positive(mode, node.args[OF_POSITIVE[node.op]])
-    return node.op in NUMBERS or node.op in OF_ANY
+class _Known:
+    """What is seen of a number, and of those that it is made of, whatever the sizes and hyper-parameters.
 
+    Attributes:
+        numbers: those that Python computes without an error.
+        positive: those above zero.
+    """
 
-def _is_positive(mode: Mode, node: Node) -> bool:
-    """Whether a number is seen to be above zero, whatever the sizes and hyper-parameters."""
-    if node.op == "constant":
-        return bool(node.data > 0)
-    if node.op == "extent":
-        least = {h.name.value: h.minimum if h.minimum is not None else 0 for h in mode.spec.hyperparameters}
-        terms = node.data.terms
-        return all(coefficient > 0 for _, coefficient in terms) and all(least.get(name, 1) > 0 for name in node.data.symbols)
-    if node.op in ("add", "mul", "div"):
-        return all(_is_positive(mode, arg) for arg in node.args)
-    return node.op in ("sqrt", "rsqrt", "pow") and _is_positive(mode, node.args[0])
+    def __init__(self, mode: Mode, root: Node) -> None:
+        self.least = {h.name.value: h.minimum if h.minimum is not None else 0 for h in mode.spec.hyperparameters}
+        self.numbers: set[Node] = set()
+        self.positive: set[Node] = set()
+        for node in ir.reachable([root]):
+            self.numbers |= {node} if self.is_number(node) else set()
+            self.positive |= {node} if node in self.numbers and self.is_positive(node) else set()
+
+    def is_number(self, node: Node) -> bool:
+        if node.op in OF_POSITIVE and node.args[OF_POSITIVE[node.op]] not in self.positive:
+            return False
+        return node.op in (*NUMBERS, *OF_ANY, *OF_POSITIVE) and self.numbers.issuperset(node.args)
+
+    def is_positive(self, node: Node) -> bool:
+        if node.op == "constant":
+            return bool(node.data > 0)
+        if node.op == "extent":
+            above = all(self.least.get(name, 1) > 0 for name in node.data.symbols)
+            return above and all(coefficient > 0 for _, coefficient in node.data.terms)
+        if node.op in ("add", "mul", "div"):
+            return self.positive.issuperset(node.args)
+        return node.op in ("sqrt", "rsqrt", "pow") and node.args[0] in self.positive
