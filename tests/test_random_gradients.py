@@ -21,7 +21,7 @@ from sparank_gen.backends.tests.cases import rule
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import close, compiled, filled, filled_layer, gradients_of_results, inputs
+from test_random_programs import close, compiled, filled, filled_layer, gradients_of_results, inputs, names
 
 
 def check_gradients(text: str, dim: int, n_modalities: int, hidden: int, batch: int) -> None:
@@ -36,7 +36,7 @@ def check_gradients(text: str, dim: int, n_modalities: int, hidden: int, batch: 
         out = layer(features)
     if mode.modules and mode.program.outputs:
         assert type(out.grad_fn).__name__ == "_DerivedBackward"
-    wanted = {result.key: laid_out(mode, result.layout, found, sizes) for result in mode.results}
+    wanted = {key: laid_out(mode, layout, found, sizes) for key, layout in names(mode).items()}
     close({"out": out}, lambda: {"out": laid_out(mode, mode.out, found, sizes)}, "own")
     cotangents = {key: np.zeros(array.shape) for key, array in wanted.items()} | {"out": rule("cotangent", tuple(out.shape))}
     learned = {**{f"features.{m}": x for m, x in enumerate(features)}, **dict(layer.named_parameters())}

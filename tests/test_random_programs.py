@@ -143,11 +143,16 @@ def stored_gradients(
     return gradients
 
 
+def names(mode: Mode) -> dict[str, Layout]:
+    """The layouts of a mode's results by names of which no two are the same: a diagnostic may be called as the output is."""
+    return {"out": mode.out} | {f"info.{extra.key}": extra.layout for extra in mode.extras}
+
+
 def gradients_of_results(mode: Mode, case: Case, batch: int, cotangents: Mapping[str, Array]) -> dict[str, Array]:
-    """The gradients by the evaluator, as tensors are stored, of a mode's results with these cotangents, by their keys."""
+    """The gradients by the evaluator, as tensors are stored, of a mode's results with these cotangents, by their names."""
     ordered: dict[str, Array | Pieces] = {}
-    for result in mode.results:
-        name, part = result.layout.name, definition_order(cotangents[result.key], mode, result.layout, case.sizes(batch))
+    for key, layout in names(mode).items():
+        name, part = layout.name, definition_order(cotangents[key], mode, layout, case.sizes(batch))
         ordered[name] = added(ordered[name], part) if name in ordered else part
     return stored_gradients(mode, mode.program, case, batch, ordered, inputs(mode, case, batch))
 
@@ -215,10 +220,10 @@ def check_program(
 
     def results() -> dict[str, torch.Tensor]:
         out, info = layer(features, return_gates=True)
-        return {result.key: {"out": out, **info}[result.key] for result in mode.results}
+        return dict(zip(names(mode), (out, *(info[extra.key] for extra in mode.extras)), strict=True))
 
     def wanted() -> dict[str, Array]:
-        return {result.key: laid_out(mode, result.layout, found, sizes) for result in mode.results}
+        return {name: laid_out(mode, layout, found, sizes) for name, layout in names(mode).items()}
 
     recorded = results()
     close(recorded, wanted, "recorded")
