@@ -59,6 +59,15 @@ math: |
   dim_m[o] = mean[m](z[m,o])
   out[o]   = sum[m](size[i] * (z[m,o] - dim_m[o]) ** 2)
 """,
+    "of widths in a constructor": """\
+modalities: ">=2"
+axes: {i: "dim[m]", o: dim_m}
+hyperparameters: {dim_m: {default: 2}}
+params:
+  maps: {module: Linear, per: m, weight: "W[m,o,i]"}
+math: |
+  out[o] = sum[m](sum[i](W[m,o,i] * h[m,i])) * dim_m
+""",
     "along two axes": """\
 modalities: ">=2"
 axes: {i: dim, u: modalities}

@@ -330,7 +330,8 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
     if mode.one_width is not None:
         return {}
     by_number = {f"dim[{m}]": f"{widths}[{m}]" for m in range(mode.spec.modalities.minimum)}
-    by_axis = {f"dim[{axis}]": f"dim_{axis}" for axis in mode.program.modality_axes}
+    emitter = Emitter(mode.program.extents, {}, taken={h.name.value for h in mode.spec.hyperparameters})
+    by_axis = {f"dim[{axis}]": emitter.unique(f"dim_{axis}") for axis in sorted(mode.program.modality_axes)}
     return {"sum(dim)": f"sum({widths})", "max(dim)": f"max({widths})", WIDTHS: widths, **by_number, **by_axis}
 
 
