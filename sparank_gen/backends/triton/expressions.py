@@ -20,7 +20,7 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 
 LINEAR = frozenset({"add", "sub", "mul", "neg"})
-# Powers beyond are by logarithms: the rounding of products grows with the exponent, and that with the result alone.
+# Powers beyond are by logarithms: the rounding of squares grows with the exponent, that of a logarithm with the result's.
 LARGEST_POWER = 64
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
