@@ -21,8 +21,8 @@ from sparank_gen.lang.widths import owners
 def fix_modalities(program: Program, count: int, parameters: frozenset[str]) -> Program:
     """``program`` for exactly ``count`` modalities, with what that makes possible.
 
-    A softmax over two is a sigmoid of the difference and one of its negative, and a reduction over pieces that are known one by one is
-    written out, so that mixtures of two appear. What is read at all positions one by one is computed so, and what is
+    A softmax over two is a sigmoid of the difference and one of its negative, and a reduction over pieces that are known one by
+    one is written out, so that mixtures of two appear. What is read at all positions one by one is computed so, and what is
     needed as a whole anyway is not computed again at one position.
 
     Args:
