@@ -139,7 +139,7 @@ def test_results_that_are_called_like_what_tests_call(names: tuple[str, str]) ->
     suite, made = suites.test_file(mode), compiled(mode)[0](4, 3)
     checked: list[tuple[torch.Size, torch.Tensor]] = []
     scope = {"layer": made, "h": [torch.randn(2, 4) for _ in range(3)], "torch": torch}
-    scope |= {name: lambda one, other: checked.append((one.shape, torch.as_tensor(other))) for name in suite.assertions}
-    lines = [*suite.bindings, *(line for each in suite.properties for line in each.lines)]
+    scope |= {name: lambda one, other, claim: checked.append((one.shape, torch.as_tensor(other))) for name in suite.assertions}
+    lines = [*suite.bindings, *(line for each in suite.properties for line in each)]
     exec("\n".join(lines), scope)  # noqa: S102
     assert [tuple(shape) for shape, _ in checked] == [(2, 4), (3, 2, 3), (2, 3)]

@@ -102,8 +102,8 @@ _SOME = ir.reduce("max", is_present("m"), ["m"])
 _AMONG = ir.apply("ge", is_present("m"), _SOME)
 _COUNT = ir.reduce("sum", _AMONG, ["m"])
 MASKS = (
-    Definition("some", (), _SOME, "some = max[m](present[m])"),
-    Definition("among", ("m",), _AMONG, "among[m] = present[m] >= some"),
+    Definition("any_present", (), _SOME, "any_present = max[m](present[m])"),
+    Definition("takes_part", ("m",), _AMONG, "takes_part[m] = present[m] >= any_present, so all do in a sample that has none"),
     Definition("count", (), _COUNT, "count = sum[m](among[m])"),
 )
 

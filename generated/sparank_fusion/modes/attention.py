@@ -168,10 +168,10 @@ class AttentionFusion(FusionModule):
         scale = self.norm.weight
         shift = self.norm.bias
         tokens = torch.stack(h)  # (M, B, dim)
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
         # projected: (M, B, 3, attn_heads, dim // attn_heads)
         projected = F.linear(tokens, W, c).unflatten(-1, (3, self.attn_heads, self.dim // self.attn_heads))
         # query[t,a,k] = sum[j](W[0,a,k,j] * h[t,j]) + c[0,a,k]
@@ -183,7 +183,7 @@ class AttentionFusion(FusionModule):
         logit = dot(query.unsqueeze(1), key, -1) / math.sqrt(self.dim // self.attn_heads)
         # prob[t,u,a] = softmax[u](logit[t,u,a])
         # prob: (M, M, B, attn_heads)
-        prob = torch.where(among.unsqueeze(-1), logit, -math.inf).softmax(1)
+        prob = torch.where(takes_part.unsqueeze(-1), logit, -math.inf).softmax(1)
         # context[t,a,k] = sum[u](prob[t,u,a] * value[u,a,k])
         context = dot(prob.unsqueeze(-1), value, 1)  # (M, B, attn_heads, dim // attn_heads)
         # mixed[t,i] = sum[a,k](U[i,a,k] * context[t,a,k]) + d[i]
@@ -192,7 +192,7 @@ class AttentionFusion(FusionModule):
         # token: (M, B, dim)
         token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
         # count = sum[m](among[m])
-        count = among.sum(0)  # (B,)
+        count = takes_part.sum(0)  # (B,)
         # out[i] = mean[t](token[t,i])
         # out: (B, dim)
         out = torch.where(present.unsqueeze(-1), token, 0).sum(0) / count.unsqueeze(-1)

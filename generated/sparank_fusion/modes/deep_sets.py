@@ -116,8 +116,8 @@ class DeepSetsFusion(FusionModule):
         module = cast(nn.Linear, self.rho[1])
         E = module.weight
         e = module.bias
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
         # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
         inner = [F.relu(F.linear(h_m, A, a)) for h_m in h]  # M × (B, hidden)
         # phi[m,l] = relu(sum[k](C[l,k] * inner[m,k]) + c[l])
@@ -130,7 +130,7 @@ class DeepSetsFusion(FusionModule):
         # outer[r] = relu(sum[l](D[r,l] * pooled[l]) + d[r])
         outer = F.relu(F.linear(pooled, D, d))  # (B, hidden)
         # out[i] = sum[r](E[i,r] * outer[r]) + e[i]
-        out = torch.where(some.unsqueeze(-1), F.linear(outer, E, e), 0)  # (B, dim)
+        out = torch.where(any_present.unsqueeze(-1), F.linear(outer, E, e), 0)  # (B, dim)
         return (out,)
 
     def _fuse_triton(

@@ -108,16 +108,16 @@ class GateFusion(FusionModule):
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
         logit = [F.linear(h_m, W_m, c_m) for h_m, W_m, c_m in zip(h, W, c)]  # M × (B, dim)
         # softmax: (M, B, dim)
-        softmax = torch.where(among.unsqueeze(-1), torch.stack(logit), -math.inf).softmax(0)
+        softmax = torch.where(takes_part.unsqueeze(-1), torch.stack(logit), -math.inf).softmax(0)
         # g[m,i] = softmax[m](logit[m,i])
-        g = torch.where(some.unsqueeze(-1), softmax, 0)  # (M, B, dim)
+        g = torch.where(any_present.unsqueeze(-1), softmax, 0)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = sum_of_products(g, h, in_place=in_place)  # (B, dim)
         if not return_extras:

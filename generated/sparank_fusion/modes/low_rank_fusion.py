@@ -92,10 +92,10 @@ class LowRankFusion(FusionModule):
         modules = cast("Iterable[nn.Linear]", self.factors)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
         # x[m,r,o] = sum[i](W[m,r,o,i] * h[m,i]) + c[m,r,o]
         # x: M × (B, terms, dim[0])
         x = [
@@ -103,9 +103,9 @@ class LowRankFusion(FusionModule):
             for h_m, W_m, c_m in zip(h, W, c)
         ]
         # total: (B, dim[0])
-        total = torch.where(among[:, :, None, None], torch.stack(x), 1).prod(0).sum(1)
+        total = torch.where(takes_part[:, :, None, None], torch.stack(x), 1).prod(0).sum(1)
         # out[o] = sum[r](prod[m](x[m,r,o]))
-        out = torch.where(some.unsqueeze(-1), total, 0)  # (B, dim[0])
+        out = torch.where(any_present.unsqueeze(-1), total, 0)  # (B, dim[0])
         return (out,)
 
     def _fuse_triton(

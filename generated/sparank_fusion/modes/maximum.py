@@ -64,13 +64,13 @@ class MaximumFusion(FusionModule):
     ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         tokens = torch.stack(h)  # (M, B, dim)
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
+        peak = torch.where(takes_part.unsqueeze(-1), tokens, -math.inf).amax(0)  # (B, dim)
         # out[i] = max[m](h[m,i])
-        # out: (B, dim)
-        out = torch.where(some.unsqueeze(-1), torch.where(among.unsqueeze(-1), tokens, -math.inf).amax(0), 0)
+        out = torch.where(any_present.unsqueeze(-1), peak, 0)  # (B, dim)
         return (out,)
 
     def _fuse_triton(

@@ -59,12 +59,12 @@ class MeanFusion(FusionModule):
         self, h: Tensors, present: Tensor, return_extras: bool, in_place: bool = False
     ) -> tuple[Tensor, ...]:
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
         # count = sum[m](among[m])
-        count = among.sum(0)  # (B,)
+        count = takes_part.sum(0)  # (B,)
         # out[i] = mean[m](h[m,i])
         out = sum_all(h) / count.unsqueeze(-1)  # (B, dim)
         return (out,)

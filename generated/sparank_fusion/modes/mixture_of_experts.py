@@ -99,12 +99,12 @@ class MixtureOfExpertsFusion(FusionModule):
         r = self.router.bias
         W = self.expert.weight
         c = self.expert.bias
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
         joined = torch.cat(h, -1)  # (B, sum(dim))
         # p[e] = softmax[e](sum[m,j](R[e,m,j] * h[m,j]) + r[e])
         # p: (B, experts)
-        p = torch.where(some.unsqueeze(-1), F.linear(joined, R, r).softmax(-1), 0)
+        p = torch.where(any_present.unsqueeze(-1), F.linear(joined, R, r).softmax(-1), 0)
         # expert[e,i] = sum[m,j](W[e,i,m,j] * h[m,j]) + c[e,i]
         # expert: (B, experts, dim[0])
         expert = F.linear(joined, W, c).unflatten(-1, (self.experts, self.dims[0]))

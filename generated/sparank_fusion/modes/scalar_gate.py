@@ -101,15 +101,15 @@ class ScalarGateFusion(FusionModule):
         modules = cast("Iterable[nn.Linear]", self.scores)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
         # score[m] = sum[j](W[m,0,j] * h[m,j]) + c[m,0]
         score = [h_m @ W_m[0] + c_m[0] for h_m, W_m, c_m in zip(h, W, c)]  # M × (B,)
+        softmax = torch.where(takes_part, torch.stack(score), -math.inf).softmax(0)  # (M, B)
         # g[m] = softmax[m](score[m])
-        # g: (M, B)
-        g = torch.where(some, torch.where(among, torch.stack(score), -math.inf).softmax(0), 0)
+        g = torch.where(any_present, softmax, 0)  # (M, B)
         # out[i] = sum[m](g[m] * h[m,i])
         out = sum_all(g_m.unsqueeze(-1) * h_m for g_m, h_m in zip(g, h))  # (B, dim)
         if not return_extras:

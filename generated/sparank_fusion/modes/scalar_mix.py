@@ -94,13 +94,13 @@ class ScalarMixFusion(FusionModule):
         """The same among the modalities that each sample has, of features that are zero where they are absent."""
         s = self.scalars
         gamma = self.gamma
-        # some = max[m](present[m])
-        some = present.amax(0)  # (B,)
-        # among[m] = present[m] >= some
-        among = present >= some  # (M, B)
+        # any_present = max[m](present[m])
+        any_present = present.amax(0)  # (B,)
+        # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
+        takes_part = present >= any_present  # (M, B)
+        softmax = torch.where(takes_part, s.unsqueeze(-1), -math.inf).softmax(0)  # (M, B)
         # w[m] = softmax[m](s[m])
-        # w: (M, B)
-        w = torch.where(some, torch.where(among, s.unsqueeze(-1), -math.inf).softmax(0), 0)
+        w = torch.where(any_present, softmax, 0)  # (M, B)
         # out[i] = gamma * sum[m](w[m] * h[m,i])
         out = gamma * sum_all(w_m.unsqueeze(-1) * h_m for w_m, h_m in zip(w, h))  # (B, dim)
         if not return_extras:

@@ -25,6 +25,7 @@ from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import owner_among, read_at
 from sparank_gen.plan.recorded import ARITHMETIC
+from sparank_gen.plan.stages import with_leaves
 
 # What is computed again where it is read, as is arithmetic on what is kept.
 VIEWS = frozenset({"rename", "select", "stack", "slice", "concat"})
@@ -170,7 +171,8 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
 
     cotangent = program.outputs[0] + ADJOINT
     leaves = {node: ir.leaf(_name(value), (BATCH, *_axes(node, program))) for node, value in kept.items()}
-    adjoints = _reading(_with_formulas(derived, kept), leaves)
+    shown = _with_formulas(derived, kept)
+    adjoints = shown.mapped(with_leaves((definition.node for definition in shown.definitions), leaves))
     named = Emitter(
         program.extents,
         emitter.symbols,
@@ -244,14 +246,6 @@ def _type(is_list: bool) -> str:
 def _name(value: Value) -> str:
     """The variable that holds a value."""
     return value.sequence if isinstance(value, Listed) else value.code
-
-
-def _reading(program: Program, leaves: Mapping[Node, Node]) -> Program:
-    """``program`` with tensors from outside in place of what they hold."""
-    done: dict[Node, Node] = {}
-    for node in ir.reachable(definition.node for definition in program.definitions):
-        done[node] = leaves[node] if node in leaves else ir.rebuild(node, [done[arg] for arg in node.args])
-    return program.mapped(done)
 
 
 def parameter_gradients(lowering: Lowering, mode: Mode, adjoints: Mapping[str, Node]) -> dict[str, str]:
