@@ -47,10 +47,9 @@ def is_recorded(tensor: Tensor) -> bool:
     """Whether torch records the operations on ``tensor`` as they run, in its own float32 or float64."""
     return (
         torch.is_grad_enabled()
+        and not _is_traced()
         and tensor.is_floating_point()
         and is_full_precision(tensor)
-        and not _is_traced()
-        and not is_transformed()
     )
 
 

@@ -48,6 +48,10 @@ class _Derived(torch.autograd.Function):
     ) -> Any:
         output, *kept = values(*_grouped(tensors, sizes), in_place=True)
         ctx.functions, ctx.sizes = (values, gradients), sizes
+        # The output is its caller's, who may write over it: it is kept apart from what nobody may.
+        ctx.is_output = [x is output for x in kept]
+        ctx.output, ctx.version = output.detach() if any(ctx.is_output) else None, output._version
+        kept = [x for x in kept if x is not output]
         ctx.kept_sizes = [None if isinstance(x, Tensor) else len(x) for x in kept]
         ctx.save_for_backward(*tensors, *_flat(kept))
         return output
@@ -56,13 +60,15 @@ class _Derived(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         (cotangent,), (values, gradients) = cotangents, ctx.functions
         saved = _grouped(ctx.saved_tensors, [*ctx.sizes, *ctx.kept_sizes])
-        operands, kept = saved[: len(ctx.sizes)], saved[len(ctx.sizes) :]
+        operands, others = saved[: len(ctx.sizes)], iter(saved[len(ctx.sizes) :])
+        kept = [ctx.output if is_output else next(others) for is_output in ctx.is_output]
+        is_written = ctx.output is not None and ctx.output._version != ctx.version
         of_features = ctx.needs_input_grad[3]
         under_autocast = runs_under_autocast(cotangent)
         with torch.autocast(cotangent.device.type, enabled=False) if under_autocast else nullcontext():
-            if torch.is_grad_enabled():
-                # Gradients of gradients go through what was kept: it is computed once more, and recorded.
-                _, *kept = values(*operands, in_place=False)
+            if torch.is_grad_enabled() or is_written:
+                # What was kept is computed once more: gradients of gradients go through it, and then it is recorded.
+                _, *kept = values(*operands, in_place=not torch.is_grad_enabled())
             try:
                 found = gradients(cotangent, of_features, *operands, *kept)
             except RuntimeError:

@@ -293,6 +293,7 @@ class FusionModule(nn.Module):
             and first.is_cpu
             and is_recorded(first)
             and batch >= LEAST_RECORDED
+            and not is_transformed()
         ):
             rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None
             return self._fuse_recorded, rows, True

@@ -36,8 +36,7 @@ def statements_pay(forward: Program, adjoints: Program, kept: Collection[Node], 
         usual: the sizes of a usual layer.
     """
     roots = [adjoints[name].node for name in adjoints.outputs]
-    output = forward[forward.outputs[0]].node
-    own = dict.fromkeys(ir.reachable([output]))
+    own = dict.fromkeys(ir.reachable([forward[forward.outputs[0]].node]))
     added = [node for node in ir.reachable(roots) if node not in own]
     uses = Counter(arg for node in (*own, *added) for arg in node.args)
     uses.update(kept)
@@ -47,8 +46,6 @@ def statements_pay(forward: Program, adjoints: Program, kept: Collection[Node], 
     statements = [node for node in own if not _writes_over(node, uses, forward)]
     statements += [node for node in added if not _is_in_place(node, uses)]
     parts = _parts_of_sums((*own, *added), uses)
-    # The output is not kept.
-    statements += [output] if any(output in node.args for node in added) else []
     made = sum(sizes[node] for node in statements if node not in parts and not _is_view(node))
     return _recorded(own, sizes, forward) >= LEAST_LESS * made
 

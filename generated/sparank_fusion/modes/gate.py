@@ -139,14 +139,12 @@ class GateFusion(FusionModule):
         g = torch.softmax(logit, 0, out=logit if in_place else None)  # (M, B, dim)
         # out[i] = sum[m](g[m,i] * h[m,i])
         out = sum_of_products(g, h, in_place=in_place)  # (B, dim)
-        return out, g
+        return out, g, out
 
     def _gradients(
-        self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensors, c: Tensors, g: Tensor
+        self, out_bar: Tensor, of_features: bool, h: Tensors, W: Tensors, c: Tensors, g: Tensor, out: Tensor
     ) -> tuple[Any, ...]:
         """The gradients of features, if asked for, and parameters from that of the output."""
-        # out[i] = sum[m](g[m,i] * h[m,i])
-        out = sum_of_products(g, h)  # (B, dim)
         # logit_bar[m,i] = g[m,i] * out_bar[i] * (h[m,i] - out[i])
         # logit_bar: M × (B, dim)
         logit_bar = [(h_m - out).mul_(out_bar).mul_(g_m) for g_m, h_m in zip(g, h)]

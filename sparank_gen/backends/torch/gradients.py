@@ -45,7 +45,7 @@ class Derivation:
     Attributes:
         program: the forward pass.
         adjoints: its adjoints, in terms of it.
-        kept: what of it they read, and do not compute again from the rest. The output is not kept: a caller may write over it.
+        kept: what of it they read, and do not compute again from the rest.
     """
 
     program: Program
@@ -99,7 +99,7 @@ def derivation(mode: Mode, program: Program, count: int | None) -> Derivation:
         rules = (merge_views(program.extents), push_select(program, parameters), *IDENTITIES)
         adjoints = rewrite(_taken_apart(mode, adjoints, count), rules)
     output = program[program.outputs[0]].node
-    may_keep = set(ir.reachable([output])) - set(_returned(output))
+    may_keep = set(ir.reachable([output])) - set(_seen(output))
     return Derivation(program, adjoints, tuple(_kept([adjoints[name].node for name in adjoints.outputs], may_keep)))
 
 
@@ -122,9 +122,8 @@ def _taken_apart(mode: Mode, adjoints: Program, count: int) -> Program:
     return replace(adjoints, definitions=tuple(definitions), outputs=tuple(outputs))
 
 
-def _returned(output: Node) -> Iterator[Node]:
-    """The nodes whose values lie in the output's memory."""
-    yield output
+def _seen(output: Node) -> Iterator[Node]:
+    """What the output is a view of: it lies in memory that a caller may write over."""
     while output.op in SHARING:
         (output,) = output.args
         yield output
@@ -176,7 +175,7 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
     named = Emitter(
         program.extents,
         emitter.symbols,
-        taken={*RESERVED, *emitter.taken, cotangent} - {FEATURES + ADJOINT, program.outputs[0]},
+        taken={*RESERVED, *emitter.taken, cotangent} - {FEATURES + ADJOINT},
         elements=dict(emitter.elements),
     )
     lowering = Lowering(adjoints, mode.modules, named, None, temporaries=True)
@@ -207,15 +206,12 @@ def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -
 
 
 def _with_formulas(derived: Derivation, kept: Mapping[Node, Value]) -> Program:
-    """The adjoints with their formulas, in terms of what the forward pass keeps.
-
-    Gradients through operators have names too, and the output, which they may read and which is not kept.
-    """
+    """The adjoints with their formulas, in terms of what the forward pass keeps; gradients through operators have names too."""
     adjoints, program = derived.adjoints, derived.program
     named = {definition.node for definition in adjoints.definitions}
     through = [node for node in ir.reachable(d.node for d in adjoints.definitions) if node.op in THROUGH and node not in named]
     own = [Definition(OPERAND + (f"_{k}" if k > 1 else ""), _axes(node, program), node) for k, node in enumerate(through, 1)]
-    definitions = (program[program.outputs[0]], *own, *adjoints.definitions)
+    definitions = (*own, *adjoints.definitions)
     names = {node: Definition(_name(value), _axes(node, program), node) for node, value in kept.items()}
     # What is the same along an index has none there, as its tensor has no such dimension.
     dense = [replace(d, axes=tuple(axis for axis in d.axes if axis in d.node.axes)) for d in (*definitions, *program.definitions)]
