@@ -20,7 +20,7 @@ HOST_NAMES = frozenset(
     dims starts widths Any Tensor acc launch precision multiplied_in product_dtype result_dtype row_tiles column_tiles walking_tiles schedule shaped unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position
     lanes tile tiled batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
-    results cotangents kept keep keeps separate held operator fake once_differentiable
+    results cotangents kept keep keeps separate held operator fake differentiated_once
     SCHEDULES Sequence _Fuse _constants _gradients _keeps _outputs _results any arguments bars bool count dict dtype
     next_power_of_2 staticmethod str tl x
     """.split()
