@@ -156,8 +156,8 @@ def test_shared_parts_have_a_letter_of_their_own() -> None:
 
 
 def test_a_name_that_ends_like_an_adjoint_is_none() -> None:
-    _, text = page_of("h_bar[i] = mean[m](h[m,i])\nout[i] = h_bar[i] * tanh(h_bar[i])")
-    assert r"\mathrm{h\_bar}_{i} = " in text and r"\overline{\mathrm{h\_bar}}_{i} = " in text
+    _, text = page_of("y_bar[i] = mean[m](h[m,i])\nout[i] = y_bar[i] * tanh(y_bar[i])")
+    assert r"\mathrm{y\_bar}_{i} = " in text and r"\overline{\mathrm{y\_bar}}_{i} = " in text
 
 
 def test_numbers_are_short() -> None:

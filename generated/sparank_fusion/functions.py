@@ -54,12 +54,12 @@ def is_recorded(tensor: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether tensors may be more than they seem: inside ``torch.func``, forward-mode differentiation, or a mode that sees every
-    operation, such as ``make_fx``. What torch does not run operation by operation would be left out there."""
+    """Whether tensors may be more than they seem: inside ``torch.func``, forward-mode differentiation, or ``make_fx``. What torch
+    does not run operation by operation would be left out there."""
     return not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
     )
 
 
