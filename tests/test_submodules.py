@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune, spectral_norm
+from torch.utils.hooks import RemovableHandle
 
 from published import Cell, assert_same_gradients, gradients, twins
 from sparank_fusion import FusionLayer
@@ -143,6 +146,35 @@ def test_what_cannot_be_called_is_an_error() -> None:
     prune.random_unstructured(layer.attn, "in_proj_weight", 0.5)  # type: ignore[arg-type, no-untyped-call]
     with pytest.raises(RuntimeError, match="'attn' .MultiheadAttention. is not called: .* torch.nn.utils.parametrize"):
         layer(features)
+
+
+@each_linear
+def test_submodules_without_the_parameters_are_an_error(mode: str, modalities: int, path: str) -> None:
+    """As those of other arithmetic, which hold no weight as a tensor."""
+    layer, features = layer_and_features(mode, modalities)
+    parent, _, name = path.rpartition(".")
+    layer.get_submodule(parent)._modules[name] = nn.Identity()
+    with pytest.raises(AttributeError, match="'Identity' object has no attribute 'weight'"):
+        layer(features)
+    layer.get_submodule(parent)._modules[name] = type("Other", (nn.Module,), {"forward": lambda self, x: x})()
+    with pytest.raises(RuntimeError, match=f"expected submodules with the formula's parameters in place of '{path}' .Other.: "):
+        layer(features)
+
+
+@each_linear
+def test_copies_know_nothing_of_hooks(mode: str, modalities: int, path: str) -> None:
+    """Hooks are counted, in each process for itself."""
+    layer, features = layer_and_features(mode, modalities)
+    layer(features)
+    layer.get_submodule(path).register_forward_pre_hook(twice)
+    layer._hooks_known = RemovableHandle.next_id  # type: ignore[assignment]
+    stale = layer(features)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert not torch.equal(copied(features), stale)
+
+
+def twice(module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    return (2 * given[0],)
 
 
 def test_hooks_that_only_look_are_warned_of() -> None:

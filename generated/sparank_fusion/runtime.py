@@ -111,6 +111,11 @@ class FusionModule(nn.Module):
             and not self._has_own_gradients
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, or of what another process wrote, nothing is known of its submodules."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._hooks_known = -1
+
     @classmethod
     def _require_modalities(cls, n_modalities: int) -> None:
         least, most = cls.least_modalities, cls.most_modalities

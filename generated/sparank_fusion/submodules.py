@@ -94,7 +94,7 @@ def calling(
     try:
         with _Calls(submodules) as calls:
             results = fuse(*arguments)
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         names = ", ".join(_names(layer, submodules))
         raise RuntimeError(
             f"expected submodules with the formula's parameters in place of {names}: {error}"
