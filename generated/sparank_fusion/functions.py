@@ -180,8 +180,8 @@ def lerp(start: Tensor, end: Tensor, weight: Tensor, out: Tensor | None = None) 
     """``start + weight * (end - start)``; dtypes may differ, as they do under autocast, and are promoted."""
     if start.dtype is end.dtype and start.dtype is weight.dtype:
         return torch.lerp(start, end, weight, out=out)
-    dtype = torch.promote_types(torch.result_type(start, end), torch.result_type(start, weight))
-    return torch.lerp(start.to(dtype), end.to(dtype), weight.to(dtype))
+    difference = end - start
+    return torch.where(weight.abs() < 0.5, start + weight * difference, end - difference * (1 - weight))
 
 
 def place(tensor: Tensor, dim: int, position: int, size: int) -> Tensor:

@@ -58,16 +58,17 @@ def differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:
             gradients = backward(ctx, *cotangents)
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return gradients
-        return tuple(_Last.apply(x.requires_grad_()) if isinstance(x, Tensor) else x for x in gradients)  # type: ignore[no-untyped-call]
+        read = (*ctx.saved_tensors, *cotangents)
+        return tuple(_Last.apply(x, *read) if isinstance(x, Tensor) else x for x in gradients)  # type: ignore[no-untyped-call]
 
     return run
 
 
 class _Last(torch.autograd.Function):
-    """The identity, without a derivative."""
+    """A gradient, which is a function of further tensors, without a derivative."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *read: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
