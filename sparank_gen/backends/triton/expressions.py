@@ -20,7 +20,7 @@ from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 
 LINEAR = frozenset({"add", "sub", "mul", "neg"})
-# Powers beyond are by logarithms: the rounding of squares grows with the exponent, that of a logarithm with the result's.
+# Powers beyond are by logarithms, which takes no more operations however large the exponent is; rounding is much the same.
 LARGEST_POWER = 64
 NEUTRAL = {"sum": 0.0, "max": -np.inf, "min": np.inf, "prod": 1.0}
 
