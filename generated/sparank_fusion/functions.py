@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,13 @@ calls_submodules: ContextVar[bool] = ContextVar("calls_submodules", default=Fals
 # From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and of these
 # where gradients are recorded; there from so many numbers that of factors to stack.
 LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED, LEAST_FACTORS_RECORDED = 256, 64, 4096, 1 << 16
+# Up to so many rows, each of so many numbers, one batched product of stacks takes less time than a product for each modality, from
+# so many of these on, where gradients are recorded.
+MOST_ROWS_AS_ONE, MOST_NUMBERS_AS_ONE, LEAST_AS_ONE = 256, 128, 3
 # From so many products in a row the library's products of small matrices are faster than broadcast ones.
 LEAST_PRODUCTS = 1024
+# From so many numbers in each term, for each of the terms, adding them one by one is faster than a tensor of all.
+LEAST_TERM = 1 << 13
 
 
 def is_full_precision(tensor: Tensor) -> bool:
@@ -34,6 +39,9 @@ def is_full_precision(tensor: Tensor) -> bool:
 
 def runs_under_autocast(tensor: Tensor) -> bool:
     """Whether autocast applies to work on ``tensor``."""
+    if tensor.is_cpu:
+        # The name of a device takes longer than all else that is asked of a tensor.
+        return torch.is_autocast_enabled("cpu")
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
@@ -43,11 +51,12 @@ def may_write_over(tensor: Tensor) -> bool:
     return not (torch.is_grad_enabled() or _is_traced() or runs_under_autocast(tensor))
 
 
-def is_recorded(tensor: Tensor) -> bool:
-    """Whether torch records the operations on ``tensor`` as they run, in its own float32 or float64."""
+def is_recorded(tensor: Tensor, least_rows: int = 0) -> bool:
+    """Whether torch records the operations on ``tensor``, of at least so many rows, as they run, in its own float32 or float64."""
     return (
         torch.is_grad_enabled()
         and not _is_traced()
+        and tensor.shape[0] >= least_rows
         and tensor.is_floating_point()
         and is_full_precision(tensor)
     )
@@ -68,21 +77,40 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
+def few_as_one(tensors: Sequence[Tensor]) -> Any:
+    """Features that are multiplied by a matrix each, as one tensor where gradients of few numbers are recorded: each operation and
+    its gradient take as long as their calls there. Elsewhere they stay as they are."""
+    first = tensors[0]
+    is_few = (
+        len(tensors) >= LEAST_AS_ONE
+        and is_recorded(first)
+        and first.shape[0] <= MOST_ROWS_AS_ONE
+        and first.shape[1] <= MOST_NUMBERS_AS_ONE
+        and not calls_submodules.get()
+        and len({x.shape for x in tensors}) == 1
+    )
+    return _as_one(tensors) if is_few else tensors
+
+
 def stacked_linear(
-    inputs: Iterable[Tensor],
-    weights: Iterable[Tensor],
-    biases: Iterable[Tensor] | None = None,
-    in_place: bool = False,
+    inputs: Operand, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None, in_place: bool = False
 ) -> Tensor:
     """``F.linear`` of each input with its own weight and bias, stacked along a new first dimension.
 
     ``in_place``, each result is written where it is to lie.
     """
-    maps = list(zip(inputs, weights, itertools.repeat(None) if biases is None else biases))
+    offsets: Sequence[Tensor | None] = [None] * len(weights) if biases is None else biases
+    if isinstance(inputs, Tensor):
+        transposed = _as_one(weights).transpose(1, 2)
+        if biases is None:
+            return torch.bmm(inputs, transposed)
+        if all(bias is not None for bias in offsets):
+            return torch.baddbmm(_as_one(biases).unsqueeze(1), inputs, transposed)
+    maps = list(zip(inputs, weights, offsets))
     first, first_weight, _ = maps[0]
     if not in_place or len(first) < LEAST_STACKED:
         return torch.stack([F.linear(x, weight, bias) for x, weight, bias in maps])
-    stacked = first.new_empty(len(maps), first.shape[0], first_weight.shape[0])
+    stacked: Tensor = first.new_empty(len(maps), first.shape[0], first_weight.shape[0])
     for out, (x, weight, bias) in zip(stacked, maps):
         if bias is None:
             torch.mm(x, weight.t(), out=out)
@@ -137,7 +165,7 @@ def multiply_all(tensors: Iterable[Tensor]) -> Tensor:
 def sum_of_products(left: Operand, right: Operand, in_place: bool = False) -> Tensor:
     """The sum over modalities of products; a tensor is read along its first dimension."""
     first = left if isinstance(left, Tensor) else left[0]
-    if not in_place and is_recorded(first) and first.numel() < LEAST_FACTORS_RECORDED:
+    if not in_place and (_are_tensors(left, right) or _are_few_recorded(first)):
         # On few numbers each operation and its gradient take as long as their calls: fewer are faster.
         return (_as_one(left) * _as_one(right)).sum(0)
     pairs = iter(zip(left, right))
@@ -152,14 +180,35 @@ def sum_of_products(left: Operand, right: Operand, in_place: bool = False) -> Te
     return total
 
 
+def _are_tensors(left: Operand, right: Operand) -> bool:
+    return isinstance(left, Tensor) and isinstance(right, Tensor)
+
+
+def _are_few_recorded(factor: Tensor) -> bool:
+    return torch.is_grad_enabled() and not _is_traced() and factor.numel() < LEAST_FACTORS_RECORDED
+
+
 def _as_one(tensors: Operand) -> Tensor:
     return tensors if isinstance(tensors, Tensor) else torch.stack(list(tensors))
 
 
 def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """The sum of broadcast products over ``dim``; products of half precision are kept in float32 until it is done."""
+    """The sum of broadcast products over ``dim``; products of half precision are kept in float32 until it is done.
+
+    Large terms along a leading dimension are added one by one where no gradients are recorded: they have no tensor of all.
+    """
     if left.dtype.itemsize < 4 and right.dtype is left.dtype:
-        return (left.float() * right.float()).sum(dim).to(left.dtype)
+        return dot(left.float(), right.float(), dim).to(left.dtype)
+    if isinstance(dim, int) and dim >= 0 and not (torch.is_grad_enabled() or _is_traced()):
+        from_end = dim - max(left.ndim, right.ndim)
+        count = right.shape[from_end] if right.ndim >= -from_end else 1
+        is_along_both = left.ndim >= -from_end and left.shape[from_end] == count
+        if is_along_both and max(left.numel(), right.numel()) >= LEAST_TERM * count**2:
+            (a, b), *pairs = zip(left.unbind(from_end), right.unbind(from_end))
+            total: Tensor = a * b
+            for a, b in pairs:
+                total.addcmul_(a, b)
+            return total
     return (left * right).sum(dim)
 
 

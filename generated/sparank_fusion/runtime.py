@@ -296,8 +296,7 @@ class FusionModule(nn.Module):
             self._has_own_gradients
             and not return_extras
             and first.is_cpu
-            and is_recorded(first)
-            and batch >= LEAST_RECORDED
+            and is_recorded(first, LEAST_RECORDED)
             and not is_transformed()
         ):
             rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None

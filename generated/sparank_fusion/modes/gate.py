@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparank_fusion.functions import lerp, stacked_linear, sum_of_products
+from sparank_fusion.functions import few_as_one, lerp, stacked_linear, sum_of_products
 from sparank_fusion.runtime import FusionModule, Tensors
 
 
@@ -68,6 +68,7 @@ class GateFusion(FusionModule):
         self._block(dim + 4 * dim * n_modalities, alive=dim + dim * n_modalities)
 
     def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
+        h = few_as_one(h)
         modules = cast("Iterable[nn.Linear]", self.gate_projs)
         W = [module.weight for module in modules]
         c = [module.bias for module in modules]

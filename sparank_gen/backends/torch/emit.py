@@ -14,7 +14,9 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
 
 # Of the package, beside those of torch.
-FUNCTIONS = ("dot", "dots_of_pairs", "joined_linear", "lerp", "multiply_all", "others", "place", "stacked_linear", "sum_all", "sum_of_products")
+FUNCTIONS = tuple(
+    "dot dots_of_pairs few_as_one joined_linear lerp multiply_all others place stacked_linear sum_all sum_of_products".split()
+)
 RESERVED = frozenset(FUNCTIONS) | frozenset(
     """
     self torch F math nn Tensor len zip h present return_extras in_place map list tuple float int

@@ -160,6 +160,7 @@ def linear(
     sequences = [x.sequence for x in operands if isinstance(x, Listed)]
     is_of_rows = len(sequences) == len(operands) and operand.axes == (matrix.axis, BATCH, *gemm.inner)
     if stacked and is_of_rows and not lowering.emitter.differs(listed) and len(gemm.outer) == len(gemm.inner) == 1:
+        lowering.multiplied_lists.add(sequences[0])
         return Dense(memory.call(lowering, "stacked_linear", sequences), (matrix.axis, BATCH, *gemm.outer))
     return listed
 

@@ -45,6 +45,7 @@ class Lowering:
 
     Attributes:
         stacks: how often each list that has a variable is stacked.
+        multiplied_lists: the lists whose tensors are multiplied by a matrix each, all in one tensor.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Lowering:
         self.writes = writes
         self.temporaries = temporaries
         self.stacks: Counter[str] = Counter()
+        self.multiplied_lists: set[str] = set()
         self.stacked_lists: dict[str, str] = {}
         self.positions: dict[str, set[tuple[tuple[int, int], ...]]] = {}
         self.unbound: dict[str, list[str]] = {}

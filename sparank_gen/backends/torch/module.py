@@ -277,11 +277,12 @@ def lower_function(mode: Mode, program: Program, name: str, summary: str, argume
     lines = lowering.emitter.lines
     code = "\n".join([*lines, *codes])
     as_one = [name for name in lowering.variables.values() if f"torch.stack({name})" in code]
+    features = ["h = few_as_one(h)"] if "h" in lowering.multiplied_lists else []
     return Function(
         name=name,
         arguments=arguments,
         summary=summary,
-        bindings=tuple(bindings(mode.modules, lowering.variables, as_one)),
+        bindings=(*features, *bindings(mode.modules, lowering.variables, as_one)),
         body=tuple(lines[:end]),
         out=codes[0],
         extras_body=tuple(lines[end:]),
