@@ -10,7 +10,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparank_fusion.functions import lerp
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.node import constant, leaf, make
 from sparank_gen.ir.simplify import fold_choice
@@ -551,11 +550,3 @@ def test_the_smaller_of_two_weights_is_as_exact_as_the_larger() -> None:
         torch.testing.assert_close(smaller, torch.tensor(-20.0).sigmoid())
         torch.testing.assert_close(out, torch.full((1, 4), 25.0))
         assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum() + smaller.log(), features))
-
-
-def test_a_mixture_of_two_dtypes_ends_where_its_weight_says() -> None:
-    """As under autocast, where a weight may be of half precision."""
-    start, end = torch.tensor([1e10, 1.0, 4.0]), torch.tensor([1.0, 1e10, 8.0])
-    found = lerp(start, end, torch.tensor([1.0, 0.0, 0.25], dtype=torch.bfloat16))
-    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 5.0]), rtol=0, atol=0)
-    assert lerp(start, end, torch.tensor(0.5, dtype=torch.float64)).dtype is torch.float32

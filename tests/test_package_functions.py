@@ -1,0 +1,61 @@
+"""The functions that generated modes compute with, by themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparank_fusion import functions
+from sparank_fusion.functions import dot, few_as_one, lerp, stacked_linear, sum_of_products
+
+ALONG_BOTH = [((3, 3, 7, 2, 1), (3, 7, 2, 5), 1), ((3, 7, 1), (3, 7, 5), 0), ((7, 4, 1), (7, 4, 5), 1)]
+ALONG_ONE = [((7, 5), (3, 7, 5), 0), ((3, 7, 5), (7, 1), 0), ((3, 1, 7), (2, 7), 1)]
+
+
+@pytest.mark.parametrize("left, right, dim", ALONG_BOTH + ALONG_ONE)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_large_terms_that_are_added_one_by_one_are_their_sum(
+    left: tuple[int, ...], right: tuple[int, ...], dim: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(left, dtype=dtype), torch.randn(right, dtype=dtype)
+    wanted = (a.double() * b.double()).sum(dim).to(dtype)
+    for least in (1, functions.LEAST_TERM):
+        monkeypatch.setattr(functions, "LEAST_TERM", least)
+        with torch.no_grad():
+            torch.testing.assert_close(dot(a, b, dim), wanted)
+        a.requires_grad_()
+        torch.testing.assert_close(dot(a, b, dim), wanted)
+        a.requires_grad_(False)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_few_numbers_in_one_tensor_have_the_values_and_gradients_of_many(has_bias: bool) -> None:
+    torch.manual_seed(0)
+    features, weights, biases = (
+        [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for _ in range(3)] for shape in ((5, 4), (6, 4), (6,))
+    )
+    factors = [torch.randn(5, 6, dtype=torch.float64) for _ in range(3)]
+    tensors = [*features, *weights, *(biases if has_bias else [])]
+    found = []
+    for inputs in (features, few_as_one(features)):
+        maps = stacked_linear(inputs, weights, biases if has_bias else None)
+        out = sum_of_products(maps, factors)
+        found.append([out, *torch.autograd.grad((out**2).sum(), tensors)])
+    assert isinstance(few_as_one(features), torch.Tensor)
+    torch.testing.assert_close(*found)
+
+
+def test_features_of_several_widths_stay_apart() -> None:
+    features = [torch.randn(5, width, requires_grad=True) for width in (3, 4, 4)]
+    assert few_as_one(features) is features
+    with torch.no_grad():
+        assert few_as_one(features[1:] * 2) == features[1:] * 2
+
+
+def test_a_mixture_of_two_dtypes_ends_where_its_weight_says() -> None:
+    """As under autocast, where a weight may be of half precision."""
+    start, end = torch.tensor([1e10, 1.0, 4.0]), torch.tensor([1.0, 1e10, 8.0])
+    found = lerp(start, end, torch.tensor([1.0, 0.0, 0.25], dtype=torch.bfloat16))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 5.0]), rtol=0, atol=0)
+    assert lerp(start, end, torch.tensor(0.5, dtype=torch.float64)).dtype is torch.float32
