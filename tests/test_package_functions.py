@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from sparank_fusion import functions
 from sparank_fusion.functions import dot, few_as_one, lerp, stacked_linear, sum_of_products
@@ -44,6 +47,23 @@ def test_few_numbers_in_one_tensor_have_the_values_and_gradients_of_many(has_bia
         found.append([out, *torch.autograd.grad((out**2).sum(), tensors)])
     assert isinstance(few_as_one(features), torch.Tensor)
     torch.testing.assert_close(*found)
+
+
+class Quantised(nn.Parameter):
+    """A weight that has maps, and no stacks."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.stack:
+            raise NotImplementedError
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_weights_of_other_classes_map_each_of_few() -> None:
+    features = [torch.randn(5, 4, requires_grad=True) for _ in range(3)]
+    weights = [torch.randn(6, 4) for _ in range(3)]
+    found = stacked_linear(few_as_one(features), [Quantised(weight) for weight in weights])
+    torch.testing.assert_close(found, stacked_linear(features, weights))
 
 
 def test_features_of_several_widths_stay_apart() -> None:

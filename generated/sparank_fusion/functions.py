@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # A tensor, or one for each modality.
 Operand = Tensor | Sequence[Tensor]
+PLAIN = (nn.Parameter, Tensor)
 
 # Whether submodules are called in place of their maps, which no statement may take apart then.
 calls_submodules: ContextVar[bool] = ContextVar("calls_submodules", default=False)
@@ -100,7 +101,8 @@ def stacked_linear(
     ``in_place``, each result is written where it is to lie.
     """
     offsets: Sequence[Tensor | None] = [None] * len(weights) if biases is None else biases
-    if isinstance(inputs, Tensor):
+    # A class of weights of its own, such as quantised ones, may have no stacks; a module may have no bias.
+    if isinstance(inputs, Tensor) and all(type(weight) in PLAIN for weight in weights):
         transposed = _as_one(weights).transpose(1, 2)
         if biases is None:
             return torch.bmm(inputs, transposed)
