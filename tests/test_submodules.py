@@ -60,6 +60,13 @@ def hook_before(layer: nn.Module, path: str) -> None:
     layer.get_submodule(path).register_forward_pre_hook(lambda module, given: (given[0] + 1,))
 
 
+def give_forward(layer: nn.Module, path: str) -> None:
+    """As offloading gives modules one."""
+    module = layer.get_submodule(path)
+    forward = module.forward
+    module.forward = lambda x: 2 * forward(x)
+
+
 def cut(layer: nn.Module, path: str) -> None:
     torch.manual_seed(1)
     prune.random_unstructured(layer.get_submodule(path), "weight", 0.5)  # type: ignore[no-untyped-call]
@@ -89,14 +96,14 @@ def same(mode: str, modalities: int, path: str, batch: int, change: Change) -> N
 
 
 @each_batch
-@pytest.mark.parametrize("change", [adapt, hook, hook_before, cut, normalise])
+@pytest.mark.parametrize("change", [adapt, hook, hook_before, give_forward, cut, normalise])
 @each_linear
 def test_linear_maps(mode: str, modalities: int, path: str, batch: int, change: Change) -> None:
     same(mode, modalities, path, batch, change)
 
 
 @each_batch
-@pytest.mark.parametrize("change", [hook, hook_before, cut])
+@pytest.mark.parametrize("change", [hook, hook_before, give_forward, cut])
 def test_layer_normalisation(change: Change, batch: int) -> None:
     same("attention", 2, "norm", batch, change)
 
@@ -122,7 +129,7 @@ def test_hooks_see_what_passes(mode: str, modalities: int, path: str) -> None:
 
 @each_linear
 def test_compiled_layers_call_them_too(mode: str, modalities: int, path: str) -> None:
-    for change in (adapt, hook):
+    for change in (adapt, hook, give_forward):
         torch._dynamo.reset()
         layer, features = layer_and_features(mode, modalities)
         change(layer, path)

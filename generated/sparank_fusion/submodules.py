@@ -46,11 +46,11 @@ def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
 def _are_plain(layer: nn.Module) -> bool:
     """Whether all classes of submodules are known to be."""
     for module in layer._modules.values():
-        if type(module) not in _plain:
+        if type(module) not in _plain or "forward" in module.__dict__:
             return False
         if isinstance(module, CONTAINERS):
             for child in module._modules.values():
-                if type(child) not in _plain:
+                if type(child) not in _plain or "forward" in child.__dict__:
                     return False
     return True
 
@@ -67,9 +67,12 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _is_of_torch(module: nn.Module) -> bool:
-    """Whether its class is one of torch, or one that torch made of it for parametrised weights."""
+    """Whether its class is one of torch, or one that torch made of it for parametrised weights, and it computes what that says:
+    an instance may have been given a ``forward`` of its own."""
     defined_in: str = type(module).forward.__module__
-    return defined_in.startswith(("torch.nn.modules.", "torch.nn.utils.parametrize"))
+    return "forward" not in module.__dict__ and defined_in.startswith(
+        ("torch.nn.modules.", "torch.nn.utils.parametrize")
+    )
 
 
 def calling(
