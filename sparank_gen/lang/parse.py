@@ -21,15 +21,18 @@ FOLDED = "YAML makes one line of these lines; write '|' after the key, as in 'ma
 KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\s*(?:\[|=(?!=))")
 SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
+# Joined comparisons are choices within choices, some of them several times.
+MAXIMUM_COMPARISONS = 8
+JOINED = "write it as the condition of a choice: 'where(x > 0 and y > 0, a, b)'"
 # What Python has and this language does not: what to say of it, and what to write instead.
 FOREIGN: dict[type[ast.AST], tuple[str, str]] = {
     ast.BitXor: ("'^' is not an operator here", "write powers with '**'"),
     ast.MatMult: ("'@' is not an operator here", "write a product of matrices as a sum: sum[j](W[i,j] * x[j])"),
     ast.FloorDiv: ("'//' divides extents alone", "write '/'"),
     ast.IfExp: ("a choice is written with 'where'", "write 'where(x > 0, a, b)'"),
-    ast.BoolOp: ("comparisons are not joined here", "put one 'where' inside another"),
-    ast.Not: ("comparisons are not negated here", "write the opposite comparison"),
-    ast.Compare: ("one comparison at a time", "put one 'where' inside another"),
+    ast.BoolOp: ("'and' and 'or' join comparisons here", JOINED),
+    ast.Not: ("'not' negates a comparison here", JOINED),
+    ast.Compare: ("this is more than one comparison", JOINED),
     ast.Attribute: ("nothing has attributes here", "write 'name(x)' or 'name[axis](x)'"),
     ast.List: ("there are no lists here", "give quantities names, or use 'concat'"),
 }
@@ -107,8 +110,7 @@ class _Parser:
 
     def expression(self, node: ast.expr, depth: int) -> Expression:
         span, deeper = self.span(node), depth + 1
-        if depth > MAXIMUM_DEPTH:
-            raise self.fail(node, "this expression is nested too deeply", "name a part of it in a statement of its own")
+        self.require_depth(node, depth)
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
             return self.number(node, node.value)
         if isinstance(node, ast.Name):
@@ -130,6 +132,10 @@ class _Parser:
             return self.call(node, deeper)
         kind = type(node.op) if isinstance(node, (ast.BinOp, ast.UnaryOp)) else type(node)
         raise self.fail(node, *FOREIGN.get(kind, ("this is not part of the language", "see the language page for what may stand here")))
+
+    def require_depth(self, node: ast.expr, depth: int) -> None:
+        if depth > MAXIMUM_DEPTH:
+            raise self.fail(node, "this expression is nested too deeply", "name a part of it in a statement of its own")
 
     def number(self, node: ast.expr, value: float) -> Number:
         try:
@@ -158,8 +164,34 @@ class _Parser:
             if option.arg is None or not isinstance(value, Number):
                 raise self.fail(option.value, "an option takes a number", "write 'eps=1e-5', say")
             keywords.append((option.arg, value.value))
+        if function == "where" and len(node.args) == 3 and not (axes or keywords):
+            condition, *values = node.args
+            if sum(len(part.ops) for part in ast.walk(condition) if isinstance(part, ast.Compare)) > MAXIMUM_COMPARISONS:
+                remedy = "name an inner choice in a statement of its own"
+                raise self.fail(condition, f"a condition joins at most {MAXIMUM_COMPARISONS} comparisons", remedy)
+            chosen, other = (self.expression(value, depth) for value in values)
+            return self.choice(condition, chosen, other, self.span(node), depth)
         arguments = tuple(self.expression(argument, depth) for argument in node.args)
         return Call(function, axes, arguments, tuple(keywords), self.span(node), parts)
+
+    def choice(self, condition: ast.expr, chosen: Expression, other: Expression, span: Span, depth: int) -> Call:
+        """A choice between two by a condition; by one that is made of others, choices within choices."""
+        self.require_depth(condition, depth)
+        if isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
+            return self.choice(condition.operand, other, chosen, span, depth + 1)
+        if isinstance(condition, ast.Compare) and len(condition.ops) > 1:
+            sides = [condition.left, *condition.comparators]
+            pairs = zip(sides, condition.ops, sides[1:], strict=False)
+            parts = [ast.copy_location(ast.Compare(left, [op], [right]), condition) for left, op, right in pairs]
+            condition = ast.copy_location(ast.BoolOp(ast.And(), list[ast.expr](parts)), condition)
+        if not isinstance(condition, ast.BoolOp):
+            return Call("where", (), (self.expression(condition, depth), chosen, other), (), span)
+        found = chosen if isinstance(condition.op, ast.And) else other
+        for part in reversed(condition.values):
+            pair = (found, other) if isinstance(condition.op, ast.And) else (chosen, found)
+            found = self.choice(part, *pair, span, depth + 1)
+        assert isinstance(found, Call)
+        return found
 
     def axes(self, node: ast.expr) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
         """The axes of a call and, after a colon, the parts that one is made of."""

@@ -1,0 +1,73 @@
+"""Conditions that are made of others: choices within choices."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.node import Node
+from sparank_gen.spec.errors import SpecError
+from sparank_gen.spec.load import parse_spec
+from test_random_programs import check_program
+
+HEAD = """\
+version: 1
+mode: plan
+summary: A program.
+modalities: ">=2"
+axes: {i: dim}
+math: |
+  x[i]   = sum[m](h[m,i])
+  y[i]   = h[0,i]
+  out[i] = """
+MEANINGS = [
+    ("where(x[i] > 0 and y[i] > 0, x[i], y[i])", "where(x[i] > 0, where(y[i] > 0, x[i], y[i]), y[i])"),
+    ("where(x[i] > 0 or y[i] > 0, x[i], y[i])", "where(x[i] > 0, x[i], where(y[i] > 0, x[i], y[i]))"),
+    ("where(not x[i] > 0, x[i], y[i])", "where(x[i] > 0, y[i], x[i])"),
+    ("where(0 < x[i] <= 1, x[i], y[i])", "where(0 < x[i], where(x[i] <= 1, x[i], y[i]), y[i])"),
+    ("where(not (x[i] > 0 and y[i] > 0), 1, y[i])", "where(x[i] > 0, where(y[i] > 0, y[i], 1), 1)"),
+    (
+        "where(x[i] > 0 or 0 < y[i] and y[i] < 1, 1, 2)",
+        "where(x[i] > 0, 1, where(0 < y[i], where(y[i] < 1, 1, 2), 2))",
+    ),
+]
+EIGHT = " and ".join(["x[i] > 0"] * 8)
+
+
+def output(expression: str) -> Node:
+    return check_spec(parse_spec(f"{HEAD}{expression}\n", "plan.yaml")).program.definitions[-1].node
+
+
+@pytest.mark.parametrize("joined, nested", MEANINGS)
+def test_what_joined_comparisons_mean(joined: str, nested: str) -> None:
+    assert output(joined) is output(nested)
+
+
+def test_values_and_gradients() -> None:
+    """The logarithm that is not taken has no gradient."""
+    math = "where(x[i] > 0 and not y[i] < -0.5 or x[i] < -1, log(x[i] ** 2 + 1) * y[i], where(0 < x[i] < 1, log(x[i]), y[i]))"
+    check_program(f"{HEAD}{math}\nweights: 'x[b,i]'\n", dim=5, n_modalities=3, hidden=1, batch=7)
+
+
+@pytest.mark.parametrize(
+    "expression, message, column",
+    [
+        (f"where({EIGHT} and y[i] > 0, x[i], y[i])", "a condition joins at most 8 comparisons", 18),
+        ("where(x[i] > 0 and y[i], x[i], y[i])", "a number stands where a comparison is needed", 31),
+        ("where(x[i], x[i], y[i])", "a number stands where a comparison is needed", 18),
+        ("x[i] > 0 and y[i] > 0", "'and' and 'or' join comparisons here", 12),
+        ("1 + (not x[i] > 0)", "'not' negates a comparison here", 17),
+        ("0 < x[i] < 1", "this is more than one comparison", 12),
+        (f"where({'not ' * 300}x[i] > 0, x[i], y[i])", "this expression is nested too deeply", None),
+    ],
+)
+def test_errors(expression: str, message: str, column: int | None) -> None:
+    with pytest.raises(SpecError) as caught:
+        output(expression)
+    first = str(caught.value).splitlines()[0]
+    assert message in first
+    assert column is None or first.startswith(f"plan.yaml:9:{column}: ")
+
+
+def test_eight_comparisons() -> None:
+    assert output(f"where({EIGHT}, x[i], y[i])").op == "where"
