@@ -58,6 +58,7 @@ PAIRS = (
     "(abs({0}) + 0.5) ** tanh({1})",
 )
 NUMBERS = ("0.5", "2", "1", "1.25", "size[i]", "(-0.75)")
+CONDITIONS = ("{0} > {2}", "{0} > {2}", "{0} > {2} and {1} < 1.25", "not {0} > {2} or {1} > 0.5", "-0.75 < {0} <= {2}")
 
 
 FUNCTIONS = {
@@ -134,7 +135,8 @@ class Draft:
         left, right = self.split(axes)
         a, b = self.expression(left, depth - 1), self.expression(right, depth - 1)
         if kind == "where":
-            return f"where({a} > {self.choose(NUMBERS)}, {b}, {self.choose((a, '0.25', f'tanh({a})'))})"
+            condition = self.choose(CONDITIONS).format(a, b, self.choose(NUMBERS))
+            return f"where({condition}, {b}, {self.choose((a, '0.25', f'tanh({a})'))})"
         return f"({self.choose(PAIRS).format(f'({a})', f'({b})')})"
 
     def called(self, axes: frozenset[str], depth: int) -> str:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from fuzzing import fuzzed
-from hypothesis import given, note
+from hypothesis import currently_in_test_context, given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
 
@@ -29,7 +29,8 @@ def check_gradients(text: str, dim: int, n_modalities: int, hidden: int, batch: 
     mode = check_spec(parse_spec(text, "random.yaml"))
     with patch("sparank_gen.backends.torch.module.statements_pay", lambda *_: True):
         made, source = compiled(mode)
-    note(source)
+    if currently_in_test_context():
+        note(source)
     case, layer, features = filled_layer(mode, made, dim, n_modalities, hidden, batch)
     sizes, found = case.sizes(batch), inputs(mode, case, batch)
     with patch.object(sparank_fusion.runtime, "LEAST_RECORDED", 1):
@@ -71,3 +72,28 @@ def test_random_widths(text: str, dim: int, n_modalities: int, hidden: int, batc
     torch.set_num_threads(1)
     note(text)
     check_gradients(text, dim, n_modalities, hidden, batch)
+
+
+def test_the_square_of_a_negative() -> None:
+    """Two of them are no negative: a square has the same node twice."""
+    check_gradients(
+        """\
+version: 1
+mode: random
+summary: A program.
+modalities: ">=2"
+axes: {i: dim, k: hidden}
+hyperparameters: {hidden: {default: 3}}
+params:
+  stacked: {tensor: "v[k]", init: zeros}
+math: |
+  x[k]   = -v[k]
+  y[k]   = x[k] * rsqrt(sum[k](x[k] ** 2) + 0.5)
+  z[k]   = y[k] * rsqrt(sum[k](y[k] ** 2) + 0.5)
+  out[i] = h[0,i] + sum[m,i](h[m,i]) * sum[k](z[k])
+""",
+        dim=2,
+        n_modalities=2,
+        hidden=2,
+        batch=3,
+    )

@@ -122,6 +122,8 @@ def test_rewriting() -> None:
     assert rewritten(difference) is ir.apply("mul", a, ir.apply("sub", x, y))
     negative = ir.reduce("sum", ir.apply("mul", ir.apply("neg", x), y), ["i"])
     assert rewritten(ir.apply("add", a, negative)) is ir.apply("sub", a, ir.reduce("sum", ir.apply("mul", x, y), ["i"]))
+    minus = ir.apply("neg", x)
+    assert rewritten(ir.apply("mul", minus, minus)) is ir.apply("mul", x, x)
     placed = ir.apply("add", ir.place(x, "m", 1), ir.place(y, "m", 0))
     assert rewritten(placed, count=2) is ir.stack([y, x], "m")
     assert rewritten(placed) is placed and rewritten(placed, count=3) is placed

@@ -66,10 +66,12 @@ def _factored(node: Node) -> Node | None:
 
 def _negated_last(node: Node) -> Node | None:
     """``sum(-x * y)`` is ``-sum(x * y)``, so that what is added is subtracted."""
-    negative = [arg for arg in node.args if arg.op == "neg"]
+    negative = [position for position, arg in enumerate(node.args) if arg.op == "neg"]
     if node.op not in ("mul", "sum", "rename") or not negative:
         return None
-    args = [arg.args[0] if arg is negative[0] else arg for arg in node.args]
+    # One of them: both operands of a square are the same node.
+    args = list(node.args)
+    args[negative[0]] = args[negative[0]].args[0]
     return ir.apply("neg", ir.rebuild(node, args))
 
 
