@@ -313,6 +313,27 @@ def test_a_gated_sum_is_divided_last_where_that_is_less_work() -> None:
         np.testing.assert_allclose(other, out, rtol=1e-12, atol=1e-13)
 
 
+def test_both_factors_of_a_square_are_divided() -> None:
+    text = """\
+version: 1
+mode: squares
+summary: s
+modalities: ">=2"
+axes: {i: dim}
+math: |
+  g[m,i] = softmax[m](h[m,i])
+  out[i] = sum[m](g[m,i] * g[m,i] * h[m,i])
+"""
+    mode, sizes = check_spec(parse_spec(text, "q.yaml")), Sizes(3, 4, 5)
+    expanded = expand(mode.program)
+    out, other = (
+        evaluate_at(root, ("b", "i"), evaluate([root], random_tensors(mode, sizes), mode.program.extents, sizes.named()), mode.program.extents, sizes.named())
+        for root in (expanded["out"].node, divide_last(expanded)["out"].node)
+    )
+    assert divide_last(expanded) != expanded
+    np.testing.assert_allclose(other, out, rtol=1e-12, atol=1e-13)
+
+
 def test_what_is_no_softmax_is_divided_where_it_stands() -> None:
     """Its dividend may be large, and the sum overflow before it is divided."""
     text = """\

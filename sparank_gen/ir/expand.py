@@ -50,12 +50,13 @@ def _quotient_of_sum(node: Node) -> Node | None:
     if node.op != "sum":
         return None
     factors = factors_of(node.args[0])
-    found = next((f for f in factors if _is_softmax(f) and f.args[1].axes == node.axes), None)
-    if found is None or len(factors) == 1:
+    position = next((k for k, factor in enumerate(factors) if _is_softmax(factor) and factor.args[1].axes == node.axes), None)
+    if position is None or len(factors) == 1:
         return None
-    dividends = [factor.args[0] if factor is found else factor for factor in factors]
-    total = ir.reduce("sum", product_of(dividends), node.over)
-    return ir.apply("mul", total, ir.apply("div", ir.constant(1), found.args[1]))
+    # One of them: both factors of a square are the same node.
+    dividend, divisor = factors[position].args
+    total = ir.reduce("sum", product_of([*factors[:position], dividend, *factors[position + 1 :]]), node.over)
+    return ir.apply("mul", total, ir.apply("div", ir.constant(1), divisor))
 
 
 def _is_softmax(node: Node) -> bool:
