@@ -97,3 +97,37 @@ math: |
         hidden=2,
         batch=3,
     )
+
+
+# One of the sums in its gradients is over the batch, of two that have one other axis each: no dot products in each row.
+OVER_THE_BATCH = """\
+version: 1
+mode: random
+summary: A random program.
+modalities: '>=2'
+axes: {t: modalities, u: modalities, i: dim, j: dim, k: hidden, e: 1, f: dim + 1, s: 2 * dim}
+hyperparameters: {hidden: {default: 3}}
+params:
+  listed: {tensor: 'Wo[m,j,k]', per: m, init: kaiming_uniform, fan: {in: k}}
+  plus: {module: Linear, weight: 'Wp[f,j]', bias: 'co[f]'}
+  one: {module: Linear, weight: 'Wk[e,j]', bias: 'cn[e]'}
+functions:
+  unit[i](x[i], eps=0.5): |
+    square = sum[i](x[i] ** 2)
+    x[i] * rsqrt(square + eps)
+  meet[m,u](x[m]): mean[u](tanh(x[m] * x[u]))
+math: |
+  v0 = (max((cn[0]), ((sum[j,s]((layernorm[s](unit[j](sum[k,u]((tanh(sum[m](h[m,j])) * tanh(sum[m,i](Wo[m,i,k])) * concat[s: i, j](tanh(sum[m](h[m,i])), tanh(sum[m](h[m,j]))) * tanh(sum[i](h[u,i]))) * (Wo[u,j,k]))))) * ((softmax[j,s](exp(tanh((tanh(sum[m](h[m,j])) * concat[s: i, j](tanh(sum[m](h[m,i])), tanh(sum[m](h[m,j]))))))) * 0.5))) + cn[0]))))
+  v1[j,k,m] = Wo[m,j,k]
+  v2[f] = concat[f: i, 1](cn[0], cn[0])
+  v3 = cn[0]
+  out[i] = v2[i + 1] + tanh(sum[f](co[f])) + tanh(v0) + tanh(sum[k,m](v1[i,k,m])) + tanh(v3) + tanh(sum[m,j](h[m,j] * h[m,j]))
+  w[m] = meet[m,t](meet[m,t](sum[e,f]((meet[m,t](tanh(sum[i](Wk[e,i])) * tanh(sum[i](Wp[f,i])) * tanh(sum[i](h[m,i])))) * (meet[m,t](tanh(sum[i](Wk[e,i])) * tanh(sum[i](Wp[f,i])) * tanh(sum[i](h[m,i])))) * (softmax[e](tanh(sum[i](Wk[e,i])) * tanh(sum[i](h[m,i]))))))) + tanh(sum[u,j](h[u,j] * h[u,j]))
+out: 'out[b,i]'
+weights: 'w[b,m]'
+"""
+
+
+def test_sums_over_the_batch_are_no_dot_products_of_rows() -> None:
+    check_gradients(OVER_THE_BATCH, dim=1, n_modalities=2, hidden=1, batch=1)
+    check_gradients(OVER_THE_BATCH, dim=2, n_modalities=3, hidden=2, batch=3)

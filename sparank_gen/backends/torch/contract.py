@@ -196,7 +196,7 @@ def _dots_of_pairs(lowering: Lowering, values: Sequence[Dense], over: Sequence[s
     left, right = sorted(values, key=lambda value: [axes.index(axis) for axis in value.axes])
     vector = {BATCH, *over}
     modalities = [tuple(axis for axis in value.axes if axis not in vector) for value in (left, right)]
-    is_pair = len(over) == 1 and len(set(modalities)) == 2 and all(len(own) == 1 for own in modalities)
+    is_pair = len(over) == 1 and BATCH not in over and len(set(modalities)) == 2 and all(len(own) == 1 for own in modalities)
     if not is_pair or not all({*own, *vector} == set(value.axes) for own, value in zip(modalities, (left, right), strict=True)):
         return None
     codes = [value.ordered((*own, BATCH, *over)).code for own, value in zip(modalities, (left, right), strict=True)]
