@@ -61,7 +61,6 @@ def test_few_rows_of_many_modalities_are_one_product(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sparank_fusion.runtime, "LEAST_RECORDED", 1 << 20)
     for modalities, rows, products in ((2, 4, {"AddmmBackward0"}), (3, 4, {"BaddbmmBackward0"}), (3, 4096, {"AddmmBackward0"})):
         layer = FusionLayer(4, modalities, "gate")
-        layer.requires_grad_()
         out = layer([torch.randn(rows, 4, requires_grad=True) for _ in range(modalities)])
         assert {node for node in graph(out) if "mm" in node} == products
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 # A tensor, or one for each modality.
 Operand = Tensor | Sequence[Tensor]
+# The classes whose tensors may be stacked: others, such as quantised weights, may have maps alone.
 PLAIN = (nn.Parameter, Tensor)
 
 # Whether submodules are called in place of their maps, which no statement may take apart then.
@@ -21,8 +22,8 @@ calls_submodules: ContextVar[bool] = ContextVar("calls_submodules", default=Fals
 # From so many rows a copy takes longer than the calls that spare it: of results to stack, of operands to join, and of these
 # where gradients are recorded; there from so many numbers that of factors to stack.
 LEAST_STACKED, LEAST_JOINED, LEAST_JOINED_RECORDED, LEAST_FACTORS_RECORDED = 256, 64, 4096, 1 << 16
-# Up to so many rows, each of so many numbers, one batched product of stacks takes less time than a product for each modality, from
-# so many of these on, where gradients are recorded.
+# Where gradients are recorded, up to so many rows of so many numbers each, and from so many modalities on, one batched product of
+# stacks takes less time than a product for each.
 MOST_ROWS_AS_ONE, MOST_NUMBERS_AS_ONE, LEAST_AS_ONE = 256, 128, 3
 # From so many products in a row the library's products of small matrices are faster than broadcast ones.
 LEAST_PRODUCTS = 1024
@@ -101,7 +102,6 @@ def stacked_linear(
     ``in_place``, each result is written where it is to lie.
     """
     offsets: Sequence[Tensor | None] = [None] * len(weights) if biases is None else biases
-    # A class of weights of its own, such as quantised ones, may have no stacks; a module may have no bias.
     if isinstance(inputs, Tensor) and all(type(weight) in PLAIN for weight in weights):
         transposed = _as_one(weights).transpose(1, 2)
         if biases is None:
@@ -187,6 +187,7 @@ def _are_tensors(left: Operand, right: Operand) -> bool:
 
 
 def _are_few_recorded(factor: Tensor) -> bool:
+    """Whether torch records what a factor of so few numbers goes through; as :func:`is_recorded`, whatever the dtype is."""
     return torch.is_grad_enabled() and not _is_traced() and factor.numel() < LEAST_FACTORS_RECORDED
 
 
