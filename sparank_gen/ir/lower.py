@@ -12,7 +12,7 @@ from sparank_gen.ir.node import Index as Position
 from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.lang.functions import CONCAT
 from sparank_gen.lang.ops import OPERATORS, Operator
-from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference
+from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Index, Number, Reference
 from sparank_gen.lang.widths import owner_of, owners, read_at, size_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
@@ -265,16 +265,11 @@ def _call(expression: Call, scope: Scope) -> Node:
     if expression.function == CONCAT:
         return _concat(expression, scope)
     operator = _operator(expression, scope)
-    arguments = [lower(argument, scope) for argument in expression.arguments]
-    for position, (argument, node) in enumerate(zip(expression.arguments, arguments, strict=True)):
-        is_condition = operator.name == "where" and position == 0
-        if is_comparison(node) != is_condition:
-            found = "a comparison" if is_comparison(node) else "a number"
-            raise errors.WrongArguments(
-                f"{found} stands where {'a comparison' if is_condition else 'a number'} is needed",
-                argument.span,
-                "comparisons stand in 'where(condition, x, y)' alone",
-            )
+    if operator.name == "where":
+        condition, *values = expression.arguments
+        chosen, other = (_number(value, scope) for value in values)
+        return _choice(condition, chosen, other, scope)
+    arguments = [_number(argument, scope) for argument in expression.arguments]
     if operator.kind in ("pointwise", "comparison"):
         if operator.name in BOUNDED and arguments[0].op in NUMBERS:
             arguments.reverse()
@@ -301,6 +296,31 @@ def _call(expression: Call, scope: Scope) -> Node:
             f"reduce over {', '.join(inner)} first: {operator.name}[{owner_of(scope.extents[inner[0]])}]({operator.name}[{','.join(inner)}](…))",
         )
     return ir.reduce(operator.name, arguments[0], axes, _options(expression, operator))
+
+
+def _choice(condition: Expression, chosen: Node, other: Node, scope: Scope) -> Node:
+    """A choice between two by a condition; by one that is made of others, choices within choices, one for each comparison."""
+    function = condition.function if isinstance(condition, Call) else ""
+    arguments = condition.arguments if isinstance(condition, Call) else ()
+    if function == NOT:
+        return _choice(arguments[0], other, chosen, scope)
+    if function in (AND, OR):
+        found = chosen if function == AND else other
+        for part in reversed(arguments):
+            found = _choice(part, found, other, scope) if function == AND else _choice(part, chosen, found, scope)
+        return found
+    comparisons = function.split()
+    if len(comparisons) > 1:
+        sides, found = [_number(argument, scope) for argument in arguments], chosen
+        for comparison, *pair in reversed([*zip(comparisons, sides, sides[1:], strict=False)]):
+            found = ir.apply("where", ir.apply(comparison, *pair), found, other)
+        return found
+    node = lower(condition, scope)
+    if not is_comparison(node):
+        raise errors.WrongArguments(
+            "a number stands where a comparison is needed", condition.span, "comparisons stand in 'where(condition, x, y)' alone"
+        )
+    return ir.apply("where", node, chosen, other)
 
 
 def is_comparison(node: Node) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_body, parse_expression
-from sparank_gen.lang.syntax import Call, Expression, Reference, Statement
+from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Reference, Statement
 from sparank_gen.lang.walk import calls_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FunctionSpec
@@ -156,8 +156,8 @@ class _Body:
             return self.reference(expression, names)
         if not isinstance(expression, Call):
             return set()
-        operator = OPERATORS.get(expression.function)
-        is_operator = expression.function == CONCAT or operator is not None and not operator.internal
+        operators = [OPERATORS.get(name) for name in expression.function.split()]
+        is_operator = expression.function in (CONCAT, AND, OR, NOT) or all(each and not each.internal for each in operators)
         if expression.function not in self.functions and not is_operator:
             known = [*(name for name, each in OPERATORS.items() if not each.internal), *self.functions]
             hint = errors.did_you_mean(expression.function, known)

@@ -9,7 +9,7 @@ import re
 import warnings
 
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.syntax import Call, Expression, Index, Number, Reference, Statement
+from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Index, Number, Reference, Statement
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span, Text
 
@@ -21,8 +21,6 @@ FOLDED = "YAML makes one line of these lines; write '|' after the key, as in 'ma
 KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\s*(?:\[|=(?!=))")
 SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
-# Joined comparisons are choices within choices, some of them several times.
-MAXIMUM_COMPARISONS = 8
 JOINED = "write it as the condition of a choice: 'where(x > 0 and y > 0, a, b)'"
 # What Python has and this language does not: what to say of it, and what to write instead.
 FOREIGN: dict[type[ast.AST], tuple[str, str]] = {
@@ -164,34 +162,22 @@ class _Parser:
             if option.arg is None or not isinstance(value, Number):
                 raise self.fail(option.value, "an option takes a number", "write 'eps=1e-5', say")
             keywords.append((option.arg, value.value))
-        if function == "where" and len(node.args) == 3 and not (axes or keywords):
-            condition, *values = node.args
-            if sum(len(part.ops) for part in ast.walk(condition) if isinstance(part, ast.Compare)) > MAXIMUM_COMPARISONS:
-                remedy = "name an inner choice in a statement of its own"
-                raise self.fail(condition, f"a condition joins at most {MAXIMUM_COMPARISONS} comparisons", remedy)
-            chosen, other = (self.expression(value, depth) for value in values)
-            return self.choice(condition, chosen, other, self.span(node), depth)
-        arguments = tuple(self.expression(argument, depth) for argument in node.args)
+        read = [self.condition if function == "where" and position == 0 else self.expression for position in range(len(node.args))]
+        arguments = tuple(each(argument, depth) for each, argument in zip(read, node.args, strict=True))
         return Call(function, axes, arguments, tuple(keywords), self.span(node), parts)
 
-    def choice(self, condition: ast.expr, chosen: Expression, other: Expression, span: Span, depth: int) -> Call:
-        """A choice between two by a condition; by one that is made of others, choices within choices."""
-        self.require_depth(condition, depth)
-        if isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
-            return self.choice(condition.operand, other, chosen, span, depth + 1)
-        if isinstance(condition, ast.Compare) and len(condition.ops) > 1:
-            sides = [condition.left, *condition.comparators]
-            pairs = zip(sides, condition.ops, sides[1:], strict=False)
-            parts = [ast.copy_location(ast.Compare(left, [op], [right]), condition) for left, op, right in pairs]
-            condition = ast.copy_location(ast.BoolOp(ast.And(), list[ast.expr](parts)), condition)
-        if not isinstance(condition, ast.BoolOp):
-            return Call("where", (), (self.expression(condition, depth), chosen, other), (), span)
-        found = chosen if isinstance(condition.op, ast.And) else other
-        for part in reversed(condition.values):
-            pair = (found, other) if isinstance(condition.op, ast.And) else (chosen, found)
-            found = self.choice(part, *pair, span, depth + 1)
-        assert isinstance(found, Call)
-        return found
+    def condition(self, node: ast.expr, depth: int) -> Expression:
+        """A condition: a comparison, several in a row, or conditions that are joined or negated."""
+        self.require_depth(node, depth)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return Call(NOT, (), (self.condition(node.operand, depth + 1),), (), self.span(node))
+        if isinstance(node, ast.BoolOp):
+            parts = tuple(self.condition(part, depth + 1) for part in node.values)
+            return Call(AND if isinstance(node.op, ast.And) else OR, (), parts, (), self.span(node))
+        if isinstance(node, ast.Compare) and len(node.ops) > 1 and all(type(op) in COMPARISONS for op in node.ops):
+            sides = tuple(self.expression(side, depth + 1) for side in (node.left, *node.comparators))
+            return Call(" ".join(COMPARISONS[type(op)] for op in node.ops), (), sides, (), self.span(node))
+        return self.expression(node, depth)
 
     def axes(self, node: ast.expr) -> tuple[tuple[Index, ...], tuple[Index, ...]]:
         """The axes of a call and, after a colon, the parts that one is made of."""

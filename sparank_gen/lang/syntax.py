@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sparank_gen.spec.source import Span, Text
 
+AND, OR, NOT = "and", "or", "not"
+
 
 @dataclass(frozen=True)
 class Index:
@@ -35,7 +37,8 @@ class Reference:
 class Call:
     """``function[axes](arguments, keyword=number)``; operators such as ``+`` are calls too.
 
-    ``parts`` are what follows the colon of ``concat[p: i, j]``.
+    ``parts`` are what follows the colon of ``concat[p: i, j]``. The condition of a ``where`` may be a call of ``and``, ``or``
+    or ``not``, or of several comparisons in a row: ``0 < x <= 1`` calls ``lt le`` with ``0``, ``x`` and ``1``.
     """
 
     function: str
