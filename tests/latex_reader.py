@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ TOKEN = re.compile(
 )
 Where = dict[str, int]
 Meaning = Callable[[Where], float]
+Holds = Callable[[Where], bool]
 Values = Mapping[str, tuple[tuple[str, ...], np.ndarray]]
 FUNCTIONS: dict[str, Callable[..., float]] = {
     r"\exp": math.exp,
@@ -173,7 +174,32 @@ class Reader:
             return lambda where: FUNCTIONS[token](*(x(where) for x in given))
         return self.quantity(token)
 
-    def condition(self) -> Callable[[Where], bool]:
+    def condition(self) -> Holds:
+        return self.connected(r"\lor", any, lambda: self.connected(r"\land", all, self.negation))
+
+    def connected(self, symbol: str, connect: Callable[[Iterable[bool]], bool], part: Callable[[], Holds]) -> Holds:
+        parts = [part()]
+        while self.took(symbol):
+            parts.append(part())
+        return lambda where: connect(holds(where) for holds in parts)
+
+    def negation(self) -> Holds:
+        """A comparison, or conditions in parentheses, perhaps negated; parentheses around numbers start a comparison."""
+        if self.took(r"\lnot"):
+            negated = self.negation()
+            return lambda where: not negated(where)
+        start = list(self.tokens)
+        if self.took(r"\left("):
+            try:
+                inner = self.condition()
+                self.take(r"\right)")
+            except AssertionError:
+                self.tokens[:] = start
+            else:
+                return inner
+        return self.comparison()
+
+    def comparison(self) -> Holds:
         sides, relations = [self.sum()], []
         while self.next in RELATIONS:
             relations.append(RELATIONS[self.take()])
@@ -198,7 +224,7 @@ class Reader:
 
     def cases(self) -> Meaning:
         """The first value whose condition holds."""
-        found: list[tuple[Meaning, Callable[[Where], bool]]] = []
+        found: list[tuple[Meaning, Holds]] = []
         while True:
             value = self.sum()
             self.take("&")

@@ -163,3 +163,25 @@ def test_a_name_that_ends_like_an_adjoint_is_none() -> None:
 def test_numbers_are_short() -> None:
     _, text = page_of("x[i] = sum[m](h[m,i]) + 1e-12\nout[i] = tanh(x[i]) * tanh(x[i]) + 2.5e-7 * x[i]")
     assert r"+ 10^{-12}" in text and r"2.5\cdot 10^{-7}\,x_{i}" in text and r"2\," in text
+
+
+@pytest.mark.parametrize(
+    "condition, shown",
+    [
+        ("x[i] > 0 and y[i] > 0", r"x_{i} > 0 \land y_{i} > 0"),
+        ("not x[i] > 0 and y[i] > 0", r"\lnot \left(x_{i} > 0\right) \land y_{i} > 0"),
+        ("-0.5 < x[i] <= 0.5 and y[i] > 0", r"-0.5 < x_{i} \le 0.5 \land y_{i} > 0"),
+        ("0 < x[i] and x[i] > y[i]", r"0 < x_{i} \land x_{i} > y_{i}"),
+        ("x[i] > 0 and (y[i] > 0 or x[i] > 1) or y[i] < -1", r"x_{i} > 0 \land \left(y_{i} > 0 \lor x_{i} > 1\right) \lor y_{i} < -1"),
+    ],
+)
+def test_joined_conditions_are_shown_as_they_are_written(condition: str, shown: str) -> None:
+    text = page_of(f"x[i] = sum[m](h[m,i])\ny[i] = h[0,i]\nout[i] = where({condition}, x[i], y[i] ** 2)")[1]
+    assert rf"\begin{{cases}}x_{{i}} & \text{{if }} {shown}\\ {{y_{{i}}}}^{{2}} & \text{{otherwise}}" in text
+
+
+def test_conditions_that_choose_between_different_values_are_not_joined() -> None:
+    mode, text = page_of("x[i] = sum[m](h[m,i])\nout[i] = where(x[i] > 0, 1, where(x[i] > -1, x[i], -1)) * x[i]")
+    assert r"\land" not in formulas(mode.program)[-1]
+    # The derivative is there where the second case is.
+    assert r"x_{i} > -1 \land \lnot \left(x_{i} > 0\right)" in text

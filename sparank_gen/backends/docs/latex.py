@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sparank_gen.backends.docs.conditions import Choice, Choices, Condition, goes_on
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window, windows_of
 from sparank_gen.ir.text import fresh
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.syntax import AND, NOT, OR
 
 GREEK = frozenset(
     """
@@ -22,6 +25,8 @@ GREEK = frozenset(
 # How tightly what is printed binds: a comparison least, a whole most. What follows a big operator, a fraction with a
 # slash or cases reads as part of it, so as the left factor of a product these need parentheses.
 COMPARISON, SUM, OPEN, PRODUCT, BASE, WHOLE = 4, 6, 6.5, 7, 9.5, 10
+# What joins or negates conditions, and how tightly it binds.
+CONNECTIVES = {OR: (r"\lor", 1), AND: (r"\land", 2), NOT: (r"\lnot", COMPARISON)}
 # What is made for a page has a blank in its name, as nothing in a spec has: ``x bar`` is an adjoint, ``s 1`` a shared part.
 BAR = " bar"
 ONE, ZERO = ir.constant(1), ir.constant(0)
@@ -220,10 +225,31 @@ class _Printer:
             return operator.latex.format(self.operand(args[0], WHOLE)[0], self.show(args[1])[0]), BASE
         if operator.kind == "comparison":
             return operator.latex.format(*(self.operand(arg, SUM, True)[0] for arg in args)), COMPARISON
-        if node.op == "where" and args[1:] == (ONE, ZERO):
-            return _iverson(self.show(args[0])[0]), WHOLE
-        tightness = {"div": BASE, "rsqrt": BASE, "where": OPEN}.get(node.op, WHOLE)
+        if node.op == "where":
+            return self.choice(Choices(self.names).of(node))
+        tightness = {"div": BASE, "rsqrt": BASE}.get(node.op, WHOLE)
         return operator.latex.format(*(self.show(arg)[0] for arg in args)), tightness
+
+    def choice(self, choice: Choice) -> tuple[str, float]:
+        condition = self.condition(choice.condition)[0]
+        if (choice.chosen, choice.other) == (ONE, ZERO):
+            return _iverson(condition), WHOLE
+        chosen, other = self.show(choice.chosen)[0], self.show(choice.other)[0]
+        return OPERATORS["where"].latex.format(condition, chosen, other), OPEN
+
+    def condition(self, condition: Condition) -> tuple[str, float]:
+        if isinstance(condition, Node):
+            return self.show(condition)
+        symbol, own = CONNECTIVES[condition.word]
+        texts: list[str] = []
+        for before, part in itertools.pairwise((None, *condition.parts)):
+            assert part is not None
+            text, tightness = self.condition(part)
+            if isinstance(part, Node) and before and condition.word == AND and goes_on(before, part):
+                texts[-1] += text.removeprefix(self.operand(part.args[0], SUM, True)[0])
+            else:
+                texts.append(text if tightness > own else rf"\left({text}\right)")
+        return rf" {symbol} ".join(texts) if condition.word != NOT else rf"{symbol} {texts[0]}", own
 
     def sum(self, node: Node) -> tuple[str, float]:
         """A sum of terms, each once: with how often it stands there, and with the sign that makes it positive."""
