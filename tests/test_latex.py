@@ -15,7 +15,8 @@ from unusual_specs import unusual_spec
 
 from random_specs import random_specs
 from sparank_gen.backends.docs.latex import formulas, index_symbol, symbol_of
-from sparank_gen.backends.docs.page import adjoint_program, mode_page
+from sparank_gen.backends.docs.page import mode_page
+from sparank_gen.backends.docs.shared import adjoint_program, formula_program
 from sparank_gen.backends.tests.cases import Case, cases, rule, tensors
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.evaluate import Pieces, Sizes, evaluate, evaluate_at
@@ -78,14 +79,14 @@ def check_equations(texts: tuple[str, ...], values: Values, ranges: dict[str, in
 
 def check_mode(mode: Mode, case: Case) -> None:
     """The formulas and gradients of a mode's page."""
-    adjoints = adjoint_program(mode)
-    shown = (*mode.program.definitions, *(adjoints.definitions if adjoints else ()))
+    forward, adjoints = formula_program(mode), adjoint_program(mode)
+    shown = (*forward.definitions, *(adjoints.definitions if adjoints else ()))
     values = values_of(mode, case, shown)
     sizes = case.sizes(ROWS)
     ranges = {index_symbol(axis): ROWS if axis == BATCH else widest(e).value(sizes) for axis, e in mode.program.extents.items()}
-    check_equations(formulas(mode.program), values, ranges)
+    check_equations(formulas(forward), values, ranges)
     if adjoints is not None:
-        check_equations(formulas(adjoints, mode.program.definitions), values, ranges)
+        check_equations(formulas(adjoints, forward.definitions), values, ranges)
 
 
 @pytest.mark.parametrize("text", SHIPPED.values(), ids=SHIPPED)
@@ -185,3 +186,12 @@ def test_conditions_that_choose_between_different_values_are_not_joined() -> Non
     assert r"\land" not in formulas(mode.program)[-1]
     # The derivative is there where the second case is.
     assert r"x_{i} > -1 \land \lnot \left(x_{i} > 0\right)" in text
+
+
+def test_what_functions_repeat_is_written_once_where_it_is_long() -> None:
+    calls = "f(f(f(f(f(f(f(f(f(f(f(f(mean[m](h[m,i])))))))))))))"
+    _, text = page_of(f"out[i] = {calls}", extra="functions:\n  f(x): x * tanh(x)\n")
+    assert len(text) < 4000
+    assert r"s^{(1)}_{i} = \left(\mathop{\mathrm{mean}}_{m} h_{m,i}\right)\,\tanh" in text
+    short, _ = page_of("out[i] = f(f(mean[m](h[m,i])))", extra="functions:\n  f(x): x * tanh(x)\n")
+    assert len(formulas(formula_program(short))) == 1

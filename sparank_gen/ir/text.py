@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparank_gen.ir.node import BATCH, Definition, Node
+from sparank_gen.ir.node import BATCH, Definition, Node, reachable
 from sparank_gen.ir.template import instantiate
 from sparank_gen.lang.ops import OPERATORS
 
@@ -27,6 +27,14 @@ def formula(definition: Definition, names: Mapping[Node, Definition]) -> str:
 def shown(node: Node) -> str:
     """A number as a spec writes it."""
     return _Text({}, node, {}).show(node)[0]
+
+
+def written_size(root: Node, names: Collection[Node]) -> int:
+    """How many operations and operands the text of a node has, cut where one of ``names`` stands."""
+    sizes: dict[Node, int] = {}
+    for node in reachable([root]):
+        sizes[node] = 1 if node in names and node is not root else 1 + sum(sizes[arg] for arg in node.args)
+    return sizes[root]
 
 
 class _UnwrittenError(Exception):

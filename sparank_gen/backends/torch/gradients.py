@@ -20,7 +20,7 @@ from sparank_gen.ir.reuse import THROUGH, reuse
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import IDENTITIES, merge_views, simplify
 from sparank_gen.ir.specialise import Pieces, push_select
-from sparank_gen.ir.text import formula
+from sparank_gen.ir.text import formula, written_size
 from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import owner_among, read_at
@@ -216,7 +216,8 @@ def _with_formulas(derived: Derivation, kept: Mapping[Node, Value]) -> Program:
     # What is the same along an index has none there, as its tensor has no such dimension.
     dense = [replace(d, axes=tuple(axis for axis in d.axes if axis in d.node.axes)) for d in (*definitions, *program.definitions)]
     names |= {definition.node: definition for definition in dense}
-    formulas = [formula(definition, names) for definition in dense[: len(definitions)]]
+    short = (d if written_size(d.node, names) <= LONGEST_FORMULA else None for d in dense[: len(definitions)])
+    formulas = [formula(definition, names) if definition else "" for definition in short]
     shown = [text if len(text) <= LONGEST_FORMULA else "" for text in formulas]
     return replace(adjoints, definitions=tuple(replace(d, source=text) for d, text in zip(definitions, shown, strict=True)))
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sparank_gen.backends.docs.latex import formulas
+from sparank_gen.backends.docs.shared import formula_program
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.gradients import Gradients, derivation, gradients
 from sparank_gen.backends.torch.lower import Lowering
@@ -185,7 +186,7 @@ def module_file(mode: Mode) -> ModuleFile:
         bindings=tuple(bindings(mode.modules, variables)),
         parameter_names=tuple(variables.values()),
         kernel_arguments="".join(f"{name}, " for name in passed),
-        formulas=formulas(mode.program),
+        formulas=formulas(formula_program(mode)),
         parameters=parameter_rows(mode),
     )
 

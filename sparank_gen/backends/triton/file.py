@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sparank_gen.backends.docs.latex import formulas
+from sparank_gen.backends.docs.shared import formula_program
 from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.gradients import parameter_gradients
 from sparank_gen.backends.torch.lower import Lowering
@@ -182,7 +183,7 @@ def kernel_file(mode: Mode) -> KernelFile:
     )
     return KernelFile(
         mode=mode,
-        formulas=formulas(mode.program),
+        formulas=formulas(formula_program(mode)),
         arguments=tuple(replace(argument, name=symbols[argument.name]) for argument in arguments(mode)),
         parameters=params,
         constants=_constants(mode, program, symbols, numbers),
