@@ -13,7 +13,7 @@ from sparank_gen.ir.derive import derive
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
 from sparank_gen.ir.guard import guard
 from sparank_gen.spec.load import parse_spec
-from test_random_programs import compiled
+from test_random_programs import check_program, compiled
 
 CASES = pytest.mark.parametrize("name", GUARDED)
 
@@ -67,3 +67,20 @@ def test_a_choice_at_one_modality_does_not_reach_to_widths_of_others() -> None:
 def test_guards_are_put_once(name: str) -> None:
     once = guard(guarded_mode(GUARDED[name]).program)
     assert guard(once) == once
+
+
+def rounds(count: int) -> str:
+    """One guarded step after another."""
+    steps = [f"c{k}[i] = c{k - 1}[i] / (1 + sqrt(max(1 - sum[i](c{k - 1}[i] ** 2), 1e-5)))" for k in range(1, count + 1)]
+    lines = ["c0[i] = sum[m](exp(h[m,i]) * h[m,i]) / sum[m](exp(h[m,i]))", *steps, f"out[i] = c{count}[i]"]
+    head = 'version: 1\nmode: rounds\nsummary: s\nmodalities: ">=2"\naxes: {i: dim}\nmath: |\n'
+    return head + "".join(f"  {line}\n" for line in lines)
+
+
+def test_steps_one_after_another_are_computed_once() -> None:
+    def size(count: int) -> int:
+        program = guard(check_spec(parse_spec(rounds(count), "rounds.yaml")).program)
+        return len(list(ir.reachable(definition.node for definition in program.definitions)))
+
+    assert size(9) - size(6) == size(6) - size(3)
+    check_program(rounds(3), dim=3, n_modalities=2, hidden=1, batch=4)

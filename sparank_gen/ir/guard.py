@@ -4,16 +4,20 @@ The derivative of a choice sends 0 to the branch that was not taken, and below i
 ``x = 0``. So in ``where(c, log(x), y)`` the logarithm is taken of ``where(c, x, 1)``: nothing changes where ``c`` holds.
 Where ``c`` has axes that ``x`` lacks, the logarithm matters if ``c`` holds anywhere along them, and is computed no more
 often than it was; all but the batch, over which there is no reduction.
+
+What is read wherever the choice is stays as it is: in ``x / (1 + sqrt(max(1 - x ** 2, 0.1)))`` an infinite derivative of
+``x`` is one in the quotient already. So each of many such steps, one after another, is computed once.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
-from sparank_gen.ir.rewrite import is_tensor, rewrite
+from sparank_gen.ir.rewrite import is_tensor
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
 from sparank_gen.ir.zeros import is_finite_power, is_not_negative, is_positive
@@ -29,6 +33,9 @@ CHOICES = {
     "minimum": "where(a < b, a, where(a > b, b, a / 2 + b / 2))",
 }
 
+# What reads its operands in part.
+PARTS = frozenset({"where", "max", "min", "select", "slice", "concat", "pad", "place", *CHOICES})
+
 # A node, and a condition under the names of axes there.
 Place = tuple[Node, Node]
 
@@ -36,8 +43,14 @@ Place = tuple[Node, Node]
 @verified
 def guard(program: Program) -> Program:
     """``program`` with every choice guarded."""
-    guards = _Guards(program)
-    return rewrite(program, (guards.guarded, guards.as_choice))
+    guards, done = _Guards(program), dict[Node, Node]()
+    for node in ir.reachable(definition.node for definition in program.definitions):
+        rebuilt = ir.rebuild(node, [done[arg] for arg in node.args])
+        if node.op == "where" or node.op in CHOICES:
+            needed = {done[other] for other in guards.needed_with(node) if other in done}
+            rebuilt = guards.guarded(rebuilt, needed) if node.op == "where" else guards.as_choice(rebuilt, needed)
+        done[node] = rebuilt
+    return replace(program, definitions=tuple(replace(d, node=done[d.node]) for d in program.definitions))
 
 
 class _Guards:
@@ -46,29 +59,40 @@ class _Guards:
     Attributes:
         own: what the program has itself.
         decided: choices that matter where their condition decides them, which another choice guards with its branch.
+        needed: for each output and each branch of a choice, what is read wherever it is.
     """
 
     def __init__(self, program: Program) -> None:
         self.extents = program.extents
         self.own = set(ir.reachable(definition.node for definition in program.definitions))
         self.decided = self.decided_above(program)
+        branches = [node.args[node.op == "where" :] for node in self.own if node.op == "where" or node.op in CHOICES]
+        roots = {*(program[name].node for name in program.outputs), *itertools.chain.from_iterable(branches)}
+        self.needed = [_needed(root) for root in roots]
 
-    def guarded(self, node: Node) -> Node | None:
-        """A choice between guarded branches; what both have matters wherever the choice does, and stays as it is."""
-        if node.op != "where" or node in self.decided:
-            return None
+    def needed_with(self, choice: Node) -> set[Node]:
+        """What is read wherever ``choice`` is."""
+        found = [needed for needed in self.needed if choice in needed]
+        return set.intersection(*found) if found else set()
+
+    def guarded(self, node: Node, needed: Collection[Node]) -> Node:
+        """A choice between guarded branches. What both have, and what is ``needed`` wherever the choice is, stays as it is."""
+        if node in self.decided:
+            return node
         condition, chosen, other = node.args
-        both = self.reached(chosen, condition) & self.reached(other, condition)
-        branches = _Branch(self, condition, True).guarded(chosen, both), _Branch(self, condition, False).guarded(other, both)
+        first, second = self.reached(chosen, condition), self.reached(other, condition)
+        kept = first & second | {place for place in first | second if place[0] in needed}
+        branches = _Branch(self, condition, True).guarded(chosen, kept), _Branch(self, condition, False).guarded(other, kept)
         return ir.apply("where", condition, *branches)
 
-    def as_choice(self, node: Node) -> Node | None:
+    def as_choice(self, node: Node, needed: Collection[Node]) -> Node:
         """An operator that chooses, written as a choice where one of its operands needs a guard."""
-        if node.op not in CHOICES:
-            return None
         choice = instantiate(CHOICES[node.op], dict(zip("ab", node.args, strict=False)), {})
-        inside = ir.rebuild(choice, [self.guarded(arg) or arg for arg in choice.args])
-        return choice if self.guarded(inside) is not choice else None
+        own = [arg.op == "where" and arg not in node.args for arg in choice.args]
+        args = [self.guarded(arg, needed) if is_own else arg for arg, is_own in zip(choice.args, own, strict=True)]
+        inside = ir.rebuild(choice, args)
+        guarded = self.guarded(inside, needed)
+        return node if guarded is choice else guarded
 
     def reached(self, node: Node, condition: Node) -> set[Place]:
         """What a branch has, each with the condition under the names of axes that it has there."""
@@ -115,6 +139,17 @@ class _Guards:
         return found
 
 
+def _needed(root: Node) -> set[Node]:
+    """What is read, at all its positions, wherever ``root`` is: what no choice and no view of a part stands above."""
+    found, pending = set[Node](), [root]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += () if node.op in PARTS else node.args
+    return found
+
+
 def _numbers(choice: Node) -> list[bool]:
     """For a choice of a number, whether its condition holds where that is not chosen."""
     return [holds for holds, arg in ((False, 1), (True, 2)) if choice.op == "where" and choice.args[arg].op == "constant"]
@@ -128,9 +163,9 @@ class _Branch:
     condition: Node
     holds: bool
 
-    def guarded(self, node: Node, both: Collection[Place]) -> Node:
-        """``node`` with the same values where it matters, and finite derivatives elsewhere; what ``both`` branches have stays."""
-        done = {place: place[0] for place in both}
+    def guarded(self, node: Node, kept: Collection[Place]) -> Node:
+        """``node`` with the same values where it matters, and finite derivatives elsewhere; what is ``kept`` stays."""
+        done = {place: place[0] for place in kept}
         return ir.bottom_up((node, self.condition), self.guards.below, lambda place: self.inside(place, done), done)
 
     def inside(self, place: Place, done: Mapping[Place, Node]) -> Node:
