@@ -74,6 +74,16 @@ def test_the_operation_is_shown(math: str, at: str, said: str) -> None:
     assert said in caught.value.remedy
 
 
+@pytest.mark.parametrize("init, start", [("zeros", 0), ("ones", 1), ("constant, value: 2", 2)])
+def test_a_parameter_that_starts_where_the_math_has_no_value(init: str, start: int) -> None:
+    math = f"w[m] = softmax[m](mean[i](h[m,i]) / (tau - {start}))\nout[i] = sum[m](w[m] * h[m,i])"
+    source = spec(math, f"params: {{tau: {{tensor: tau, init: {init}}}}}\n")
+    with pytest.raises(errors.NotFinite, match=f"/ 0 is not finite in a new layer, in which 'tau' starts at {start}") as caught:
+        golden_text(check_spec(parse_spec(source, "bad.yaml")))
+    assert "start it at a number where the math has a value" in caught.value.remedy
+    golden_text(check_spec(parse_spec(source.replace(init, "constant, value: 3"), "good.yaml")))
+
+
 def test_the_readme_shows_such_an_error() -> None:
     math = "d[m,t] = sqrt(sum[i]((h[m,i] - h[t,i]) ** 2))\nout[i] = mean[m](h[m,i] * mean[t](d[m,t]))"
     with pytest.raises(errors.NotFinite) as caught:

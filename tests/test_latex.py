@@ -24,6 +24,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition
 from sparank_gen.lang.widths import has_widths, widest
 from sparank_gen.spec.load import parse_spec
+from test_random_programs import compiled
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
 SHIPPED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(SPECS.glob("*.yaml"))}
@@ -179,6 +180,12 @@ def test_numbers_are_short() -> None:
 def test_joined_conditions_are_shown_as_they_are_written(condition: str, shown: str) -> None:
     text = page_of(f"x[i] = sum[m](h[m,i])\ny[i] = h[0,i]\nout[i] = where({condition}, x[i], y[i] ** 2)")[1]
     assert rf"\begin{{cases}}x_{{i}} & \text{{if }} {shown}\\ {{y_{{i}}}}^{{2}} & \text{{otherwise}}" in text
+
+
+def test_pieces_are_shown_by_their_own_statements() -> None:
+    math = "c[0,i] = max[m](h[m,i])\nc[1,i] = mean[m](h[m,i])\nc[2,i] = sum[m](h[m,i] ** 2) * mean[m](h[m,i])\nout[s,i] = c[s,i]"
+    text = HEAD + "axes: {s: 3, i: dim}\nmath: |\n" + "".join(f"  {line}\n" for line in math.splitlines()) + 'out: "out[b,(s i)]"\n'
+    assert "of c[0,i]" not in compiled(mode_of(text))[1]
 
 
 def test_conditions_that_choose_between_different_values_are_not_joined() -> None:

@@ -107,6 +107,13 @@ def both(math: str, extra: str = "") -> str:
 
 
 YAML = (
+    Bad("parameters for params", f"{HEAD}axes: {{i: dim}}\nparameters: {{}}\nmath: |\n  out[i] = {SUM}\n", "", "parameters", "did you mean 'params'?"),
+    Bad("and in Python's vectors", spec(f"x[i] = {SUM}\nout[i] = where((x[i] > 0) & (x[i] < 1), 1, x[i])"), "bad-syntax", "", "join comparisons with 'and'"),
+    Bad("an option without its name", spec(f"x[i] = {SUM}\nout[i] = layernorm[i](x[i], 1e-6)"), "wrong-arguments", "1e-6", "give options by name: layernorm[i](x, eps=1e-05)"),
+    Bad("ends the wrong way round", spec(head=HEAD.replace('">=2"', '"4..2"')), "bad-value", "4..2", "'2..4'"),
+    Bad("per what is no index", spec(USED, "{i: dim, j: dim}", LINEAR.replace("Linear,", "Linear, per: modalities,")), "unknown-index", "modalities", "per: m"),
+    Bad("a parameter in a property", spec(USED, "{i: dim, j: dim}", LINEAR) + "properties: ['W[0,0] >= 0']\n", "unknown-name", "W[0,0]", "not visible in properties"),
+    Bad("two comparisons in a property", spec() + "properties: ['0 <= out[i] <= 1']\n", "bad-syntax", "", "a property holds one comparison"),
     Bad("not yaml", HEAD + "axes: {i: dim]\n", "not-yaml", "]", "not YAML"),
     Bad("tab", HEAD + "axes:\n\ti: dim\n", "not-yaml", "\t", "cannot start any token"),
     Bad("cut off", HEAD + "axes: {i: dim\n", "not-yaml", "", "stream end"),

@@ -412,7 +412,7 @@ class _Checker:
             raise errors.BadValue(f"{text.value!r} is not a statement", text.span(), PROPERTIES)
 
         def lookup(name: str, span: Span) -> Quantity | None:
-            if name in self.statements and name not in visible:
+            if name in (*self.statements, *self.layouts) and name not in visible:
                 raise errors.UnknownName(
                     f"{name!r} is not visible in properties", span, f"properties may speak of {', '.join(sorted(visible))}"
                 )

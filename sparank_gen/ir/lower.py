@@ -353,6 +353,13 @@ def _operator(expression: Call, scope: Scope) -> Operator:
         raise errors.WrongArguments(f"{name} takes no axes", expression.axes[0].span, f"write {name}(…)")
     if len(expression.arguments) != operator.arity:
         nest = f"nest them, as in {written}(x, {written}(y, z)), or " if len(expression.arguments) > operator.arity else ""
+        named = ", ".join(f"{option}={default:g}" for option, default in operator.options)
+        if named and len(expression.arguments) > operator.arity:
+            raise errors.WrongArguments(
+                f"{written} takes {operator.arity} argument, found {len(expression.arguments)}",
+                expression.arguments[operator.arity].span,
+                f"give options by name: {written}[i](x, {named})",
+            )
         raise errors.WrongArguments(
             f"{written} takes {operator.arity} argument{'s' if operator.arity > 1 else ''}, found {len(expression.arguments)}",
             expression.span,

@@ -43,6 +43,13 @@ class LearnedTensor:
         return INITIALISATIONS[self.initialisation]
 
     @property
+    def start(self) -> float | None:
+        """The one number that all of it starts at, whatever the sizes; None where there is no such number."""
+        if self.initialisation == "constant" and self.number is not None and self.number.op == "constant":
+            return float(self.number.data)
+        return {"zeros": 0.0, "ones": 1.0}.get(self.initialisation)
+
+    @property
     def is_matrix(self) -> bool:
         """Whether the fans are those that torch finds by itself: a matrix ``(out, in)``."""
         stored = self.parameters[0].layout.without(self.per)
@@ -122,6 +129,10 @@ def _layout(text: Text, spec: ModuleSpec | TensorSpec, around: Surroundings) -> 
     around.claim(layout.name, layout.text.span(0, 0, len(layout.name)))
     if BATCH in layout.axes:
         raise errors.LayoutMismatch("a parameter has no batch axis", layout.span_of(BATCH), "leave 'b' out")
+    if spec.per and spec.per.value not in around.axes:
+        raise errors.UnknownIndex(
+            f"{spec.per.value!r} is not an index{errors.did_you_mean(spec.per.value, around.axes)}", spec.per.span(), "write 'per: m' for one for each modality"
+        )
     if spec.per and (spec.per.value,) not in layout.dimensions:
         what = "module" if isinstance(spec, ModuleSpec) else "tensor"
         raise errors.LayoutMismatch(

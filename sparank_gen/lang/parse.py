@@ -21,10 +21,13 @@ FOLDED = "YAML makes one line of these lines; write '|' after the key, as in 'ma
 KEYWORD = re.compile(rf"\b({'|'.join(keyword.kwlist)})\s*(?:\[|=(?!=))")
 SYMBOLS = frozenset({*BINARY.values(), *COMPARISONS.values(), "neg"})
 MAXIMUM_DEPTH = 200
-JOINED = "write it as the condition of a choice: 'where(x > 0 and y > 0, a, b)'"
+JOINED = "write it as the condition of a choice, as in 'where(x > 0 and y > 0, a, b)'; a property holds one comparison: write two"
 # What Python has and this language does not: what to say of it, and what to write instead.
 FOREIGN: dict[type[ast.AST], tuple[str, str]] = {
     ast.BitXor: ("'^' is not an operator here", "write powers with '**'"),
+    ast.BitAnd: ("'&' is not an operator here", "join comparisons with 'and'"),
+    ast.BitOr: ("'|' is not an operator here", "join comparisons with 'or'"),
+    ast.Invert: ("'~' is not an operator here", "write 'not' before a comparison"),
     ast.MatMult: ("'@' is not an operator here", "write a product of matrices as a sum: sum[j](W[i,j] * x[j])"),
     ast.FloorDiv: ("'//' divides extents alone", "write '/'"),
     ast.IfExp: ("a choice is written with 'where'", "write 'where(x > 0, a, b)'"),

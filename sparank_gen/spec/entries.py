@@ -53,13 +53,13 @@ def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparamete
     maximum = reader.number(values["maximum"], "maximum") if "maximum" in values else None
     if type_name == "int" and not isinstance(default, int):
         raise errors.BadValue(f"the default {default} is not an int", reader.span(values["default"]), "write a whole number")
-    if minimum is not None and default < minimum:
-        raise errors.BadValue(
-            f"the default {default} is below the minimum {minimum}", reader.span(values["default"]), "raise the default"
-        )
     if maximum is not None and minimum is not None and maximum < minimum:
         raise errors.BadValue(
             f"the maximum {maximum} is below the minimum {minimum}", reader.span(values["maximum"]), "raise the maximum"
+        )
+    if minimum is not None and default < minimum:
+        raise errors.BadValue(
+            f"the default {default} is below the minimum {minimum}", reader.span(values["default"]), "raise the default"
         )
     if maximum is not None and default > maximum:
         raise errors.BadValue(

@@ -14,13 +14,23 @@ from sparank_gen.spec.source import Span
 
 # The longest message that is shown whole.
 LONGEST = 400
+# The fewest letters of a name that is taken for the short form of another.
+LEAST_SHORT = 4
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate a user most likely meant by ``name``, the same but for its case before others; None when none is close."""
+    """The candidate a user most likely meant by ``name``, the same but for its case, then what is short for it, before
+    others; None when none is close."""
     same = [candidate for candidate in sorted(set(candidates)) if candidate.casefold() == name.casefold()]
-    matches = same[:1] or difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.5)
+    short = [candidate for candidate in sorted(set(candidates)) if _is_short_for(candidate, name)]
+    matches = same[:1] or short[:1] or difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def _is_short_for(short: str, name: str) -> bool:
+    """Whether ``name`` has the letters of ``short``, in their order and from the first on, as 'parameters' has of 'params'."""
+    letters = iter(name)
+    return len(short) >= LEAST_SHORT and name[:2] == short[:2] and all(letter in letters for letter in short)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -133,5 +133,6 @@ def _modalities(text: Text) -> ModalityCount:
     minimum = int(low or count)
     maximum = int(high) if high else None if relation == ">=" else minimum
     if minimum < 1 or (maximum is not None and maximum < minimum):
-        raise errors.BadValue(f"{text.value!r} allows no number of modalities", text.span(), "start from 1 or more")
+        remedy = "start from 1 or more" if minimum < 1 else f"the smaller number comes first: '{maximum}..{minimum}'"
+        raise errors.BadValue(f"{text.value!r} allows no number of modalities", text.span(), remedy)
     return ModalityCount(minimum, maximum)

@@ -14,6 +14,7 @@ from sparank_gen.ir.guard import guard
 from sparank_gen.ir.lower import PAIRWISE
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Definition, Node, Program
+from sparank_gen.ir.parameters import LearnedTensor
 from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_statements
@@ -27,6 +28,7 @@ Values = Mapping[Node, Value | Apart]
 TOTAL = "total of all results"
 NO_VALUE = "they have both signs; keep operands where the math has a value, as in log(max(x, 1e-6)) or x / (y + 1e-6)"
 NO_NUMBER = "it is made of numbers alone, which make it so for every input: write others"
+NO_START = "start it at a number where the math has a value, with 'init: ones', say"
 NO_DERIVATIVE = "keep operands where the math has a derivative, as in sqrt(x + 1e-12)"
 
 
@@ -44,12 +46,7 @@ def require_finite(mode: Mode, program: Program, found: Tensors, sizes: Sizes, a
         return
     program, inputs = guard(program), "at the inputs of generated tests"
     inputs = f"{inputs} where modalities are missing" if among_present else inputs
-    results = [program[name].node for name in program.outputs]
-    values = evaluate(results, found, program.extents, sizes)
-    wrong = _first_not_finite(results, values)
-    if wrong is not None:
-        message = f"{_described(wrong, values)} is not finite {inputs}"
-        raise errors.NotFinite(message, _place(mode, program, wrong), _remedy(mode, wrong, values))
+    results = _require_results(mode, program, found, sizes, inputs)
     total: Node = ir.constant(0)
     for result in results:
         total = ir.apply("add", total, broadcast_reduce("sum", result, result.axes, program.extents))
@@ -62,6 +59,33 @@ def require_finite(mode: Mode, program: Program, found: Tensors, sizes: Sizes, a
         if wrong is not None:
             message = f"the gradient of {name.removesuffix(ADJOINT)!r} is not finite {inputs}: it takes {_described(wrong, values)}"
             raise errors.NotFinite(message, _place(mode, program, wrong), NO_DERIVATIVE)
+
+
+def require_start(mode: Mode, found: Tensors, sizes: Sizes) -> None:
+    """Raise a SpecError where a new layer has results that are not finite, as parameters start at numbers that make them so.
+
+    Args:
+        mode: the mode.
+        found: what its program reads; tensors that start at one number are taken to have that.
+        sizes: the value of each name that extents are made of.
+    """
+    own = [holder for holder in mode.modules if isinstance(holder, LearnedTensor)]
+    starts = {tensor.parameters[0].layout.name: tensor.start for tensor in own if tensor.start is not None}
+    held = {name: np.full_like(array, starts[name]) for name, array in found.items() if name in starts and isinstance(array, np.ndarray)}
+    if mode.program.outputs and held:
+        shown = ", ".join(f"{name!r} starts at {starts[name]:g}" for name in held)
+        _require_results(mode, guard(mode.program), {**found, **held}, sizes, f"in a new layer, in which {shown}", NO_START)
+
+
+def _require_results(mode: Mode, program: Program, found: Tensors, sizes: Sizes, inputs: str, remedy: str = "") -> list[Node]:
+    """The results of a program. Raises a SpecError where they are not finite."""
+    results = [program[name].node for name in program.outputs]
+    values = evaluate(results, found, program.extents, sizes)
+    wrong = _first_not_finite(results, values)
+    if wrong is not None:
+        message = f"{_described(wrong, values)} is not finite {inputs}"
+        raise errors.NotFinite(message, _place(mode, program, wrong), remedy or _remedy(mode, wrong, values))
+    return results
 
 
 def _first_not_finite(roots: Iterable[Node], values: Values) -> Node | None:

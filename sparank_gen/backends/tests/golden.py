@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
-from sparank_gen.backends.tests.finite import require_finite
+from sparank_gen.backends.tests.finite import require_finite, require_start
 from sparank_gen.backends.tests.properties import require_properties
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_in
@@ -48,6 +48,7 @@ def golden_case(mode: Mode, case: Case, present: NDArray[np.bool_] | None = None
     sizes = case.sizes(BATCH)
     require_finite(mode, mode.program if present is None else restrict(mode.program), found, sizes, present is not None)
     if present is None:
+        require_start(mode, found, sizes)
         require_properties(mode, found, sizes)
     values = {result.key: laid_out(mode, result.layout, found, sizes, present is not None) for result in mode.results}
     diagnostics = {result.key: values.pop(result.key) for result in mode.diagnostics}

@@ -19,7 +19,7 @@ from sparank_gen.backends.torch.emit import NOUNS, Emitter
 from sparank_gen.backends.torch.pieces import number_of_each, over_joined
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, composed, parenthesised
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import Definition, Node, Program
 from sparank_gen.ir.parameters import Holder
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
@@ -73,9 +73,7 @@ class Lowering:
         for definition in program.definitions:
             if definition.node.op == "stack" and definition.source:
                 for position, piece in enumerate(definition.node.args):
-                    axes = [str(position) if axis in definition.node.over else axis for axis in definition.axes]
-                    shown = f"{definition.name}[{','.join(axes)}] of {definition.source.splitlines()[0]}"
-                    self.piece_names.setdefault(piece, (f"{definition.name}_{position}", shown))
+                    self.piece_names.setdefault(piece, (f"{definition.name}_{position}", _piece_shown(definition, position)))
         self.uses: Counter[Node] = Counter()
         self.uses_of_output: Counter[Node] = Counter()
         self.readers: dict[Node, list[Node]] = {}
@@ -413,3 +411,9 @@ def number_code(value: float) -> str:
     return str(int(value)) if is_whole and (value or math.copysign(1, value) > 0) else repr(value)
 
 
+def _piece_shown(definition: Definition, position: int) -> str:
+    """What a spec writes of one piece of a definition: a statement of its own, or the one for all."""
+    axes = [str(position) if axis in definition.node.over else axis for axis in definition.axes]
+    piece, statements = f"{definition.name}[{','.join(axes)}]", definition.source.splitlines()
+    own = (statement for statement in statements if statement.partition("=")[0].replace(" ", "") == piece)
+    return next(own, f"{piece} of {statements[0]}")
