@@ -60,6 +60,16 @@ def hook_before(layer: nn.Module, path: str) -> None:
     layer.get_submodule(path).register_forward_pre_hook(lambda module, given: (given[0] + 1,))
 
 
+def hook_backward(layer: nn.Module, path: str) -> None:
+    """The inputs of the first steps need no gradient, and have none."""
+    module = layer.get_submodule(path)
+    module.register_full_backward_hook(lambda module, given, out: None if given[0] is None else (3 * given[0],))
+
+
+def hook_backward_before(layer: nn.Module, path: str) -> None:
+    layer.get_submodule(path).register_full_backward_pre_hook(lambda module, out: (3 * out[0],))
+
+
 def give_forward(layer: nn.Module, path: str) -> None:
     """As offloading gives modules one."""
     module = layer.get_submodule(path)
@@ -96,16 +106,48 @@ def same(mode: str, modalities: int, path: str, batch: int, change: Change) -> N
 
 
 @each_batch
-@pytest.mark.parametrize("change", [adapt, hook, hook_before, give_forward, cut, normalise])
+@pytest.mark.parametrize("change", [adapt, hook, hook_before, hook_backward, hook_backward_before, give_forward, cut, normalise])
 @each_linear
 def test_linear_maps(mode: str, modalities: int, path: str, batch: int, change: Change) -> None:
     same(mode, modalities, path, batch, change)
 
 
 @each_batch
-@pytest.mark.parametrize("change", [hook, hook_before, give_forward, cut])
+@pytest.mark.parametrize("change", [hook, hook_before, hook_backward, hook_backward_before, give_forward, cut])
 def test_layer_normalisation(change: Change, batch: int) -> None:
     same("attention", 2, "norm", batch, change)
+
+
+@each_batch
+@pytest.mark.parametrize("hooked", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_linear_maps_that_share_a_weight(modalities: int, hooked: list[int], batch: int) -> None:
+    """Each has a bias of its own."""
+
+    def share(layer: nn.Module, path: str) -> None:
+        projections = layer.get_submodule(path)
+        projections[1].weight = projections[0].weight  # type: ignore[index]
+        for position in hooked:
+            hook(layer, f"{path}.{position}")
+
+    same("gate", modalities, "gate_projs", batch, share)
+
+
+@pytest.mark.parametrize("mode, modalities", [("gate", 2), ("gate", 3)])
+def test_lists_of_modules_are_never_called(mode: str, modalities: int) -> None:
+    layer, features = layer_and_features(mode, modalities)
+    wanted = layer(features)
+    layer.gate_projs.register_forward_pre_hook(lambda module, given: None)  # type: ignore[operator, union-attr]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(layer(features), wanted)
+
+
+def test_gradients_that_a_hook_would_change_are_an_error() -> None:
+    layer, features = layer_and_features("attention", 2)
+    layer.attn.register_full_backward_hook(lambda *seen: None)  # type: ignore[operator, union-attr]
+    with pytest.raises(RuntimeError, match="'attn' .MultiheadAttention. is not called"):
+        layer(features)
 
 
 def layer_and_features(mode: Any, modalities: int) -> tuple[FusionLayer, list[Tensor]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ _plain: set[type[nn.Module]] = set()
 
 
 def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
-    """The submodules of ``layer``, and of its lists of them, that have forward hooks or are no modules of torch.
+    """The submodules of ``layer``, and of its lists of them, that have hooks or are no modules of torch.
 
     It takes time of every call. ``layer._hooks_known`` is the number of hooks that there were anywhere when none was found on its
     submodules: it counts them for torch.
@@ -63,7 +64,14 @@ def _submodules(layer: nn.Module) -> Iterator[nn.Module]:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a call would run hooks; a list of modules has no call."""
+    is_called = type(module).forward is not nn.Module.forward
+    return is_called and bool(module._forward_hooks or _changing_hooks(module))
+
+
+def _changing_hooks(module: nn.Module) -> bool:
+    """Whether it has hooks that change what it computes, or its gradients, and do not only look, as forward hooks may."""
+    return bool(module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _is_of_torch(module: nn.Module) -> bool:
@@ -95,7 +103,7 @@ def calling(
         fuse = torch.compiler.disable(fuse)
     token = calls_submodules.set(True)
     try:
-        with _Calls(submodules) as calls:
+        with _Calls(submodules, _submodules(layer)) as calls:
             results = fuse(*arguments)
     except (AttributeError, TypeError) as error:
         names = ", ".join(_names(layer, submodules))
@@ -107,7 +115,7 @@ def calling(
     missed = [module for module in submodules if module not in calls.called]
     for module, name in zip(missed, _names(layer, missed)):
         said = f"{name} is not called: the formula's statements read its parameters"
-        if module._forward_pre_hooks or not _is_of_torch(module):
+        if _changing_hooks(module) or not _is_of_torch(module):
             raise RuntimeError(f"{said}; change these, as torch.nn.utils.parametrize does")
         warnings.warn(f"{said}, and its forward hooks do not run", stacklevel=2)
     return results
@@ -120,22 +128,31 @@ def _names(layer: nn.Module, submodules: Sequence[nn.Module]) -> Iterator[str]:
 
 
 class _Calls(TorchFunctionMode):
-    """Calls submodules where a function is about to compute their map."""
+    """Calls submodules where a function is about to compute their map; of those that share a weight, the one with its bias."""
 
-    def __init__(self, submodules: Sequence[nn.Module]) -> None:
+    def __init__(self, submodules: Sequence[nn.Module], among: Iterable[nn.Module]) -> None:
         super().__init__()
+        held = [
+            (module, weight) for module in among if (weight := getattr(module, "weight", None)) is not None
+        ]
+        counts = Counter(id(weight) for _, weight in held)
         self.by_weight = {
-            id(weight): module
-            for module in submodules
-            if (weight := getattr(module, "weight", None)) is not None
+            id(weight): module for module, weight in held if module in submodules and counts[id(weight)] == 1
+        }
+        self.by_bias = {
+            (id(weight), id(getattr(module, "bias", None))): module
+            for module, weight in held
+            if module in submodules
         }
         self.called: set[nn.Module] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if func in MAPS:
-            weight = args[MAPS[func]] if len(args) > MAPS[func] else named["weight"]
-            module = self.by_weight.get(id(weight))
+            place = MAPS[func]
+            weight = args[place] if len(args) > place else named["weight"]
+            bias = args[place + 1] if len(args) > place + 1 else named.get("bias")
+            module = self.by_weight.get(id(weight)) or self.by_bias.get((id(weight), id(bias)))
             if module is not None:
                 self.called.add(module)
                 return module(args[0])
