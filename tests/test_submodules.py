@@ -133,6 +133,29 @@ def test_linear_maps_that_share_a_weight(modalities: int, hooked: list[int], bat
     same("gate", modalities, "gate_projs", batch, share)
 
 
+class Headed(FusionLayer):
+    """A layer with a module of its own after it."""
+
+    def __init__(self, mode: Any) -> None:
+        super().__init__(8, 2, mode)
+        self.head = Adapted(nn.Linear(self.out_dim, 4))
+        self.norm = nn.LayerNorm(4)
+        self.norm.register_forward_hook(lambda *seen: None)
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        return self.norm(self.head(super().forward(*arguments, **options)))
+
+
+@pytest.mark.parametrize("mode", ["concat", "gate", "sigmoid_gate"])
+def test_classes_made_of_the_layers_may_have_modules_of_their_own(mode: str) -> None:
+    layer, features = Headed(mode), layer_and_features(mode, 2)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = layer(features)
+    torch.testing.assert_close(found, layer.norm(layer.head(FusionLayer.forward(layer, features))))
+    assert copy.deepcopy(layer)(features).equal(found)
+
+
 @pytest.mark.parametrize("mode, modalities", [("gate", 2), ("gate", 3)])
 def test_lists_of_modules_are_never_called(mode: str, modalities: int) -> None:
     layer, features = layer_and_features(mode, modalities)

@@ -46,7 +46,7 @@ def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
 
 def _are_plain(layer: nn.Module) -> bool:
     """Whether all classes of submodules are known to be."""
-    for module in layer._modules.values():
+    for module in _held(layer):
         if type(module) not in _plain or "forward" in module.__dict__:
             return False
         if isinstance(module, CONTAINERS):
@@ -56,8 +56,15 @@ def _are_plain(layer: nn.Module) -> bool:
     return True
 
 
+def _held(layer: nn.Module) -> list[nn.Module]:
+    """What the formula reads: a class that is made of a layer's may have further submodules."""
+    held, names = layer._modules, layer._formula_modules
+    modules = held.values() if names is None else [held.get(name) for name in names]  # type: ignore[union-attr]
+    return [module for module in modules if module is not None]
+
+
 def _submodules(layer: nn.Module) -> Iterator[nn.Module]:
-    for module in layer.children():
+    for module in _held(layer):
         yield module
         if isinstance(module, CONTAINERS):
             yield from module.children()
