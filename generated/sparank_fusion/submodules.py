@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,16 +56,18 @@ def _are_plain(layer: nn.Module) -> bool:
     return True
 
 
-def _held(layer: nn.Module) -> list[nn.Module]:
+def _held(layer: nn.Module) -> Collection[nn.Module | None]:
     """What the formula reads: a class that is made of a layer's may have further submodules."""
     held, names = layer._modules, layer._formula_modules
-    modules = held.values() if names is None else [held.get(name) for name in names]  # type: ignore[union-attr]
-    return [module for module in modules if module is not None]
+    if names is None or len(names) == len(held):  # type: ignore[arg-type]
+        return held.values()
+    return [held.get(name) for name in names]  # type: ignore[union-attr]
 
 
 def _submodules(layer: nn.Module) -> Iterator[nn.Module]:
     for module in _held(layer):
-        yield module
+        if module is not None:
+            yield module
         if isinstance(module, CONTAINERS):
             yield from module.children()
 
