@@ -74,6 +74,24 @@ def test_the_operation_is_shown(math: str, at: str, said: str) -> None:
     assert said in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("math", "at", "said"),
+    [
+        ("out[i] = log(sum[m](exp(200 * h[m,i])))", "exp(200 * h[m,i])", "exp("),
+        ("out[i] = sum[m](log(exp(-200 * abs(h[m,i]))))", "log(exp(-200 * abs(h[m,i])))", "log(0)"),
+        ("out[i] = max[m](where(h[m,i] > 0, h[m,i], -1e300))", "out[i]", "-1e+300"),
+    ],
+    ids=["too large", "too small", "number"],
+)
+def test_result_that_is_finite_in_float64_alone(math: str, at: str, said: str) -> None:
+    with pytest.raises(errors.NotFinite) as caught:
+        golden_text(check_spec(parse_spec(spec(math), "bad.yaml")))
+    line, column = caught.value.span.line, caught.value.span.column
+    assert spec(math).splitlines()[line - 1][column - 1 :].startswith(at)
+    assert caught.value.message.startswith(said) and "is not finite in float32 at" in caught.value.message
+    assert "logsumexp" in caught.value.remedy
+
+
 @pytest.mark.parametrize("init, start", [("zeros", 0), ("ones", 1), ("constant, value: 2", 2)])
 def test_a_parameter_that_starts_where_the_math_has_no_value(init: str, start: int) -> None:
     math = f"w[m] = softmax[m](mean[i](h[m,i]) / (tau - {start}))\nout[i] = sum[m](w[m] * h[m,i])"
@@ -104,6 +122,8 @@ def test_of_pieces_of_different_widths() -> None:
         "out[i] = sum[m](where(h[m,i] > 0, sqrt(h[m,i]), 0))",
         "out[i] = sum[m](log(max(h[m,i], 1e-6)))",
         "out[i] = sum[m](abs(relu(h[m,i]))) + max[m](h[m,i])",
+        "out[i] = sum[m](sigmoid(1000 * h[m,i]))",
+        "out[i] = logsumexp[m](1000 * h[m,i])",
         "total[m,i] = sqrt(h[m,i] ** 2 + 1)\nout[i] = sum[m](total[m,i])",
     ],
 )

@@ -60,7 +60,13 @@ Tensors = Mapping[str, Array | Pieces]
 Sizes = Mapping[str, int | float]
 
 
-def evaluate(roots: Iterable[Node], tensors: Tensors, extents: Mapping[str, Extent], sizes: Sizes) -> dict[Node, Value | Apart]:
+def evaluate(
+    roots: Iterable[Node],
+    tensors: Tensors,
+    extents: Mapping[str, Extent],
+    sizes: Sizes,
+    range_of: type[np.floating[Any]] = np.float64,
+) -> dict[Node, Value | Apart]:
     """The value of every node that ``roots`` depend on.
 
     Args:
@@ -68,12 +74,15 @@ def evaluate(roots: Iterable[Node], tensors: Tensors, extents: Mapping[str, Exte
         tensors: float64 arrays, one for each tensor that the leaves name, dimensions in the order of their indices.
         extents: the extent of each axis.
         sizes: the value of each name that extents are made of (``dim``, ``modalities``, ``batch``, hyper-parameters).
+        range_of: a type in whose range values stay: those beyond it are infinite, those too small for it zero. Precision is
+            that of float64 nevertheless.
     """
     evaluator = _Evaluator(tensors, extents, sizes)
     values: dict[Node, Value | Apart] = {}
     with np.errstate(all="ignore"):
         for node in reachable(roots):
-            values[node] = evaluator.value(node, [values[arg] for arg in node.args])
+            value = evaluator.value(node, [values[arg] for arg in node.args])
+            values[node] = value if range_of is np.float64 else _in_range(value, range_of)
     return values
 
 
@@ -267,6 +276,16 @@ def _value(
     if operator.kind == "normalisation":
         return Value(array, union)
     return Value(np.asarray(array), tuple(axis for axis in union if axis not in node.over))
+
+
+def _in_range(value: Value | Apart, dtype: type[np.floating[Any]]) -> Value | Apart:
+    """A value as it is where ``dtype`` has such numbers, and what that has instead elsewhere."""
+    if isinstance(value, Apart):
+        return Apart(value.owner, tuple(cast(Value, _in_range(part, dtype)) for part in value.parts))
+    if value.array.dtype == np.bool_:
+        return value
+    held = value.array.astype(dtype)
+    return Value(np.where(np.isfinite(held) & (held != 0), value.array, held), value.axes)
 
 
 def _whole(number: int | Extent, sizes: Mapping[str, int | float]) -> int:

@@ -29,6 +29,7 @@ TOTAL = "total of all results"
 NO_VALUE = "they have both signs; keep operands where the math has a value, as in log(max(x, 1e-6)) or x / (y + 1e-6)"
 NO_NUMBER = "it is made of numbers alone, which make it so for every input: write others"
 NO_START = "start it at a number where the math has a value, with 'init: ones', say"
+NO_RANGE = "float32 has numbers from 1e-45 to 3e38: use functions that stay within, as logsumexp and softmax do, or smaller numbers"
 NO_DERIVATIVE = "keep operands where the math has a derivative, as in sqrt(x + 1e-12)"
 
 
@@ -80,11 +81,14 @@ def require_start(mode: Mode, found: Tensors, sizes: Sizes) -> None:
 def _require_results(mode: Mode, program: Program, found: Tensors, sizes: Sizes, inputs: str, remedy: str = "") -> list[Node]:
     """The results of a program. Raises a SpecError where they are not finite."""
     results = [program[name].node for name in program.outputs]
-    values = evaluate(results, found, program.extents, sizes)
-    wrong = _first_not_finite(results, values)
-    if wrong is not None:
-        message = f"{_described(wrong, values)} is not finite {inputs}"
-        raise errors.NotFinite(message, _place(mode, program, wrong), remedy or _remedy(mode, wrong, values))
+    for range_of in (np.float64, np.float32):
+        values = evaluate(results, found, program.extents, sizes, range_of)
+        wrong = _first_not_finite(results, values)
+        if wrong is not None:
+            dtype = "" if range_of is np.float64 else " in float32"
+            message = f"{_described(wrong, values)} is not finite{dtype} {inputs}"
+            remedy = remedy or (NO_RANGE if dtype else _remedy(mode, wrong, values))
+            raise errors.NotFinite(message, _place(mode, program, wrong), remedy)
     return results
 
 
@@ -103,6 +107,8 @@ def _is_finite(value: Value | Apart) -> bool:
 
 def _described(node: Node, values: Values) -> str:
     """An operation that is not finite, of the numbers that first make it so where it is pointwise."""
+    if node.op == "constant":
+        return f"{node.data:g}"
     operator, found = OPERATORS.get(node.op), values[node]
     if operator is None or operator.kind != "pointwise" or isinstance(found, Apart):
         return repr(node.op)
