@@ -30,6 +30,11 @@ NAMED_PRODUCT = """\
   o[m,i,p] = h[m,i] * x[m,p]
   out[i] = sum[m,p](o[m,i,p])
 """
+SHARES = """\
+  x[m,p] = sum[k,j](W[k,p,j] * h[m,j])
+  w[m,p] = x[m,p] * exp(-x[m,p]) / (sum[m](x[m,p] * exp(-x[m,p])) + 9)
+  out[i] = sum[m,p](w[m,p] * h[m,i])
+"""
 LINEAR_ATTENTION = """\
 modalities: ">=2"
 axes: {a: heads, e: dim // heads, f: dim // heads, j: dim, i: dim}
@@ -99,6 +104,11 @@ def test_a_named_product_that_only_sums_read_is_not_computed() -> None:
     _, source = compiled(check_spec(parse_spec(HEAD + text(NAMED_PRODUCT), "plan.yaml")))
     assert " o = " not in source and " x = " in source
     check_program(HEAD + text(NAMED_PRODUCT), 4, 3, 3, 3)
+
+
+def test_a_product_that_is_read_and_summed_is_computed_once() -> None:
+    assert operations(text(SHARES), 3)["exp"] == 3
+    check_program(HEAD + text(SHARES), 4, 3, 3, 3)
 
 
 def test_vectors_that_meet_one_matrix_are_the_rows_of_another() -> None:

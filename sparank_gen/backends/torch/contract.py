@@ -78,8 +78,8 @@ def _as_rows(lowering: Lowering, value: Value, axis: str, over: Sequence[str]) -
 
 
 def _is_kept(lowering: Lowering, product: Node) -> bool:
-    """Whether a product that the math names is computed; one that is larger than its factors is not for sums alone."""
-    if product not in lowering.definitions:
+    """Whether a product that others read too is computed; one that is larger than its factors is not for sums alone."""
+    if not lowering.has_variable(product):
         return False
     is_summed = not lowering.is_result(product) and all(reader.op == "sum" for reader in lowering.readers.get(product, []))
     return not (is_outer(product) and is_summed)

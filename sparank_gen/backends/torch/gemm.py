@@ -69,7 +69,7 @@ def factors(lowering: Lowering, product: Node) -> list[Node]:
     """The factors of a product; a product among them that has a variable is one, unless it is an outer product."""
 
     def is_whole(node: Node) -> bool:
-        return not is_outer(node) and (node in lowering.definitions or lowering.uses[node] > 1)
+        return not is_outer(node) and lowering.has_variable(node)
 
     def apart(node: Node) -> list[Node]:
         return [node] if node.op != "mul" or is_whole(node) else [factor for arg in node.args for factor in apart(arg)]
