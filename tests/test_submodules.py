@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune, spectral_norm
 from torch.utils.hooks import RemovableHandle
@@ -87,6 +88,23 @@ def normalise(layer: nn.Module, path: str) -> None:
     spectral_norm(layer.get_submodule(path))
 
 
+class Dropped(nn.Module):
+    """A parametrisation that leaves out some of a weight, others at each read."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return F.dropout(weight, 0.5)
+
+
+def drop(layer: nn.Module, path: str) -> None:
+    nn.utils.parametrize.register_parametrization(layer.get_submodule(path), "weight", Dropped())
+
+
+def normalise_anew(layer: nn.Module, path: str) -> None:
+    """Each read in training is a step of a power iteration."""
+    torch.manual_seed(1)
+    nn.utils.parametrizations.spectral_norm(layer.get_submodule(path))
+
+
 def same(mode: str, modalities: int, path: str, batch: int, change: Change) -> None:
     """Both layers give the same, and the same gradients, after some steps of training."""
     cell = Cell(mode, modalities, batch=batch)
@@ -131,6 +149,21 @@ def test_linear_maps_that_share_a_weight(modalities: int, hooked: list[int], bat
             hook(layer, f"{path}.{position}")
 
     same("gate", modalities, "gate_projs", batch, share)
+
+
+@pytest.mark.parametrize("change", [drop, normalise_anew])
+@pytest.mark.parametrize("mode, modalities, path", [("gate", 2, "gate_projs.0"), ("gate", 3, "gate_projs.1"), ("attention", 3, "attn.out_proj")])
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_parametrized_weights_are_read_once(change: Change, mode: str, modalities: int, path: str, with_gradients: bool) -> None:
+    """However large a batch is."""
+    cell = Cell(mode, modalities, batch=40000)
+    found: list[Tensor] = []
+    for layer in twins(cell):
+        change(layer, path)
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(with_gradients):
+            found.append(layer(cell.features()))
+    torch.testing.assert_close(*found)
 
 
 class Headed(FusionLayer):

@@ -22,7 +22,7 @@ from sparank_fusion.functions import (
     runs_under_autocast,
 )
 from sparank_fusion.gradients import are_learned, with_gradients
-from sparank_fusion.submodules import calling, unusual_submodules
+from sparank_fusion.submodules import calling, has_parametrized, unusual_submodules
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
@@ -268,7 +268,11 @@ class FusionModule(nn.Module):
         fuse, rows, in_place = self._way(features[0], batch, present is not None, return_extras)
         if present is not None:
             features = [*features, present]
-        if rows is not None and not torch.compiler.is_compiling() and batch > rows:
+        if (
+            rows is not None
+            and batch > rows
+            and not (torch.compiler.is_compiling() or has_parametrized(self))
+        ):
             fuse = functools.partial(self._in_blocks, fuse, rows)
         try:
             return fuse(features, return_extras, in_place)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -42,6 +43,11 @@ def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
             _plain.update(map(type, _submodules(layer)))
         return unusual
     return []
+
+
+def has_parametrized(layer: nn.Module) -> bool:
+    """Whether a parameter is computed where it is read, and may be another, or random, the next time: a call reads it once."""
+    return any(map(parametrize.is_parametrized, layer.modules()))
 
 
 def _are_plain(layer: nn.Module) -> bool:
