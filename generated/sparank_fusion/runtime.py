@@ -442,7 +442,7 @@ def require_value(name: str, compute: Callable[[], float], least: float | None =
 
 def require_multiple(whole: int, part: int, text: str) -> None:
     """Raise a ValueError unless ``part`` divides ``whole``; ``text`` names both."""
-    if whole % part:
+    if part < 1 or whole % part:
         raise ValueError(f"expected {text}, got {whole} and {part}")
 
 

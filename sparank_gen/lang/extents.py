@@ -8,6 +8,8 @@ it comes out, and the generated constructor checks it.
 from __future__ import annotations
 
 import ast
+import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -123,15 +125,54 @@ class Extent:
         return self.code({})
 
     def code(self, names: Mapping[str, str]) -> str:
-        """Python source of this extent; ``names`` maps a name to the expression to print for it."""
-        if not self.terms:
-            return "0"
-        pieces: list[str] = []
-        for monomial, coefficient in sorted(self.terms, key=lambda term: (not term[0], term)):
-            text = _monomial_code(monomial, abs(coefficient), names)
-            sign = "-" if coefficient < 0 else "+"
-            pieces.append(f" {sign} {text}" if pieces else text if sign == "+" else f"-{text}")
-        return "".join(pieces)
+        """Python source of this extent; ``names`` maps a name to the expression to print for it.
+
+        Terms that are whole only together, as the halves of ``(dim + 1) // 2``, stand over what divides them all.
+        """
+        divisors = [_divisor(*term) for term in self.terms]
+        divided = [term for term, divisor in zip(self.terms, divisors, strict=True) if divisor != ONE]
+        if len(divided) < 2:
+            return _sum_code(self.terms, names)
+        divisor = functools.reduce(_least_common, divisors)
+        is_less = all(coefficient < 0 for _, coefficient in divided)
+        over = Extent(tuple(divided)) * Extent((divisor,)) * Extent.number(-1 if is_less else 1)
+        whole = Extent(tuple(term for term in self.terms if term not in divided))
+        quotient = f"({_sum_code(over.terms, names)}) // {_parenthesised(_monomial_code(*divisor, names))}"
+        first = _sum_code(whole.terms, names) if whole.terms else ""
+        if is_less:
+            return f"{first} - {quotient}" if first else f"-({quotient})"
+        if first.startswith("-"):
+            return f"{quotient} - {first[1:]}"
+        return f"{quotient} + {first}" if first else quotient
+
+
+ONE: tuple[Monomial, Fraction] = ((), Fraction(1))
+
+
+def _divisor(monomial: Monomial, coefficient: Fraction) -> tuple[Monomial, Fraction]:
+    """What a term is divided by."""
+    return tuple((name, -power) for name, power in monomial if power < 0), Fraction(coefficient.denominator)
+
+
+def _least_common(left: tuple[Monomial, Fraction], right: tuple[Monomial, Fraction]) -> tuple[Monomial, Fraction]:
+    """The least product that two divide."""
+    powers = dict(left[0])
+    for name, power in right[0]:
+        powers[name] = max(power, powers.get(name, 0))
+    return tuple(sorted(powers.items())), Fraction(math.lcm(int(left[1]), int(right[1])))
+
+
+def _sum_code(terms: Iterable[tuple[Monomial, Fraction]], names: Mapping[str, str]) -> str:
+    pieces: list[str] = []
+    for monomial, coefficient in sorted(terms, key=lambda term: (not term[0], term)):
+        text = _monomial_code(monomial, abs(coefficient), names)
+        sign = "-" if coefficient < 0 else "+"
+        pieces.append(f" {sign} {text}" if pieces else text if sign == "+" else f"-{text}")
+    return "".join(pieces) or "0"
+
+
+def _parenthesised(product: str) -> str:
+    return f"({product})" if " " in product else product
 
 
 def largest(extents: Iterable[Extent], names: Mapping[str, str]) -> str:

@@ -224,6 +224,15 @@ def test_extents_that_are_sums_and_products(schedule: str) -> None:
     check_kernels(head + axes + params + tensor + math + out, 3, 3, 2, 2, schedule)
 
 
+@pytest.mark.parametrize("schedule", ["resident", "columns", "split", "again"])
+def test_extents_that_divide_sums(schedule: str) -> None:
+    head = "version: 1\nmode: random\nsummary: Halves of what is odd by itself.\nmodalities: '>=2'\n"
+    axes = "axes: {i: dim, j: dim, r: (dim + 2) // 4, q: dim - (dim + hidden) // 4}\nhyperparameters: {hidden: {default: 3}}\n"
+    params = "params:\n  inner: {module: Linear, weight: 'P[r,j]'}\n  rest: {tensor: 'R[q,r]', init: normal, std: 1}\n"
+    math = "math: |\n  x[m,r] = tanh(sum[j](P[r,j] * h[m,j]))\n  y[q] = sum[m,r](R[q,r] * x[m,r]) / size[r]\n"
+    check_kernels(f"{head}{axes}{params}{math}  out[i] = sum[m](h[m,i]) * mean[q](y[q])\n", 3, 2, 2, 2, schedule)
+
+
 @pytest.mark.parametrize("schedule", ["resident", "split"])
 def test_modalities_meet_those_that_are_joined(schedule: str) -> None:
     """Sums over modalities inside others, all read at a place of the joined axis: each needs an axis of its own."""

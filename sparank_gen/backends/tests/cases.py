@@ -15,7 +15,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import reachable
 from sparank_gen.ir.parameters import state_key
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.lang.extents import Extent
+from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.widths import has_widths, owner_among, read_at, size_of, sizes_of, widest
 from sparank_gen.spec import errors
 from sparank_gen.spec.source import Span
@@ -93,10 +93,10 @@ def _misfit(mode: Mode, case: Case) -> errors.BadValue:
     """What to say where no small width fits: of an index that has no extent at any of them, if there is one."""
     remedy = "a width in that range has to fit, with the default hyper-parameters, as generated tests run at one"
     for name, extent in mode.program.extents.items():
-        if not any(_fits([extent], replace(case, dim=dim)) for dim in WIDTHS):
+        if not any(_fits([extent], (), replace(case, dim=dim)) for dim in WIDTHS):
             message = f"no width from {WIDTHS[0]} to {WIDTHS[-1]} makes the extent of {name!r} a whole number of at least 1"
             return errors.BadValue(message, _place(mode, name), remedy)
-    message = f"no width from {WIDTHS[0]} to {WIDTHS[-1]} fits the extents of all indices together"
+    message = f"no width from {WIDTHS[0]} to {WIDTHS[-1]} fits the extents of all indices together, and their divisions"
     return errors.BadValue(message, mode.spec.mode.span(), remedy)
 
 
@@ -149,13 +149,16 @@ def ragged_cases(mode: Mode) -> tuple[Case, ...]:
 def _fitting(mode: Mode, n_modalities: int, options: tuple[tuple[str, int | float], ...]) -> Iterator[int]:
     """The small widths that hyper-parameters allow, smallest first."""
     extents = mode.program.extents.values()
-    return (dim for dim in WIDTHS if _fits(extents, Case(dim, n_modalities, options)))
+    return (dim for dim in WIDTHS if _fits(extents, mode.divisions, Case(dim, n_modalities, options)))
 
 
-def _fits(extents: Iterable[Extent], case: Case) -> bool:
-    """Whether the extents are whole numbers of at least 1."""
+def _fits(extents: Iterable[Extent], divisions: Iterable[Division], case: Case) -> bool:
+    """Whether the extents are whole numbers of at least 1, and all divisions come out."""
     sizes = case.sizes(BATCH)
     try:
+        for division in divisions:
+            if widest(division.whole).number_for(sizes) % widest(division.part).value(sizes):
+                return False
         for extent in extents:
             widest(extent).value(sizes)
     except ValueError:

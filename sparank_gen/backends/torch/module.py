@@ -13,7 +13,7 @@ from sparank_gen.backends.torch.gradients import Gradients, derivation, gradient
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.memory import alive
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
-from sparank_gen.backends.torch.requirements import requirements
+from sparank_gen.backends.torch.requirements import divisions, requirements
 from sparank_gen.backends.torch.results import realise
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
@@ -92,7 +92,7 @@ class ModuleFile:
     mode: Mode
     class_name: str
     arguments: tuple[Argument, ...]
-    checks: tuple[tuple[str, str, str], ...]
+    checks: tuple[tuple[str, str], ...]
     requirements: tuple[str, ...]
     assignments: tuple[tuple[str, str], ...]
     out_dim: str
@@ -172,7 +172,7 @@ def module_file(mode: Mode) -> ModuleFile:
         mode=mode,
         class_name=class_name(mode.name),
         arguments=arguments(mode),
-        checks=tuple((d.whole.code(names), d.part.code(names), str(d.part)) for d in mode.divisions),
+        checks=divisions(mode, names),
         requirements=requirements(mode, names),
         assignments=assignments(mode, names),
         out_dim=out_dim(mode),

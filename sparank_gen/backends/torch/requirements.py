@@ -19,6 +19,22 @@ OF_ANY = frozenset("add sub mul neg abs maximum minimum clamp_min clamp_max relu
 OF_POSITIVE = {"div": 1, "pow": 0, "sqrt": 0, "rsqrt": 0, "log": 0}
 
 
+def divisions(mode: Mode, names: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The statements that refuse sizes for which a division does not come out; with each, over which widths it is asked, if any.
+
+    Args:
+        mode: the mode.
+        names: how the names in extents are written in the constructor.
+    """
+    found = []
+    for division in mode.divisions:
+        whole, owner = division.whole.code(names), owner_of(division.whole) or owner_of(division.part)
+        widths = f"{names[f'dim[{owner}]']} in {names[WIDTHS]}" if owner is not None else ""
+        text = f"{division.whole if widths else whole} to be a multiple of {division.part}"
+        found.append((widths, f'require_multiple({whole}, {division.part.code(names)}, "{text}")'))
+    return tuple(found)
+
+
 def requirements(mode: Mode, names: Mapping[str, str]) -> tuple[str, ...]:
     """The statements that refuse sizes and hyper-parameters for which an extent is below 1, or a number of the math is none.
 
