@@ -14,6 +14,8 @@ import pytest
 from project_helper import REPOSITORY, Project, invoke
 
 from sparank_gen.backends.tests.golden import largest_move
+from sparank_gen.project import build
+from sparank_gen.project.config import Config
 
 Change = Callable[[Project], object]
 
@@ -181,10 +183,8 @@ def test_damaged_manifest(project: Project, content: str) -> None:
     assert project.snapshot() == before
 
 
-@pytest.mark.parametrize("successes", [0, 1])
-def test_a_failed_write_leaves_whole_files(project: Project, monkeypatch: pytest.MonkeyPatch, successes: int) -> None:
-    before = project.snapshot()
-    project.edit("specs/gate.yaml", "softmax gating", "soft gating")
+def fail_after(project: Project, successes: int) -> Callable[[str, Path], None]:
+    """``os.replace``, on a disk that is full after so many files of the output."""
     replace, calls = os.replace, []
 
     def failing(source: str, target: Path) -> None:
@@ -193,8 +193,15 @@ def test_a_failed_write_leaves_whole_files(project: Project, monkeypatch: pytest
             raise OSError(28, "No space left on device")
         replace(source, target)
 
+    return failing
+
+
+@pytest.mark.parametrize("successes", [0, 1])
+def test_a_failed_write_leaves_whole_files(project: Project, monkeypatch: pytest.MonkeyPatch, successes: int) -> None:
+    before = project.snapshot()
+    project.edit("specs/gate.yaml", "softmax gating", "soft gating")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", failing)
+        patch.setattr(os, "replace", fail_after(project, successes))
         assert "No space left on device" in project.run("build", code=2).stderr
     after = project.snapshot()
     assert after.keys() == before.keys()
@@ -202,6 +209,61 @@ def test_a_failed_write_leaves_whole_files(project: Project, monkeypatch: pytest
     project.run("build")
     project.run("check")
     assert project.snapshot().keys() == before.keys()
+
+
+@pytest.mark.parametrize("successes", [1, 3, 8])
+def test_what_a_build_that_was_cut_short_wrote_is_ours(
+    project: Project, monkeypatch: pytest.MonkeyPatch, successes: int
+) -> None:
+    before = project.content()
+    project.edit("specs/gate.yaml", "softmax gating", "soft gating")
+    shutil.copy(REPOSITORY / "specs" / "mean.yaml", project.specs)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail_after(project, successes))
+        project.run("build", code=2)
+    project.edit("specs/gate.yaml", "soft gating", "softmax gating")
+    (project.specs / "mean.yaml").unlink()
+    project.run("build")
+    assert project.content() == before
+    project.run("check")
+
+
+def test_an_edit_that_is_no_text_is_an_edit(project: Project) -> None:
+    page = project.output / "docs" / "gate.md"
+    page.write_bytes(page.read_bytes() + b"caf\xe9\n")
+    assert "docs/gate.md was edited by hand" in project.run("check", code=1).stdout
+    project.run("build", code=2)
+    assert page.read_bytes().endswith(b"caf\xe9\n")
+    (project.specs / "gate.yaml").unlink()
+    project.run("build", code=2)
+    project.run("build", "--force")
+    assert not page.exists()
+
+
+def test_links_that_lead_nowhere_are_passed_over(project: Project) -> None:
+    (project.output / "sparank_fusion" / ".#layer.py").symlink_to("nobody@nowhere:1")
+    (project.output / "sparank_fusion" / "gone.py").symlink_to("nowhere.py")
+    project.run("check")
+    project.run("build")
+
+
+@pytest.mark.parametrize("command", ["build", "check"])
+def test_a_spec_saved_while_it_is_compiled_is_not_remembered_as_another(
+    project: Project, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The state is that before the compiler read the specs; what was made of others is not what that state makes."""
+    generate = build._generate
+
+    def slow(config: Config, jobs: int | None) -> dict[str, str]:
+        project.edit("specs/gate.yaml", "soft gating", "softmax gating")
+        return generate(config, jobs)
+
+    project.edit("specs/gate.yaml", "softmax gating", "soft gating")
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_generate", slow)
+        project.run(command)
+    project.edit("specs/gate.yaml", "softmax gating", "soft gating")
+    assert "docs/gate.md is not what the specs say" in project.run("check", code=1).stdout
 
 
 def golden_tests_pass(project: Project, modes: tuple[str, ...]) -> dict[str, bool]:

@@ -39,6 +39,8 @@ def claiming(claim: str, spec: str = GATE) -> str:
     [
         ("sum[m](g[m,i]) == 2", "can be 1 where the right side is 2 at i = 0"),
         ("g[m,i] < 0.9", "where the right side is 0.9 at i = "),
+        ("out[i] < out[i]", "at i = 0"),
+        ("sum[m](g[m,i]) > sum[m](g[m,i])", "the left side can be 1 where the right side is 1"),
         ("out[i] < 1", "where the right side is 1 at i = "),
         ("out[i] >= max[m](h[m,i])", "at i = 0"),
         ("sum[m,i](g[m,i]) <= 1", "where the right side is 1"),
@@ -56,7 +58,7 @@ def test_a_property_of_different_widths(claim: str) -> None:
         golden_text(check_spec(parse_spec(claiming(claim, WIDTHS), "bad.yaml")))
 
 
-@pytest.mark.parametrize("claim", ["2 * g[m,i] == out[m,i]", "g[m,i] <= 1", "sum[i](out[m,i] ** 2) >= 0"])
+@pytest.mark.parametrize("claim", ["2 * g[m,i] == out[m,i]", "g[m,i] <= 1", "sum[i](out[m,i] ** 2) >= 0", "g[m,i] < 1", "g[m,i] ** 2 > 0"])
 def test_properties_that_hold(claim: str) -> None:
     golden_text(check_spec(parse_spec(claiming(claim, WIDTHS), "good.yaml")))
 

@@ -179,7 +179,11 @@ def _number(spec: TensorSpec, rule: Initialisation, around: Surroundings) -> Nod
         raise errors.BadValue(f"{rule.number!r} is {text.value}", text.span(), "write a number above 0, or 'init: zeros'")
     if is_comparison(node):
         raise errors.WrongArguments("a comparison is not a number", text.span(), "write a number")
-    assert not node.axes and all(inner.args or inner.op in NUMBERS for inner in ir.reachable([node]))
+    axes_left = {*node.axes, *(axis for inner in ir.reachable([node]) if inner.op == "extent" for axis in inner.axes)}
+    if axes_left:
+        message = f"this has the axes {', '.join(sorted(axes_left))}, and an initialisation takes one number"
+        raise errors.WrongArguments(message, text.span(), "write one number, made of numbers, hyper-parameters and extents")
+    assert all(inner.args or inner.op in NUMBERS for inner in ir.reachable([node]))
     return node
 
 

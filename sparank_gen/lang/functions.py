@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_body, parse_expression
-from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Reference, Statement
+from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Index, Reference, Statement
 from sparank_gen.lang.walk import calls_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FunctionSpec
@@ -89,6 +89,11 @@ def _parsed(spec: FunctionSpec) -> Function:
         raise errors.BadSyntax(f"{spec.signature.value!r} is not the signature of a function", span, remedy)
     if written.function in OPERATORS or written.function in RESERVED:
         raise errors.ReusedName(f"{written.function!r} already has a meaning, in every spec", span, "choose another name")
+    placed = [*written.axes, *(index for argument in written.arguments if isinstance(argument, Reference) for index in argument.indices)]
+    for index in (*placed, *written.parts):
+        _require_name(index, remedy)
+    if written.parts:
+        raise errors.BadSyntax("a signature has no parts", written.parts[0].span, remedy)
     parameters = []
     for argument in written.arguments:
         if not isinstance(argument, Reference):
@@ -104,6 +109,12 @@ def _parsed(spec: FunctionSpec) -> Function:
         taken.add(name)
     local, value = parse_body(spec.body)
     return Function(written.function, axes, tuple(parameters), spec.signature.value, local, value, span)
+
+
+def _require_name(index: Index, remedy: str) -> None:
+    """Raise unless an index is a name alone, as those are that a definition has."""
+    if not isinstance(index.value, str) or index.offset is not None:
+        raise errors.BadSyntax("a definition has indices that are names alone", index.span, remedy)
 
 
 def _is_name(text: str) -> bool:
@@ -129,6 +140,7 @@ class _Body:
             if target.name in names or target.name in (*self.function.axes, *RESERVED):
                 raise errors.ReusedName(f"{target.name!r} already has a meaning here", target.span, "choose another name")
             for place in target.indices:
+                _require_name(place, "define it for the whole axis, and choose with 'where'")
                 self.require_axis(place.value, place.span)
             names[target.name] = tuple(str(place.value) for place in target.indices)
         used |= self.walk(self.function.value, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import keyword
 import math
 import re
@@ -87,19 +88,25 @@ class _Parser:
         except (ValueError, RecursionError, MemoryError):
             raise errors.BadSyntax("this is not an expression", self.text.span(), "split it into statements") from None
 
-    def statements(self) -> tuple[Statement, ...]:
+    def lines_of_code(self) -> list[ast.stmt]:
+        """The definitions and values of the text, each on lines of its own, as comments of generated code show them."""
         tree = self.tree("exec")
         assert isinstance(tree, ast.Module)
-        return tuple(self.statement(node) for node in tree.body)
+        for before, node in itertools.pairwise(tree.body):
+            if node.lineno == before.end_lineno:
+                raise self.fail(node, "this is the second definition on one line", "write it on a line of its own")
+        return tree.body
+
+    def statements(self) -> tuple[Statement, ...]:
+        return tuple(self.statement(node) for node in self.lines_of_code())
 
     def body(self) -> tuple[tuple[Statement, ...], Expression]:
-        tree = self.tree("exec")
-        assert isinstance(tree, ast.Module)
-        last = tree.body[-1] if tree.body else None
+        lines = self.lines_of_code()
+        last = lines[-1] if lines else None
         if not isinstance(last, ast.Expr):
             remedy = "write an expression in the last line"
             raise errors.BadSyntax("a function ends with its value", self.text.span(len(self.lines) - 1), remedy)
-        return tuple(self.statement(node) for node in tree.body[:-1]), self.expression(last.value, 0)
+        return tuple(self.statement(node) for node in lines[:-1]), self.expression(last.value, 0)
 
     def statement(self, node: ast.stmt) -> Statement:
         if not isinstance(node, ast.Assign) or len(node.targets) != 1:

@@ -75,7 +75,7 @@ def build(config: Config, force: bool = False, update_goldens: bool = False, job
         check_writable(config.output, [*(difference.path for difference in differences), MANIFEST])
         write(config.output, files, differences)
     if not moves:
-        cache.remember(key, {**files, MANIFEST: manifest_text(files)})
+        _remember(key, config, files)
     return Outcome(len(files), tuple(differences), tuple(moves))
 
 
@@ -88,8 +88,14 @@ def check(config: Config, jobs: int | None = None) -> Outcome:
     files, moves = settle_goldens(config, _generate(config, jobs), False)
     outcome = Outcome(len(files), tuple(compare(config.output, files)), tuple(moves))
     if outcome.is_clean:
-        cache.remember(key, {**files, MANIFEST: manifest_text(files)})
+        _remember(key, config, files)
     return outcome
+
+
+def _remember(key: str, config: Config, files: Mapping[str, str]) -> None:
+    """Keep that ``files`` are what the inputs say, unless these changed after their ``key`` was made, and before they were read."""
+    if cache.state_key(config) == key:
+        cache.remember(key, {**files, MANIFEST: manifest_text(files)})
 
 
 def _remembered(key: str, config: Config) -> Outcome | None:
@@ -122,7 +128,7 @@ def settle_goldens(config: Config, files: Mapping[str, str], update: bool) -> tu
     owned = read_manifest(config.output)
     for path in filter(golden_path, files):
         disk = read_text(config.output / path)
-        if disk is None or disk == files[path] or digest(disk) != owned.get(path):
+        if disk is None or disk == files[path] or digest(disk) not in owned.get(path, ()):
             continue
         distance = largest_move(disk, files[path])
         if distance is not None and distance <= TOLERANCE:

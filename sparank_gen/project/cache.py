@@ -43,15 +43,20 @@ def state_key(config: Config) -> str:
     return state.hexdigest()
 
 
-def mode_keys(config: Config, specs: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+def shared_state(config: Config) -> hashlib._Hash:
+    """The beginning of the fingerprints of all modes: what their files depend on beside their specs."""
+    state = _generator(config)
+    _take_in(state, "library", config.specs, library_files(config.specs))
+    return state
+
+
+def mode_keys(common: hashlib._Hash, specs: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
     """A fingerprint for each spec, of everything that the files of its mode depend on.
 
     Args:
-        config: the project.
+        common: what all depend on.
         specs: of each spec, the path that files name it by, and its lines.
     """
-    common = _generator(config)
-    _take_in(common, "library", config.specs, library_files(config.specs))
     keys = []
     for path, lines in specs:
         state = common.copy()

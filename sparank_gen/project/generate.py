@@ -142,9 +142,10 @@ def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
     Raises:
         SpecErrors, UsageError: when the specs or the configuration are wrong.
     """
+    common = cache.shared_state(config)
     modes = load_modes(config)
     renderer = Renderer(config, environment(config.templates))
-    keys = cache.mode_keys(config, [(mode.spec.path, mode.spec.mode.source) for mode in modes])
+    keys = cache.mode_keys(common, [(mode.spec.path, mode.spec.mode.source) for mode in modes])
     known = {key: files for key in keys if (files := cache.remembered_texts(key)) is not None}
     missing = [(key, mode) for key, mode in zip(keys, modes, strict=True) if key not in known]
 
@@ -161,7 +162,9 @@ def generate(config: Config, jobs: int | None = None) -> dict[str, str]:
     if found:
         raise SpecErrors(found)
     new = {key: files for (key, _), files in zip(missing, made, strict=True) if isinstance(files, dict)}
-    cache.remember_texts(new)
+    if cache.shared_state(config).digest() == common.digest():
+        # Else templates or functions changed meanwhile, and the keys may be those of others than were read.
+        cache.remember_texts(new)
     by_mode = known | new
     return {path: text for files in (*(by_mode[key] for key in keys), package) for path, text in files.items()}
 

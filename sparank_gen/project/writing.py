@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sparank_gen.project.config import UsageError
-from sparank_gen.project.files import MANIFEST, Difference, manifest_text, read_text
+from sparank_gen.project.files import MANIFEST, Difference, manifest_text, manifest_while_writing, read_text
 
 
 def check_writable(output: Path, paths: Iterable[str]) -> None:
@@ -43,10 +43,15 @@ def _nearest_folder(folder: Path) -> Path:
 def write(output: Path, files: Mapping[str, str], differences: list[Difference]) -> None:
     """Bring the output folder up to date: write what differs, remove what is stale, then the manifest.
 
+    Before that, the manifest says what is about to be written, so that nothing of a build that is cut short is taken for
+    somebody else's.
+
     Raises:
         UsageError: when a file cannot be written.
     """
     try:
+        if differences:
+            write_atomically(output / MANIFEST, manifest_while_writing(output, files))
         for difference in differences:
             path = output / difference.path
             if difference.path in files:

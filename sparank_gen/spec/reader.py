@@ -81,7 +81,8 @@ class Reader:
         if isinstance(node, yaml.ScalarNode) and node.style is not None:
             raise errors.BadValue(f"{what} must be a number, found the text {text!r}", self.span(node), "write it without quotes")
         try:
-            number = int(text) if re.fullmatch(r"[-+]?\d{1,18}", text) else float(text)
+            # Python takes underscores in numbers, in ways that YAML does not.
+            number = int(text) if re.fullmatch(r"[-+]?\d{1,18}", text) else float(text.replace("_", "?"))
         except ValueError:
             raise errors.BadValue(f"{what} must be a number, found {text!r}", self.span(node), "write a number") from None
         if not math.isfinite(number):

@@ -15,6 +15,7 @@ from sparank_gen.spec import errors
 
 # Features are of several sizes, as they are in the generated tests.
 SCALES = (1.0, 10.0)
+STRICT = ("<", ">")
 REMEDY = "a property holds for every input: correct it, or the math"
 
 
@@ -30,7 +31,7 @@ def require_properties(mode: Mode, found: Tensors, sizes: Sizes) -> None:
         tensors = {**found, FEATURES: _scaled(found[FEATURES], scale)}
         results = {name: _result(mode, name, tensors, sizes) for name in mode.program.outputs}
         for text, claim in zip(mode.spec.properties, mode.properties, strict=True):
-            counterexample = _counterexample(mode, claim, {**tensors, **results}, sizes)
+            counterexample = _counterexample(mode, claim, {**tensors, **results}, sizes, is_strict=scale == SCALES[0])
             if counterexample:
                 message = f"this does not hold for every input: {counterexample}"
                 raise errors.FalseProperty(message, text.span(), REMEDY)
@@ -52,14 +53,18 @@ def _result(mode: Mode, name: str, tensors: Tensors, sizes: Sizes) -> Array | Pi
     return Pieces(axes.index(owner), tuple(evaluate_apart(definition.node, owner, rest, values, extents, sizes)))
 
 
-def _counterexample(mode: Mode, claim: Property, tensors: Tensors, sizes: Sizes) -> str:
-    """Where a property does not hold, and what its sides are there; empty where it does."""
+def _counterexample(mode: Mode, claim: Property, tensors: Tensors, sizes: Sizes, is_strict: bool) -> str:
+    """Where a property does not hold, and what its sides are there; empty where it does.
+
+    Of large features a sigmoid is 1 by rounding: only where it ``is_strict``, equal sides are not one below the other.
+    """
     # Both sides with all axes that either has.
     either = ir.apply("le", claim.left, claim.right)
     sides = [ir.apply("where", either, side, side) for side in (claim.left, claim.right)]
     values = evaluate(sides, tensors, mode.program.extents, sizes)
     for m, (left, right) in enumerate(zip(*(_parts(values[side]) for side in sides), strict=True)):
-        wrong = np.argwhere(~_holds(claim.relation, left.array, right.array))
+        holds = _holds(claim.relation, left.array, right.array)
+        wrong = np.argwhere(~(holds & (left.array != right.array) if is_strict and claim.relation in STRICT else holds))
         if len(wrong):
             value, place = values[sides[0]], tuple(wrong[0])
             at = {value.owner: m} if isinstance(value, Apart) else {}
