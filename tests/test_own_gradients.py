@@ -314,3 +314,25 @@ def test_layers_without_biases(mode: str, modalities: int) -> None:
     out = layer(features)
     assert name(out) != OWN
     torch.testing.assert_close(out, wanted)
+
+
+@each
+def test_statements_that_fail_are_not_passed_over(mode: str, modalities: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a transform of functions nothing else is computed in their place."""
+
+    def broken(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("broken")
+
+    layer, features = make(mode, modalities)
+    with monkeypatch.context() as patch:
+        for name in ("_gradients", "_gradients_pair"):
+            patch.setattr(layer._mode, name, broken, raising=False)
+        out = layer(features)
+        with pytest.raises(RuntimeError, match="broken"):
+            out.sum().backward()
+    with monkeypatch.context() as patch, torch.no_grad():
+        fuse = layer._mode._fuse_pair if layer._is_pair else layer._mode._fuse
+        name = fuse.__name__
+        patch.setattr(layer._mode, name, lambda *given: broken() if given[3:] == (True,) else fuse(*given))
+        with pytest.raises(RuntimeError, match="broken"):
+            layer(features)

@@ -282,6 +282,16 @@ def twice(module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
     return (2 * given[0],)
 
 
+def test_a_hook_that_only_looks_changes_no_number() -> None:
+    """A call would compute with the module's eps, and the formula has its own."""
+    layer, features = layer_and_features("attention", 2)
+    layer.norm.eps = 0.5  # type: ignore[union-attr, assignment]
+    layer(features)
+    layer.norm.register_forward_hook(lambda *seen: None)  # type: ignore[operator, union-attr]
+    with pytest.raises(RuntimeError, match="expected LayerNorm.eps to be 1e-05, as in the formula, got 0.5"):
+        layer(features)
+
+
 def test_hooks_that_only_look_are_warned_of() -> None:
     layer, features = layer_and_features("attention", 2)
     wanted = layer(features)

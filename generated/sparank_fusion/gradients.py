@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparank_fusion.functions import Operand, runs_under_autocast
+from sparank_fusion.functions import Operand, is_transformed, runs_under_autocast
 
 Values = Callable[..., tuple[Any, ...]]
 Gradients = Callable[..., tuple[Any, ...]]
@@ -73,6 +73,8 @@ class _Derived(torch.autograd.Function):
                 found = gradients(cotangent, of_features, *operands, *kept)
             except RuntimeError:
                 # Under vmap over cotangents no statement may write over a tensor that does not depend on them.
+                if not (is_transformed() or torch._C._functorch.is_legacy_batchedtensor(cotangent)):
+                    raise
                 return None, None, None, *_recorded(cotangent, values, operands, ctx.needs_input_grad[3:])
         flat: list[Tensor | None] = []
         for operand, gradient in zip(operands, found):

@@ -268,16 +268,18 @@ class FusionModule(nn.Module):
         fuse, rows, in_place = self._way(features[0], batch, present is not None, return_extras)
         if present is not None:
             features = [*features, present]
+        # The batch of what is compiled is no number.
         if (
             rows is not None
+            and not torch.compiler.is_compiling()
             and batch > rows
-            and not (torch.compiler.is_compiling() or has_parametrized(self))
+            and not has_parametrized(self)
         ):
             fuse = functools.partial(self._in_blocks, fuse, rows)
         try:
             return fuse(features, return_extras, in_place)
         except RuntimeError:
-            if not in_place:
+            if not (in_place and is_transformed()):
                 raise
             # Transforms of functions, such as vmap, refuse to write over a tensor, and gradients that are not those of
             # operations: then there is none of both.

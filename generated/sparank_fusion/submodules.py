@@ -169,6 +169,11 @@ class _Calls(TorchFunctionMode):
             bias = args[place + 1] if len(args) > place + 1 else named.get("bias")
             module = self.by_weight.get(id(weight)) or self.by_bias.get((id(weight), id(bias)))
             if module is not None:
+                eps = named.get("eps")
+                if eps is not None and getattr(module, "eps", eps) != eps:
+                    raise RuntimeError(
+                        f"expected {type(module).__name__}.eps to be {eps}, as in the formula, got {module.eps}"
+                    )
                 self.called.add(module)
                 return module(args[0])
         return func(*args, **named)
