@@ -16,7 +16,7 @@ from torch.nn.utils import prune, spectral_norm
 from torch.utils.hooks import RemovableHandle
 
 from published import Cell, assert_same_gradients, gradients, twins
-from sparank_fusion import FusionLayer
+from sparank_fusion import FusionLayer, FusionMode, mode_class
 
 # Below and above the batches that have gradients of their own, and with two modalities the shorter form.
 LINEARS = [("gate", 2, "gate_projs.0"), ("gate", 3, "gate_projs.1"), ("sigmoid_gate", 2, "gate_net.0")]
@@ -166,26 +166,31 @@ def test_parametrized_weights_are_read_once(change: Change, mode: str, modalitie
     torch.testing.assert_close(*found)
 
 
-class Headed(FusionLayer):
-    """A layer with a module of its own after it."""
+def headed(mode: str, kind: type[nn.Module], *arguments: Any) -> nn.Module:
+    """A layer of a class made of ``kind``, with modules of its own after it."""
 
-    def __init__(self, mode: Any) -> None:
-        super().__init__(8, 2, mode)
-        self.head = Adapted(nn.Linear(self.out_dim, 4))
-        self.norm = nn.LayerNorm(4)
-        self.norm.register_forward_hook(lambda *seen: None)
+    class Headed(kind):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__(8, 2, *arguments)
+            self.head = Adapted(nn.Linear(self.out_dim, 4))
+            self.norm_2 = nn.LayerNorm(4)
+            self.norm_2.register_forward_hook(lambda *seen: None)
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        return self.norm(self.head(super().forward(*arguments, **options)))
+        def forward(self, *given: Any, **options: Any) -> Any:
+            return self.norm_2(self.head(super().forward(*given, **options)))
+
+    return Headed()
 
 
-@pytest.mark.parametrize("mode", ["concat", "gate", "sigmoid_gate"])
-def test_classes_made_of_the_layers_may_have_modules_of_their_own(mode: str) -> None:
-    layer, features = Headed(mode), layer_and_features(mode, 2)[1]
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("mode", ["concat", "gate", "sigmoid_gate", "attention"])
+def test_classes_made_of_the_layers_may_have_modules_of_their_own(mode: FusionMode, is_whole: bool) -> None:
+    kind, arguments = (FusionLayer, (mode,)) if is_whole else (mode_class(mode), ())
+    layer, features = headed(mode, kind, *arguments), layer_and_features(mode, 2)[1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = layer(features)
-    torch.testing.assert_close(found, layer.norm(layer.head(FusionLayer.forward(layer, features))))
+    torch.testing.assert_close(found, layer.norm_2(layer.head(kind.forward(layer, features))))  # type: ignore[operator]
     assert copy.deepcopy(layer)(features).equal(found)
 
 

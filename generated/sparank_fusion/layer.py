@@ -184,7 +184,7 @@ class FusionLayer(FusionModule):
         self.one_width = mode.one_width
         self.extras = mode.extras
         self.batch_dims = mode.batch_dims
-        self._formula_modules = tuple(mode._modules)
+        self._formula_modules = mode._formula_modules
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, n_modalities={self.n_modalities}, fusion_type={self.fusion_type!r}, out_dim={self.out_dim}"

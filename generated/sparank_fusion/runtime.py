@@ -71,7 +71,7 @@ class FusionModule(nn.Module):
     only_moves: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = False
     has_pair_gradients: ClassVar[bool] = False
-    _formula_modules: tuple[str, ...] | None = None
+    _formula_modules: tuple[str, ...] = ()
     _mode: type[FusionModule]
     _operands: Callable[..., tuple[Any, ...]]
     _values: Callable[..., tuple[Any, ...]]

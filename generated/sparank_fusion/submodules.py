@@ -65,9 +65,7 @@ def _are_plain(layer: nn.Module) -> bool:
 def _held(layer: nn.Module) -> Collection[nn.Module | None]:
     """What the formula reads: a class that is made of a layer's may have further submodules."""
     held, names = layer._modules, layer._formula_modules
-    if names is None or len(names) == len(held):  # type: ignore[arg-type]
-        return held.values()
-    return [held.get(name) for name in names]  # type: ignore[union-attr]
+    return held.values() if len(names) == len(held) else [held.get(name) for name in names]  # type: ignore[arg-type, union-attr]
 
 
 def _submodules(layer: nn.Module) -> Iterator[nn.Module]:

@@ -58,6 +58,7 @@ class AttentionFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0, 0)
+    _formula_modules = ("attn", "norm")
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class DeepSetsFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0,)
+    _formula_modules = ("phi", "rho")
 
     def __init__(
         self,

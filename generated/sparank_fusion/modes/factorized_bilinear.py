@@ -57,6 +57,7 @@ class FactorizedBilinearFusion(FusionModule):
     numbered = "x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]"
     one_width = None
     batch_dims = (0,)
+    _formula_modules = ("left", "right")
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class GatedMultimodalUnitFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0, 0)
+    _formula_modules = ("hidden", "gate")
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class LowRankBilinearFusion(FusionModule):
     numbered = "x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])"
     one_width = None
     batch_dims = (0,)
+    _formula_modules = ("left", "right", "output")
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class LowRankFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0,)
+    _formula_modules = ("factors",)
 
     def __init__(
         self,

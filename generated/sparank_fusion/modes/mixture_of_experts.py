@@ -53,6 +53,7 @@ class MixtureOfExpertsFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0, 0)
+    _formula_modules = ("router", "expert")
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.gradients import Gradients, derivation, gradients
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.memory import alive
-from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows
+from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows, submodules
 from sparank_gen.backends.torch.requirements import divisions, requirements
 from sparank_gen.backends.torch.results import realise
 from sparank_gen.ir.mode import Mode
@@ -95,6 +95,7 @@ class ModuleFile:
     checks: tuple[tuple[str, str], ...]
     requirements: tuple[str, ...]
     assignments: tuple[tuple[str, str], ...]
+    submodules: tuple[str, ...]
     out_dim: str
     block: tuple[str, str] | None
     only_moves: bool
@@ -175,6 +176,7 @@ def module_file(mode: Mode) -> ModuleFile:
         checks=divisions(mode, names),
         requirements=requirements(mode, names),
         assignments=assignments(mode, names),
+        submodules=submodules(mode),
         out_dim=out_dim(mode),
         block=_block(mode, program, names, made[0].alive),
         only_moves=only_moves(program),

@@ -38,6 +38,12 @@ def assignments(mode: Mode, names: Mapping[str, str]) -> tuple[tuple[str, str], 
     return tuple((attribute, _container(below)) for attribute, below in tree.items())
 
 
+def submodules(mode: Mode) -> tuple[str, ...]:
+    """The attributes of the module that are modules: all but single tensors that stand alone."""
+    alone = {holder.path for holder in mode.modules if isinstance(holder, LearnedTensor) and holder.per is None}
+    return tuple(dict.fromkeys(holder.path.split(".")[0] for holder in mode.modules if holder.path not in alone))
+
+
 def _container(below: Tree | str) -> str:
     """A module with the given members: an ``nn.Sequential`` where they have positions."""
     if isinstance(below, str):
