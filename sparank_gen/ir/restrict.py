@@ -75,10 +75,9 @@ def restrict(program: Program, selects: bool = True) -> Program:
     """
     restriction = _Restriction(program, selects)
     taken = {*program.tensors, *(definition.name for definition in program.definitions)}
-    masks = [replace(mask, name=_free(mask.name, taken)) for mask in MASKS]
     definitions = [restriction.definition(definition) for definition in program.definitions]
     tensors = {**program.tensors, PRESENT: ir.Tensor(PRESENT, (program.extents["m"], Extent.symbol("batch")))}
-    return replace(program, tensors=tensors, definitions=(*masks, *definitions))
+    return replace(program, tensors=tensors, definitions=(*_masks(taken), *definitions))
 
 
 def is_present(axis: str) -> Node:
@@ -101,11 +100,16 @@ def _free(name: str, taken: Iterable[str]) -> str:
 _SOME = ir.reduce("max", is_present("m"), ["m"])
 _AMONG = ir.apply("ge", is_present("m"), _SOME)
 _COUNT = ir.reduce("sum", _AMONG, ["m"])
-MASKS = (
-    Definition("any_present", (), _SOME, "any_present = max[m](present[m])"),
-    Definition("takes_part", ("m",), _AMONG, "takes_part[m] = present[m] >= any_present, so all do in a sample that has none"),
-    Definition("count", (), _COUNT, "count = sum[m](among[m])"),
-)
+
+
+def _masks(taken: Iterable[str]) -> tuple[Definition, ...]:
+    """What takes the place of all modalities, by names that are not ``taken``."""
+    some, among, count = (_free(name, taken) for name in ("any_present", "takes_part", "count"))
+    return (
+        Definition(some, (), _SOME, f"{some} = max[m](present[m])"),
+        Definition(among, ("m",), _AMONG, f"{among}[m] = present[m] >= {some}, so all do in a sample that has none"),
+        Definition(count, (), _COUNT, f"{count} = sum[m]({among}[m])"),
+    )
 
 
 class _Restriction:

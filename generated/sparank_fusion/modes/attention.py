@@ -192,7 +192,7 @@ class AttentionFusion(FusionModule):
         # token[t,i] = layernorm[i](mixed[t,i] + h[t,i], eps=1e-5) * scale[i] + shift[i]
         # token: (M, B, dim)
         token = F.layer_norm(mixed + tokens, (self.dim,), scale, shift, eps=1e-05)
-        # count = sum[m](among[m])
+        # count = sum[m](takes_part[m])
         count = takes_part.sum(0)  # (B,)
         # out[i] = mean[t](token[t,i])
         # out: (B, dim)

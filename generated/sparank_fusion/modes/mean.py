@@ -63,7 +63,7 @@ class MeanFusion(FusionModule):
         any_present = present.amax(0)  # (B,)
         # takes_part[m] = present[m] >= any_present, so all do in a sample that has none
         takes_part = present >= any_present  # (M, B)
-        # count = sum[m](among[m])
+        # count = sum[m](takes_part[m])
         count = takes_part.sum(0)  # (B,)
         # out[i] = mean[m](h[m,i])
         out = sum_all(h) / count.unsqueeze(-1)  # (B, dim)
