@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from test_torch_plans import HEAD as PLAN
+from test_torch_plans import operations
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.node import Node, reachable
@@ -74,3 +76,21 @@ def test_conditions_within_conditions() -> None:
         joined = " or ".join(f"{level} < y[i] < {level}.{k} and not x[i] > {k}" for k in range(1, 9))
         expression = f"where({joined} or 0 < {expression} < 1, y[i] * {level}, 0)"
     assert sum(node.op == "where" for node in reachable([output(expression)])) == 6 * (3 * 8 + 2)
+
+
+@pytest.mark.parametrize(
+    "expression, masks, choices",
+    [
+        ("where((x[i] > 0 or y[i] > 0.5) and not (x[i] > 1 and y[i] > 1), x[i] * y[i], x[i] - y[i])", 4, 1),
+        ("where(0 < x[i] < 1, x[i], y[i]) * where(x[i] > 2 and y[i] > 2, 3, y[i])", 2, 2),
+        # One of the choices within is read by itself too.
+        ("where(x[i] > 0, where(y[i] > 0, x[i], y[i]), y[i]) + where(y[i] > 0, x[i], y[i])", 1, 2),
+        # Another branch makes another choice of it.
+        ("where(x[i] > 0, where(y[i] > 0, x[i], 1), y[i])", 0, 2),
+    ],
+)
+def test_joined_conditions_are_one_choice_by_truth_values(expression: str, masks: int, choices: int) -> None:
+    count = operations(f"{HEAD}{expression}\n".removeprefix(PLAN), 3)
+    assert sum(count[name] for name in ("bitwise_and", "bitwise_or", "bitwise_not")) == masks
+    assert count["where"] == choices
+    check_program(f"{HEAD}{expression}\nweights: 'x[b,i]'\n", dim=5, n_modalities=3, hidden=1, batch=7)

@@ -36,6 +36,7 @@ NUMBER_SECOND = ("clamp_min", "clamp_max")
 OVER_AXES = [(o, over) for o in OPERATORS.values() if o.kind in ("reduction", "normalisation") for over in (("j",), AXES)]
 POINTWISE = [(o, ()) for o in OPERATORS.values() if o.kind in ("pointwise", "comparison")]
 ALL = POINTWISE + OVER_AXES
+OF_TRUTHS = ("logical_and", "logical_or", "logical_not")
 STEADY = ("sigmoid", "tanh", "relu", "gelu", "silu", "softplus", "erf", "sin", "cos", "abs")
 
 
@@ -179,7 +180,12 @@ def test_torch_print_is_the_meaning(operator: Operator, over: tuple[str, ...]) -
     if not operator.torch or (operator.name in ("softmax", "prod") and len(over) > 1):
         return  # for the compiler alone; printed over flattened dimensions
     arrays = points(operator)
-    found = torch_value(operator, over, [torch.tensor(array) for array in arrays]).numpy()
+    tensors = [torch.tensor(array) for array in arrays]
+    if operator.name in OF_TRUTHS:
+        # The meaning takes any number but 0 for true.
+        tensors = [tensor > 0 for tensor in tensors]
+        arrays = [np.maximum(array, 0) for array in arrays]
+    found = torch_value(operator, over, tensors).numpy()
     expected = meaning(operator, over, arrays)
     np.testing.assert_allclose(found.astype(np.float64), expected, rtol=1e-12, atol=1e-12)
 
@@ -190,6 +196,7 @@ def test_scalar_print_is_the_meaning(operator: Operator) -> None:
     expected = meaning(operator, (), arrays)
     for entry in np.ndindex(*SHAPE):
         numbers = {name: float(array[entry]) for name, array in named(arrays).items()}
+        numbers = {name: bool(number) for name, number in numbers.items()} if operator.name in OF_TRUTHS else numbers
         found = eval(operator.scalar.format(*numbers), {"math": math, **numbers})
         assert found == pytest.approx(expected[entry], rel=1e-12, abs=1e-12)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparank_gen.ir.conditions import join_conditions
 from sparank_gen.ir.expand import expand_short_norms
 from sparank_gen.ir.guard import guard
 from sparank_gen.ir.mode import Mode
@@ -14,12 +15,12 @@ from sparank_gen.ir.specialise import merge_contractions
 
 def prepared(mode: Mode) -> Program:
     """The program that code is made from."""
-    return _passed(mode, guard(mode.program))
+    return _passed(mode, join_conditions(guard(mode.program)))
 
 
 def prepared_restricted(mode: Mode) -> Program:
     """The same among the modalities that are present, of features that are zero where they are absent."""
-    return _passed(mode, restrict(guard(mode.program), selects=False))
+    return _passed(mode, join_conditions(restrict(guard(mode.program), selects=False)))
 
 
 def _passed(mode: Mode, program: Program) -> Program:

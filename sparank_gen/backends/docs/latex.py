@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparank_gen.backends.docs.conditions import Choice, Choices, Condition, goes_on
 from sparank_gen.ir import node as ir
+from sparank_gen.ir.conditions import Choice, Choices, Condition, goes_on
 from sparank_gen.ir.derive import ADJOINT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Window, windows_of
 from sparank_gen.ir.text import fresh

@@ -53,6 +53,7 @@ NOUNS = {
     "ne": "unequal",
     "concat": "joined",
     "where": "selected",
+    **dict.fromkeys(("logical_and", "logical_or", "logical_not"), "holds"),
 }
 
 

@@ -11,11 +11,14 @@ from typing import Protocol
 ATOM = 10
 # How tightly Python's operators bind; what else there is needs no parentheses.
 BINDING: dict[type, int] = {
-    ast.IfExp: 1,
-    ast.Compare: 4,
+    **dict.fromkeys((ast.Or, ast.IfExp), 1),
+    **dict.fromkeys((ast.And, ast.Not), 2),
+    ast.Compare: 3,
+    ast.BitOr: 4,
+    ast.BitAnd: 5,
     **dict.fromkeys((ast.Add, ast.Sub), 6),
     **dict.fromkeys((ast.Mult, ast.Div, ast.FloorDiv, ast.Mod), 7),
-    ast.USub: 8,
+    **dict.fromkeys((ast.USub, ast.Invert), 8),
     ast.Pow: 9,
 }
 

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from sparank_gen.ir.node import Node
+from sparank_gen.ir import node as ir
+from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.verify import verified
 from sparank_gen.lang.syntax import AND, NOT, OR
 
+LOGICAL = {AND: "logical_and", OR: "logical_or"}
 # Comparisons that read well in a row.
 ROWS = ({"lt", "le"}, {"gt", "ge"})
+
+
+@verified
+def join_conditions(program: Program) -> Program:
+    """``program`` with one choice by truth values where choices within choices are between the same two.
+
+    A truth value takes a quarter of a number's memory, and less time; and no branch is computed as a part of two choices.
+    """
+    choices = Choices({definition.node for definition in program.definitions})
+    done: dict[Node, Node] = {}
+    for node in ir.reachable(definition.node for definition in program.definitions):
+        choice = choices.of(node) if node.op == "where" else None
+        if choice is None or isinstance(choice.condition, Node) or not all(map(_is_of_tensors, _comparisons(choice.condition))):
+            done[node] = ir.rebuild(node, [done[arg] for arg in node.args])
+        else:
+            done[node] = ir.apply("where", _truth(choice.condition, done), done[choice.chosen], done[choice.other])
+    return replace(program, definitions=tuple(replace(d, node=done[d.node]) for d in program.definitions))
+
+
+def _truth(condition: Condition, done: Mapping[Node, Node]) -> Node:
+    """A condition as one truth value."""
+    if isinstance(condition, Node):
+        return done[condition]
+    parts = [_truth(part, done) for part in condition.parts]
+    if condition.word == NOT:
+        return ir.apply("logical_not", *parts)
+    return functools.reduce(functools.partial(ir.apply, LOGICAL[condition.word]), parts)
+
+
+def _comparisons(condition: Condition) -> Iterator[Node]:
+    if isinstance(condition, Node):
+        yield condition
+    else:
+        for part in condition.parts:
+            yield from _comparisons(part)
+
+
+def _is_of_tensors(condition: Node) -> bool:
+    """Whether a comparison is one of tensors; Python compares numbers, once."""
+    return any(node.op == "leaf" for node in ir.reachable([condition]))
 
 
 @dataclass(frozen=True)
