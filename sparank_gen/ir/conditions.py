@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.syntax import AND, NOT, OR
 
@@ -21,12 +21,14 @@ def join_conditions(program: Program) -> Program:
     """``program`` with one choice by truth values where choices within choices are between the same two.
 
     A truth value takes a quarter of a number's memory, and less time; and no branch is computed as a part of two choices.
+    Comparisons of what all samples share are left: Python makes those of numbers, and Triton's interpreter takes single truth
+    values for numbers.
     """
     choices = Choices({definition.node for definition in program.definitions})
     done: dict[Node, Node] = {}
     for node in ir.reachable(definition.node for definition in program.definitions):
         choice = choices.of(node) if node.op == "where" else None
-        if choice is None or isinstance(choice.condition, Node) or not all(map(_is_of_tensors, _comparisons(choice.condition))):
+        if choice is None or isinstance(choice.condition, Node) or not all(BATCH in one.axes for one in _comparisons(choice.condition)):
             done[node] = ir.rebuild(node, [done[arg] for arg in node.args])
         else:
             done[node] = ir.apply("where", _truth(choice.condition, done), done[choice.chosen], done[choice.other])
@@ -49,11 +51,6 @@ def _comparisons(condition: Condition) -> Iterator[Node]:
     else:
         for part in condition.parts:
             yield from _comparisons(part)
-
-
-def _is_of_tensors(condition: Node) -> bool:
-    """Whether a comparison is one of tensors; Python compares numbers, once."""
-    return any(node.op == "leaf" for node in ir.reachable([condition]))
 
 
 @dataclass(frozen=True)
