@@ -12,11 +12,16 @@ from project_helper import Project
 from sparank_gen.backends.tests.cases import BATCH, Case, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
+from sparank_gen.lang.elsewhere import FUNCTIONS
 from sparank_gen.lang.functions import read_functions
+from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.parse import parse_expression
+from sparank_gen.lang.walk import calls_of
 from sparank_gen.project.config import Config, library_files
 from sparank_gen.project.generate import load_library_functions
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.spec.source import Text
 from test_random_programs import compiled
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -199,3 +204,9 @@ def test_hidden_files_are_no_functions(project: Project) -> None:
     shared(project, "version: 1\nfunctions:\n  f(x): x\n")
     (project.specs / "lib" / ".own.yaml").write_text("- nothing", encoding="utf-8")
     assert [path.name for path in library_files(project.specs)] == ["own.yaml"]
+
+
+@pytest.mark.parametrize("written", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_what_is_written_in_place_of_other_names_is_of_the_language(written: str) -> None:
+    names = {call.function for call in calls_of(parse_expression(Text(written, "x", ((0, 1, 1),), (written,))))}
+    assert names <= OPERATORS.keys()

@@ -413,9 +413,9 @@ class _Checker:
 
         def lookup(name: str, span: Span) -> Quantity | None:
             if name in (*self.statements, *self.layouts) and name not in visible:
-                raise errors.UnknownName(
-                    f"{name!r} is not visible in properties", span, f"properties may speak of {', '.join(sorted(visible))}"
-                )
+                seen = f"properties may speak of {', '.join(sorted(visible))}"
+                remedy = f"lay it out under 'diagnostics'; {seen}" if name in self.statements else seen
+                raise errors.UnknownName(f"{name!r} is not visible in properties", span, remedy)
             if name == FEATURES or name not in visible:
                 return self.lookup(name, span) if name == FEATURES else None
             axes = self.definitions[name].axes

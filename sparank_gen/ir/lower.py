@@ -9,6 +9,7 @@ from typing import Protocol
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Window
 from sparank_gen.ir.node import Index as Position
+from sparank_gen.lang import elsewhere
 from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.lang.functions import CONCAT
 from sparank_gen.lang.ops import OPERATORS, Operator
@@ -211,10 +212,11 @@ def _reference(expression: Reference, scope: Scope) -> Node:
         return ir.extent(scope.resolved(scope.scalars[name]))
     quantity = scope.lookup(name, expression.span)
     if quantity is None and name in scope.extents and not indices:
-        raise errors.UnknownName(f"{name!r} is an index, not a value", expression.span, f"write indices in brackets, as in 'x[{name}]'")
+        raise errors.UnknownName(f"{name!r} is an index, not a value", expression.span, elsewhere.INDEX.format(name))
     if quantity is None:
-        hint = errors.did_you_mean(name, [*scope.names(), *scope.scalars])
-        raise errors.UnknownName(f"{name!r} is not defined{hint}", expression.span, "define it, or bind a parameter to it")
+        remedy = elsewhere.NAMES.get(name)
+        hint = "" if remedy else errors.did_you_mean(name, [*scope.names(), *scope.scalars])
+        raise errors.UnknownName(f"{name!r} is not defined{hint}", expression.span, remedy or "define it, or bind a parameter to it")
     return quantity.read(check_slots(name, quantity, indices, expression.span, scope))
 
 
@@ -332,6 +334,9 @@ def _operator(expression: Call, scope: Scope) -> Operator:
     name = PAIRWISE.get(expression.function, expression.function) if not expression.axes else expression.function
     operator, written = OPERATORS.get(name), expression.function
     if operator is None or operator.internal:
+        if written in elsewhere.FUNCTIONS:
+            remedy = f"write '{elsewhere.FUNCTIONS[written]}'"
+            raise errors.UnknownOperator(f"{written!r} is not an operator", expression.span, remedy)
         functions = sorted(scope.functions.names) if scope.functions else []
         hint = errors.did_you_mean(written, [known for known in (*CALLABLE, *functions) if known in written or len(known) - len(written) < 3])
         sources = "under 'functions' in this spec", "in lib/ beside it"

@@ -6,6 +6,7 @@ import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from sparank_gen.lang import elsewhere
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_body, parse_expression
 from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Index, Reference, Statement
@@ -171,6 +172,9 @@ class _Body:
         operators = [OPERATORS.get(name) for name in expression.function.split()]
         is_operator = expression.function in (CONCAT, AND, OR, NOT) or all(each and not each.internal for each in operators)
         if expression.function not in self.functions and not is_operator:
+            if expression.function in elsewhere.FUNCTIONS:
+                remedy = f"write '{elsewhere.FUNCTIONS[expression.function]}'"
+                raise errors.UnknownOperator(f"{expression.function!r} is not an operator", expression.span, remedy)
             known = [*(name for name, each in OPERATORS.items() if not each.internal), *self.functions]
             hint = errors.did_you_mean(expression.function, known)
             raise errors.UnknownOperator(
@@ -188,7 +192,7 @@ class _Body:
         if expression.name == "size" and expression.indices or expression.name in VISIBLE and not expression.indices:
             return used
         if expression.name in self.function.axes and not expression.indices:
-            remedy = f"write indices in brackets, as in 'x[{expression.name}]'"
+            remedy = elsewhere.INDEX.format(expression.name)
             raise errors.UnknownName(f"{expression.name!r} is an index, not a value", expression.span, remedy)
         if expression.name not in names:
             hint = errors.did_you_mean(expression.name, names)
