@@ -12,7 +12,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.spec.load import parse_spec
 from sparank_gen.spec.source import Text
-from test_random_programs import compiled
+from test_random_programs import check_program, compiled
 
 GATED = """\
 version: 1
@@ -101,3 +101,25 @@ def test_what_is_seen_to_be_no_negative_number_up_to_a_largest(text: str, most: 
     names = {name: Extent.symbol(name) for name in ("dim", "rank")}
     extent = parse_extent(Text(text, "a.yaml", ((0, 1, 1),), ("",)), names)[0]
     assert extent.is_at_least_zero({}, most) is expected
+
+
+HAMILTON = """\
+version: 1
+mode: hamilton
+summary: The product of two modalities as complex numbers, half of each real.
+modalities: "2"
+axes: {i: dim // 2, q: 2}
+features: "h[m, b, (q i)]"
+math: |
+  x[0,i] = h[0,0,i] * h[1,0,i] - h[0,1,i] * h[1,1,i]
+  x[1,i] = h[0,0,i] * h[1,1,i] + h[0,1,i] * h[1,0,i]
+  out[q,i] = x[q,i] + mean[m](h[m,0,i])
+out: "out[b,(q i)]"
+"""
+
+
+def test_features_at_all_positions_of_what_they_are_taken_apart_into_are_read_once() -> None:
+    _, source = compiled(check_spec(parse_spec(HAMILTON, "hamilton.yaml")))
+    assert "h_0_0, h_0_1 = h[0].unflatten(-1, (2, self.dim // 2)).unbind(1)" in source
+    assert "h_0_0 * h_1_1 + h_0_1 * h_1_0" in source
+    check_program(HAMILTON, 3, 2, 1, 4)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sparank_gen.backends.torch.emit import SHOWN
 from sparank_gen.backends.torch.pieces import split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Value, index_dense
+from sparank_gen.backends.torch.views import MOST_PARTS
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import owner_among
@@ -52,6 +53,9 @@ def feature(lowering: Lowering, indices: Sequence[str | int]) -> Value:
     """The features, one modality's or all, at the indices of batch, modality and what a row is taken apart into."""
     batch, modality, *rest = indices
     if isinstance(modality, int):
+        part = _part(lowering, modality, str(batch), rest)
+        if part is not None:
+            return part
         return index_dense(taken_apart(lowering, f"h[{modality}]"), (batch, *rest))
     if lowering.feature_tensor is not None:
         places = {"m": modality, BATCH: batch}
@@ -60,6 +64,32 @@ def feature(lowering: Lowering, indices: Sequence[str | int]) -> Value:
     assert isinstance(modality, str)
     element = lowering.emitter.element(f"h_{modality}", "h")
     return Listed(modality, index_dense(taken_apart(lowering, element), (batch, *rest)), ((element, "h"),))
+
+
+def _part(lowering: Lowering, modality: int, batch: str, rest: Sequence[str | int]) -> Dense | None:
+    """The features of one modality at one position of what a row is taken apart into, by one ``unbind`` for all positions.
+
+    None unless each of a few is read.
+    """
+    positions = [(place, index) for place, index in enumerate(rest) if isinstance(index, int)]
+    if len(positions) != 1 or len(rest) < 2:
+        return None
+    ((place, position),) = positions
+    indices = [batch, *(index for index in rest if isinstance(index, str))]
+    read = {
+        node.data[1][2 + place]
+        for node in lowering.uses
+        if node.op == "leaf" and node.data[0] == "h" and node.data[1][1] == modality and len(node.axes) == len(rest)
+    }
+    count = lowering.program.tensors["h"].slots[1 + place].constant or 0
+    if not 2 <= count <= MOST_PARTS or read != set(range(count)):
+        return None
+    if (modality, place) not in lowering.feature_parts:
+        whole = taken_apart(lowering, f"h[{modality}]")
+        names = [f"h_{modality}_{each}" for each in range(count)]
+        code = f"{whole.code}.unbind({place + 1 if place + 1 < len(rest) else -1})"
+        lowering.feature_parts[modality, place] = lowering.emitter.unpack(Dense("", tuple(indices)), code, names, [""] * count)
+    return index_dense(lowering.feature_parts[modality, place][position], indices)
 
 
 def stacked_features(lowering: Lowering, dim: int) -> Dense:

@@ -87,6 +87,7 @@ class Lowering:
         self.stacked_lists: dict[str, str] = {}
         self.positions: dict[str, set[tuple[tuple[int, int], ...]]] = {}
         self.unbound: dict[str, list[str]] = {}
+        self.feature_parts: dict[tuple[int, int], list[Dense]] = {}
         self.taken_apart: dict[tuple[Node, str], list[Dense]] = {}
         self.feature_tensor: Dense | None = None
         if stacked is not None:
