@@ -102,6 +102,31 @@ def test_a_parameter_that_starts_where_the_math_has_no_value(init: str, start: i
     golden_text(check_spec(parse_spec(source.replace(init, "constant, value: 3"), "good.yaml")))
 
 
+def test_a_number_of_the_layer_that_a_parameter_starts_at() -> None:
+    math = "w[m] = softmax[m](mean[i](h[m,i]) / tau)\nout[i] = sum[m](w[m] * h[m,i])"
+    source = spec(math, "hyperparameters: {t: {default: 0.0}}\nparams: {tau: {tensor: tau, init: constant, value: 2 * t}}\n")
+    with pytest.raises(errors.NotFinite, match="/ 0 is not finite in a new layer, in which 'tau' starts at 0"):
+        golden_text(check_spec(parse_spec(source, "bad.yaml")))
+    golden_text(check_spec(parse_spec(source.replace("default: 0.0", "default: 1.0"), "good.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ("constant, value: log(0 - 1)", "'value' is nan"),
+        ("normal, std: 1 / (dim - 6)", "'std' is inf where dim = 6, as in generated tests"),
+        ("normal, std: 5 - dim", "'std' is -1 where dim = 6, as in generated tests"),
+    ],
+)
+def test_what_an_initialisation_takes_is_a_number(init: str, said: str) -> None:
+    source = spec("out[i] = sum[m](h[m,i]) * v[i]", f"params: {{v: {{tensor: 'v[i]', init: {init}}}}}\n")
+    with pytest.raises(errors.NotFinite) as caught:
+        golden_text(check_spec(parse_spec(source, "bad.yaml")))
+    assert caught.value.message == said
+    line, column = caught.value.span.line, caught.value.span.column
+    assert source.splitlines()[line - 1][column - 1 :].startswith(init.split(": ")[1])
+
+
 def test_the_readme_shows_such_an_error() -> None:
     math = "d[m,t] = sqrt(sum[i]((h[m,i] - h[t,i]) ** 2))\nout[i] = mean[m](h[m,i] * mean[t](d[m,t]))"
     with pytest.raises(errors.NotFinite) as caught:

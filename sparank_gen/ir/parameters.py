@@ -42,12 +42,9 @@ class LearnedTensor:
     def rule(self) -> Initialisation:
         return INITIALISATIONS[self.initialisation]
 
-    @property
-    def start(self) -> float | None:
-        """The one number that all of it starts at, whatever the sizes; None where there is no such number."""
-        if self.initialisation == "constant" and self.number is not None and self.number.op == "constant":
-            return float(self.number.data)
-        return {"zeros": 0.0, "ones": 1.0}.get(self.initialisation)
+    def start(self, number: float | None) -> float | None:
+        """The one number that all of it starts at, where ``number`` is the value of what its initialisation takes; or None."""
+        return number if self.initialisation == "constant" else {"zeros": 0.0, "ones": 1.0}.get(self.initialisation)
 
     @property
     def is_matrix(self) -> bool:

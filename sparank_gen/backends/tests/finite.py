@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from sparank_gen.lang.parse import parse_statements
 from sparank_gen.lang.syntax import Expression, Number, Reference
 from sparank_gen.lang.walk import calls_of
 from sparank_gen.spec import errors
+from sparank_gen.spec.model import TensorSpec
 from sparank_gen.spec.source import Span
 
 Values = Mapping[Node, Value | Apart]
@@ -70,12 +72,31 @@ def require_start(mode: Mode, found: Tensors, sizes: Sizes) -> None:
         found: what its program reads; tensors that start at one number are taken to have that.
         sizes: the value of each name that extents are made of.
     """
-    own = [holder for holder in mode.modules if isinstance(holder, LearnedTensor)]
-    starts = {tensor.parameters[0].layout.name: tensor.start for tensor in own if tensor.start is not None}
+    starts = {}
+    for tensor in (holder for holder in mode.modules if isinstance(holder, LearnedTensor)):
+        start = tensor.start(_number(mode, tensor, sizes))
+        if start is not None:
+            starts[tensor.parameters[0].layout.name] = start
     held = {name: np.full_like(array, starts[name]) for name, array in found.items() if name in starts and isinstance(array, np.ndarray)}
     if mode.program.outputs and held:
         shown = ", ".join(f"{name!r} starts at {starts[name]:g}" for name in held)
         _require_results(mode, guard(mode.program), {**found, **held}, sizes, f"in a new layer, in which {shown}", NO_START)
+
+
+def _number(mode: Mode, tensor: LearnedTensor, sizes: Sizes) -> float | None:
+    """The number that an initialisation takes. Raises a SpecError where that is none, or no deviation."""
+    if tensor.number is None:
+        return None
+    value = evaluate([tensor.number], {}, mode.program.extents, sizes)[tensor.number]
+    number = float(value.array) if isinstance(value, Value) else math.nan
+    if math.isfinite(number) and not (tensor.rule.number == "std" and number < 0):
+        return number
+    spec = next(spec for spec in mode.spec.params if isinstance(spec, TensorSpec) and spec.path.value == tensor.path)
+    text = spec.numbers[0][1]
+    used = set[str]().union(*(node.data.symbols for node in ir.reachable([tensor.number]) if node.op == "extent"))
+    where = ", ".join(f"{name} = {sizes[name]}" for name in sorted(used))
+    message = f"{tensor.rule.number!r} is {number:g}{f' where {where}, as in generated tests' if where else ''}"
+    raise errors.NotFinite(message, text.span(), "write a number that is finite for every size, and 0 or above as a deviation")
 
 
 def _require_results(mode: Mode, program: Program, found: Tensors, sizes: Sizes, inputs: str, remedy: str = "") -> list[Node]:
