@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparank_gen.backends.tests.cases import Case, stored_tensors
 from sparank_gen.backends.torch.values import Dense, einsum
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.simplify import factors_of
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.trial.cases import Case, stored_tensors
 
 NAMES = {"torch": torch, "F": torch.nn.functional, "lerp": torch.lerp}
 METHODS: dict[str, Callable[..., Tensor]] = {

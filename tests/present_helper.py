@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparank_gen.backends.tests.cases import Case, rule
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import FEATURES, PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_at
@@ -21,6 +20,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.restrict import restrict
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.trial.cases import Case, rule
 from test_random_programs import Array, by_key, close, compiled, definition_order, feature, fill, gradient_arrays, inputs
 
 Mask = NDArray[np.bool_]

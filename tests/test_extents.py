@@ -6,13 +6,13 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
-from sparank_gen.backends.tests.cases import cases, width_near
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
 from sparank_gen.lang.extents import Extent, parse_extent
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import parse_spec
 from sparank_gen.spec.source import Text
+from sparank_gen.trial.cases import cases, width_near
 from test_random_programs import check_program, compiled
 
 NAMES = ("dim", "heads", "rank")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from project_helper import Project
 
-from sparank_gen.backends.tests.cases import BATCH, Case, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.lang.elsewhere import FUNCTIONS
@@ -22,6 +21,7 @@ from sparank_gen.project.generate import load_library_functions
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import parse_spec
 from sparank_gen.spec.source import Text
+from sparank_gen.trial.cases import BATCH, Case, tensors
 from test_random_programs import compiled
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -14,16 +14,16 @@ from test_language_page import LIBRARY
 from unusual_specs import unusual_spec
 
 from random_specs import random_specs
-from sparank_gen.backends.docs.latex import formulas, index_symbol, symbol_of
 from sparank_gen.backends.docs.page import mode_page
-from sparank_gen.backends.docs.shared import adjoint_program, formula_program
-from sparank_gen.backends.tests.cases import Case, cases, rule, tensors
+from sparank_gen.formulas.latex import formulas, index_symbol, symbol_of
+from sparank_gen.formulas.shared import adjoint_program, formula_program
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.evaluate import Pieces, Sizes, evaluate, evaluate_at
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition
 from sparank_gen.lang.widths import has_widths, widest
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case, cases, rule, tensors
 from test_random_programs import compiled
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"

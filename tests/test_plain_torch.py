@@ -7,9 +7,9 @@ import torch
 from plain_torch import PlainLayer, parameters_of
 from unusual_specs import UNUSUAL, unusual_spec
 
-from sparank_gen.backends.tests.cases import Case
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case
 from test_random_programs import compiled, feature, fill
 
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from present_helper import Mask, check_present, filled_layer
 from sparank_fusion import FusionLayer
-from sparank_gen.backends.tests.cases import Case, cases
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import reachable
 from sparank_gen.ir.restrict import HARMLESS, NEUTRAL, numbered, restrict
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case, cases
 
 MODES = ("attention", "concat", "gate")
 MASKS: dict[int, Mask] = {

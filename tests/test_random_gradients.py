@@ -17,10 +17,10 @@ from random_widths import random_widths
 
 import sparank_fusion.runtime
 from random_specs import random_specs
-from sparank_gen.backends.tests.cases import rule
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import rule
 from test_random_programs import close, compiled, filled, filled_layer, gradients_of_results, inputs, names
 
 

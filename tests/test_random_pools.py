@@ -12,9 +12,9 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from present_helper import check_present
-from sparank_gen.backends.tests.cases import Case
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case
 from test_random_programs import check_program
 
 # All parameters and axes are used, whatever is drawn.

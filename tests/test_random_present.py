@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from present_helper import check_present
 from random_specs import random_specs
-from sparank_gen.backends.tests.cases import Case
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.restrict import numbered
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case
 
 
 @fuzzed(150, share=4)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from rounding import rounding_error
 
 from random_specs import random_specs
-from sparank_gen.backends.tests.cases import Case, indexed, rule, stored_tensors, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.backends.torch.module import module_file
 from sparank_gen.ir.check import check_spec
@@ -29,6 +28,7 @@ from sparank_gen.ir.node import Program
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.project.templates import environment
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case, indexed, rule, stored_tensors, tensors
 
 TEMPLATE = environment(None).get_template("torch/mode.py.j2")
 Array = NDArray[np.float64]

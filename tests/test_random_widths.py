@@ -14,12 +14,12 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from random_widths import random_widths
 
-from sparank_gen.backends.tests.cases import Case, rule
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import FEATURES, PRESENT, check_spec
 from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.restrict import numbered, restrict
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case, rule
 from test_random_programs import (
     check_program,
     close,

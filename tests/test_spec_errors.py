@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from sparank_fusion import list_modes
 from sparank_fusion.layer import mode_class
-from sparank_gen.backends.tests.cases import require_sizes
 from sparank_gen.ir.check import check_spec
 from sparank_gen.project.config import Config
 from sparank_gen.project.generate import SpecErrors, generate, load_modes
 from sparank_gen.spec import errors
 from sparank_gen.spec.entries import ATTRIBUTES
 from sparank_gen.spec.load import load_spec, parse_spec
+from sparank_gen.trial.cases import require_sizes
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
 SHIPPED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(SPECS.glob("*.yaml"))}

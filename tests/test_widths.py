@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.layer import mode_class
-from sparank_gen.backends.tests.cases import Case, indexed, tensors
 from sparank_gen.backends.tests.golden import laid_out
 from sparank_gen.ir.check import check_spec
 from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.mode import Mode
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case, indexed, tensors
 from test_random_programs import stored_gradients
 
 Array = NDArray[np.float64]

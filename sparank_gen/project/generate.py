@@ -13,7 +13,6 @@ from black.mode import TargetVersion
 from black.parsing import InvalidInput
 
 from sparank_gen.backends.docs.page import mode_page
-from sparank_gen.backends.tests.cases import require_sizes
 from sparank_gen.backends.tests.golden import golden_text
 from sparank_gen.backends.tests.suite import test_file
 from sparank_gen.backends.torch.module import Argument, arguments, class_name, module_file
@@ -31,6 +30,7 @@ from sparank_gen.project.templates import environment, natural
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import load_library, load_spec
 from sparank_gen.spec.model import FunctionSpec, Hyperparameter
+from sparank_gen.trial.cases import require_sizes
 
 LINE_LENGTH = 110
 GOLDEN_FOLDER = "tests/golden"

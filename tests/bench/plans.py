@@ -20,9 +20,9 @@ from layer import FULL, INFERENCE, OURS, QUICK, THREADS, TRAINING, Effort, durat
 from plain_torch import PlainLayer, parameters_of
 from unusual_specs import UNUSUAL, unusual_spec
 
-from sparank_gen.backends.tests.cases import Case as Sizes
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
+from sparank_gen.trial.cases import Case as Sizes
 from test_random_programs import compiled
 
 DIM, MODALITIES = 128, 3

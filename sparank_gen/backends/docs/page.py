@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparank_gen.backends.docs.latex import formulas, index_symbol, indexed
-from sparank_gen.backends.docs.shared import adjoint_program, formula_program
-from sparank_gen.backends.tests.cases import width_near
+from sparank_gen.formulas.latex import formulas, index_symbol, indexed
+from sparank_gen.formulas.shared import adjoint_program, formula_program
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import largest
 from sparank_gen.plan.schedule import only_moves
 from sparank_gen.plan.stages import whole_tiles
+from sparank_gen.trial.cases import width_near
 
 EXAMPLE_WIDTH = 64
 

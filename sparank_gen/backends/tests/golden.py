@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparank_gen.backends.tests.cases import BATCH, Case, cases, present_rule, tensors
-from sparank_gen.backends.tests.finite import require_finite, require_start
-from sparank_gen.backends.tests.properties import require_properties
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.evaluate import evaluate, evaluate_in
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.restrict import numbered, restrict, select_features
 from sparank_gen.ir.views import FEATURES, result_node
 from sparank_gen.lang.layouts import Layout
+from sparank_gen.trial.cases import BATCH, Case, cases, present_rule, tensors
+from sparank_gen.trial.finite import require_finite, require_start
+from sparank_gen.trial.properties import require_properties
 
 DIGITS = 12
 TOLERANCE = 1e-10

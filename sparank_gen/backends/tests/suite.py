@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from sparank_gen.backends.tests.cases import Case, cases, ragged_cases
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
 from sparank_gen.backends.torch.module import called, width_symbols
@@ -16,6 +15,7 @@ from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.widths import owner_among
+from sparank_gen.trial.cases import Case, cases, ragged_cases
 
 ASSERTIONS = {
     "==": "assert_equal({0}, {1}, {claim})",

@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sparank_gen.backends.docs.latex import formulas
-from sparank_gen.backends.docs.shared import formula_program
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.gradients import Gradients, derivation, gradients
 from sparank_gen.backends.torch.lower import Lowering
@@ -15,6 +13,8 @@ from sparank_gen.backends.torch.memory import alive
 from sparank_gen.backends.torch.parameters import ParameterRow, assignments, bindings, parameter_rows, submodules
 from sparank_gen.backends.torch.requirements import divisions, requirements
 from sparank_gen.backends.torch.results import realise
+from sparank_gen.formulas.latex import formulas
+from sparank_gen.formulas.shared import formula_program
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.prepare import prepared, prepared_restricted

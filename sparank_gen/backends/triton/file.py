@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sparank_gen.backends.docs.latex import formulas
-from sparank_gen.backends.docs.shared import formula_program
 from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.gradients import parameter_gradients
 from sparank_gen.backends.torch.lower import Lowering
@@ -21,6 +19,8 @@ from sparank_gen.backends.triton.results import HAS_EXTRAS, Result, but_listed, 
 from sparank_gen.backends.triton.schedules import Before, schedules, split_of
 from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
+from sparank_gen.formulas.latex import formulas
+from sparank_gen.formulas.shared import formula_program
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import divide_last, expand

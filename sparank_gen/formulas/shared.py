@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sparank_gen.backends.docs.latex import BAR, by_node
+from sparank_gen.formulas.latex import BAR, by_node
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.mode import Mode
