@@ -7,7 +7,9 @@ from test_torch_plans import HEAD as PLAN
 from test_torch_plans import operations
 
 from sparank_gen.ir.check import check_spec
+from sparank_gen.ir.conditions import join_conditions
 from sparank_gen.ir.node import Node, reachable
+from sparank_gen.ir.text import formula
 from sparank_gen.spec.errors import SpecError
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program
@@ -94,3 +96,19 @@ def test_joined_conditions_are_one_choice_by_truth_values(expression: str, masks
     assert sum(count[name] for name in ("bitwise_and", "bitwise_or", "bitwise_not")) == masks
     assert count["where"] == choices
     check_program(f"{HEAD}{expression}\nweights: 'x[b,i]'\n", dim=5, n_modalities=3, hidden=1, batch=7)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "x[i] > 0 and not y[i] > 1 or y[i] < 2",
+        "not (x[i] > 0 or y[i] > 1) and y[i] < 2",
+        "(x[i] > 0 or y[i] > 1) and (x[i] > 2 or y[i] > 3)",
+    ],
+)
+def test_text_of_joined_conditions_is_that_of_a_spec(condition: str) -> None:
+    """Comments on derived gradients are made of nodes."""
+    program = check_spec(parse_spec(f"{HEAD}where({condition}, x[i], y[i])\n", "plan.yaml")).program
+    joined = join_conditions(program)
+    text = formula(joined["out"], {definition.node: definition for definition in joined.definitions})
+    assert output(text.removeprefix("out[i] = ")) is program["out"].node

@@ -13,6 +13,8 @@ ATOM = 10
 VIEWS = frozenset({"rename", "select"})
 # Operators that specs call by another name, and what they cannot write.
 WRITTEN = {"clamp_min": "max", "clamp_max": "min"}
+# Words between truth values, and how tightly they bind: less than comparisons do.
+JOINED = {"logical_or": ("or", 0), "logical_and": ("and", 1), "logical_not": ("not", 2)}
 UNWRITTEN = frozenset({"stack", "place", "pad", "slice", "concat", "product_of_others", "position", "finite"})
 
 
@@ -88,7 +90,11 @@ class _Text:
         if operator.internal and operator.expansion:
             return self.show(instantiate(operator.expansion, dict(zip("ab", node.args, strict=True)), {}))
         shown = [self.show(arg) for arg in node.args]
-        if not operator.symbol and node.op != "neg":
+        if node.op in JOINED:
+            word, own = JOINED[node.op]
+            operands = [text if tight >= own else f"({text})" for text, tight in shown]
+            return f" {word} ".join(operands) if len(operands) > 1 else f"{word} {operands[0]}", own
+        if not operator.symbol:
             return f"{WRITTEN.get(node.op, node.op)}({', '.join(text for text, _ in shown)})", ATOM
         own = operator.precedence
         needed = [own + (node.op == "pow"), own + (node.op not in ("add", "mul"))] if len(shown) > 1 else [own]
