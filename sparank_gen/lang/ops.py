@@ -34,7 +34,7 @@ class Operator:
         safe: for each argument at which value or derivative may be infinite, a number at which they are not.
         scalar: the Python expression where all arguments are numbers; ``{0:7}`` says how tightly an argument must bind there.
         latex: the LaTeX, over ``{0}``…
-        summary: the entry of the language page.
+        summary: what it is, in a few words, as errors say it.
         symbol: the infix symbol, if it is written with one.
         precedence: how tightly the torch print binds (Python's own order; 10 never needs parentheses).
         options: named numbers and their defaults.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
-from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.node import BATCH, Node, Program, reachable
 from sparank_gen.ir.rewrite import COMMUTATIVE
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
@@ -97,14 +97,15 @@ def in_temporary(lowering: Lowering, node: Node, operands: Sequence[Dense | Scal
     return None
 
 
-@functools.cache
-def _is_real(node: Node) -> bool:
+_REAL: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
+
+
+def _is_real(root: Node) -> bool:
     """Whether torch computes a node in the dtype of the features, and not as truth values or whole numbers."""
-    if node.op == "leaf":
-        return True
-    if node.op in OPERATORS and OPERATORS[node.op].kind == "comparison":
-        return False
-    return any(_is_real(arg) for arg in node.args)
+    for node in reachable([root], _REAL):
+        is_truth = node.op in OPERATORS and OPERATORS[node.op].kind == "comparison"
+        _REAL[node] = node.op == "leaf" or not is_truth and any(_REAL[arg] for arg in node.args)
+    return _REAL[root]
 
 
 def alive(emitter: Emitter, end: int, out: str, program: Program, usual: Mapping[str, int | float]) -> Extent:
