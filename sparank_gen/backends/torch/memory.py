@@ -14,15 +14,11 @@ from sparank_gen.ir.node import BATCH, Node, Program, reachable
 from sparank_gen.ir.rewrite import COMMUTATIVE
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.plan.recorded import WRITING
 from sparank_gen.plan.schedule import USUAL_WIDTH, elements
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
-
-# Operators whose functions in torch can write their result over an operand.
-WRITING = frozenset(
-    "exp log sqrt rsqrt abs sigmoid tanh erf sin cos maximum minimum clamp_min clamp_max lerp softmax".split()
-)
 
 # Those that have a method that writes over the first operand.
 METHODS = {"add": "add_", "sub": "sub_", "mul": "mul_", "div": "div_"}
