@@ -123,3 +123,10 @@ def test_features_at_all_positions_of_what_they_are_taken_apart_into_are_read_on
     assert "h_0_0, h_0_1 = h[0].unflatten(-1, (2, self.dim // 2)).unbind(1)" in source
     assert "h_0_0 * h_1_1 + h_0_1 * h_1_0" in source
     check_program(HAMILTON, 3, 2, 1, 4)
+
+
+def test_pieces_run_along_the_axis_that_a_layout_names() -> None:
+    """The two modalities have its extent too."""
+    direct = HAMILTON.replace("x[0,i] =", "out[0,i] =").replace("x[1,i] =", "out[1,i] =").replace("  out[q,i] = x[q,i] + mean[m](h[m,0,i])\n", "")
+    assert check_spec(parse_spec(direct, "hamilton.yaml")).program["out"].axes == ("q", "i")
+    check_program(direct, 3, 2, 1, 4)

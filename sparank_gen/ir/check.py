@@ -307,15 +307,23 @@ class _Checker:
         return Definition(target.name, axes, node, self.source(group))
 
     def piece_axis(self, target: Reference, slot: int, count: int, taken: list[str]) -> str:
-        """The axis that whole-number pieces run along: the first declared one of that extent."""
-        for axis, extent in self.scope.extents.items():
-            if self.scope.resolved(extent) == Extent.number(count) and axis not in taken:
-                return axis
+        """The axis that whole-number pieces run along: of those of that extent, one in a layout of the quantity, or the first."""
+        extents = self.scope.extents.items()
+        fitting = [axis for axis, extent in extents if self.scope.resolved(extent) == Extent.number(count) and axis not in taken]
+        if fitting:
+            laid_out = self.axes_in_layouts(target.name)
+            return next((axis for axis in fitting if axis in laid_out), fitting[0])
         raise errors.ExtentMismatch(
             f"{target.name!r} has {count} pieces, and no axis of extent {count} is declared",
             target.indices[slot].span,
             f"define every piece, or declare an axis of extent {count}",
         )
+
+    def axes_in_layouts(self, name: str) -> set[str]:
+        """The axes that layouts of a result give a quantity."""
+        texts = [self.spec.out, self.spec.weights, *(text for _, text in self.spec.diagnostics)]
+        layouts = [parse_layout(text, self.known_axes()) for text in texts if text is not None]
+        return {axis for layout in layouts if layout.name == name for axis in layout.axes}
 
     def result(self, text: Text | None, key: str) -> Layout:
         """The layout of one result; by default that of ``out``, in the order of its indices."""
