@@ -202,3 +202,8 @@ def test_what_functions_repeat_is_written_once_where_it_is_long() -> None:
     assert r"s^{(1)}_{i} = \left(\mathop{\mathrm{mean}}_{m} h_{m,i}\right)\,\tanh" in text
     short, _ = page_of("out[i] = f(f(mean[m](h[m,i])))", extra="functions:\n  f(x): x * tanh(x)\n")
     assert len(formulas(formula_program(short))) == 1
+
+
+def test_what_is_divided_and_multiplied_by_one_number_is_as_it_was() -> None:
+    _, page = page_of("n[m] = rsqrt(sum[i](h[m,i] ** 2) + 1)\nout[i] = sum[m](n[m] * h[m,i])")
+    assert r"{2}\cdot 2" not in page and r"^{3}" in page

@@ -15,19 +15,33 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of, owners, size_of
 
-IDENTITIES = tuple(
-    pattern_rule(pattern, replacement)
-    for pattern, replacement in (
-        ("a + 0", "a"),
-        ("a - 0", "a"),
-        ("0 - a", "-a"),
-        ("a * 1", "a"),
-        ("a / 1", "a"),
-        ("a ** 1", "a"),
-        ("-(-a)", "a"),
-        ("a + -b", "a - b"),
-        ("a - -b", "a + b"),
-    )
+
+def _multiplied_back(node: Node) -> Node | None:
+    """``a / 2 * 2``, as derivatives have it, for any number but zero."""
+    if node.op != "mul":
+        return None
+    for quotient, number in (node.args, node.args[::-1]):
+        if number.op == "constant" and number.data and quotient.op == "div" and quotient.args[1] is number:
+            return quotient.args[0]
+    return None
+
+
+IDENTITIES = (
+    *(
+        pattern_rule(pattern, replacement)
+        for pattern, replacement in (
+            ("a + 0", "a"),
+            ("a - 0", "a"),
+            ("0 - a", "-a"),
+            ("a * 1", "a"),
+            ("a / 1", "a"),
+            ("a ** 1", "a"),
+            ("-(-a)", "a"),
+            ("a + -b", "a - b"),
+            ("a - -b", "a + b"),
+        )
+    ),
+    _multiplied_back,
 )
 MIXTURES = (
     pattern_rule("sigmoid(c) * b + sigmoid(-c) * a", "lerp(a, b, sigmoid(c))", tensors_only=True),
