@@ -19,6 +19,7 @@ from sparank_gen.spec import errors
 from sparank_gen.spec.source import Text
 
 Monomial = tuple[tuple[str, int], ...]
+ONE: tuple[Monomial, Fraction] = ((), Fraction(1))
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,6 @@ class Extent:
         if first.startswith("-"):
             return f"{quotient} - {first[1:]}"
         return f"{quotient} + {first}" if first else quotient
-
-
-ONE: tuple[Monomial, Fraction] = ((), Fraction(1))
 
 
 def _divisor(monomial: Monomial, coefficient: Fraction) -> tuple[Monomial, Fraction]:
