@@ -154,12 +154,16 @@ def test_linear_maps_that_share_a_weight(modalities: int, hooked: list[int], bat
 @pytest.mark.parametrize("change", [drop, normalise_anew])
 @pytest.mark.parametrize("mode, modalities, path", [("gate", 2, "gate_projs.0"), ("gate", 3, "gate_projs.1"), ("attention", 3, "attn.out_proj")])
 @pytest.mark.parametrize("with_gradients", [True, False])
-def test_parametrized_weights_are_read_once(change: Change, mode: str, modalities: int, path: str, with_gradients: bool) -> None:
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_parametrized_weights_are_read_once(
+    change: Change, mode: str, modalities: int, path: str, with_gradients: bool, is_frozen: bool
+) -> None:
     """However large a batch is."""
     cell = Cell(mode, modalities, batch=40000)
     found: list[Tensor] = []
     for layer in twins(cell):
         change(layer, path)
+        layer.requires_grad_(not is_frozen)
         torch.manual_seed(1)
         with torch.set_grad_enabled(with_gradients):
             found.append(layer(cell.features()))

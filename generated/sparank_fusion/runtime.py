@@ -305,6 +305,7 @@ class FusionModule(nn.Module):
             and first.is_cpu
             and is_recorded(first, LEAST_RECORDED)
             and not is_transformed()
+            and not has_parametrized(self)
         ):
             rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None
             return self._fuse_recorded, rows, True

@@ -334,9 +334,7 @@ def _operator(expression: Call, scope: Scope) -> Operator:
     name = PAIRWISE.get(expression.function, expression.function) if not expression.axes else expression.function
     operator, written = OPERATORS.get(name), expression.function
     if operator is None or operator.internal:
-        if written in elsewhere.FUNCTIONS:
-            remedy = f"write '{elsewhere.FUNCTIONS[written]}'"
-            raise errors.UnknownOperator(f"{written!r} is not an operator", expression.span, remedy)
+        elsewhere.require_no_foreign(written, expression.span)
         functions = sorted(scope.functions.names) if scope.functions else []
         hint = errors.did_you_mean(written, [known for known in (*CALLABLE, *functions) if known in written or len(known) - len(written) < 3])
         sources = "under 'functions' in this spec", "in lib/ beside it"

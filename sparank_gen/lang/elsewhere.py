@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sparank_gen.spec import errors
+from sparank_gen.spec.source import Span
+
 FUNCTIONS = {
     "average": "mean[i](x[i])",
     "clamp": "min(max(x, low), high)",
@@ -31,3 +34,9 @@ NAMES = {
     "present": "leave it out: what runs over modalities runs over those that a sample has, where 'present' is given to the layer",
 }
 INDEX = "write indices in brackets, as in 'x[{0}]'; an index is not compared or computed with, and 'size[{0}]' is how many it has"
+
+
+def require_no_foreign(name: str, span: Span) -> None:
+    """Raise a SpecError where a function is one that this language writes another way."""
+    if name in FUNCTIONS:
+        raise errors.UnknownOperator(f"{name!r} is not an operator", span, f"write '{FUNCTIONS[name]}'")

@@ -91,7 +91,7 @@ def _parsed(spec: FunctionSpec) -> Function:
     if written.function in OPERATORS or written.function in RESERVED:
         raise errors.ReusedName(f"{written.function!r} already has a meaning, in every spec", span, "choose another name")
     placed = [*written.axes, *(index for argument in written.arguments if isinstance(argument, Reference) for index in argument.indices)]
-    for index in (*placed, *written.parts):
+    for index in placed:
         _require_name(index, remedy)
     if written.parts:
         raise errors.BadSyntax("a signature has no parts", written.parts[0].span, remedy)
@@ -172,9 +172,7 @@ class _Body:
         operators = [OPERATORS.get(name) for name in expression.function.split()]
         is_operator = expression.function in (CONCAT, AND, OR, NOT) or all(each and not each.internal for each in operators)
         if expression.function not in self.functions and not is_operator:
-            if expression.function in elsewhere.FUNCTIONS:
-                remedy = f"write '{elsewhere.FUNCTIONS[expression.function]}'"
-                raise errors.UnknownOperator(f"{expression.function!r} is not an operator", expression.span, remedy)
+            elsewhere.require_no_foreign(expression.function, expression.span)
             known = [*(name for name, each in OPERATORS.items() if not each.internal), *self.functions]
             hint = errors.did_you_mean(expression.function, known)
             raise errors.UnknownOperator(
