@@ -329,6 +329,8 @@ FUNCTIONS = (
     Bad("gradient of the features", spec(f"h_bar[i] = {SUM}\nout[i] = h_bar[i] * 2"), "reused-name", "h_bar[i]", "the gradient of 'h'"),
     Bad("gradient of a tensor", tensor("out_bar[i]", "init: ones").replace("v[i]", "out_bar[i]"), "reused-name", "out_bar", "gradient"),
     Bad("gradient of a piece", spec(f"x[i] = {SUM}\nx_bar_0[i] = x[i] * 2\nout[i] = x_bar_0[i]"), "reused-name", "x_bar_0[i]", "of 'x'"),
+    Bad("eps of a module alone", normed("eps: 1e-3").replace("out[i] =", "out[i] = layernorm[i](h[0,i]) +"), "bad-value", "1e-3", "LayerNorm has eps = 0.001, and layernorm in the math has 1e-05"),
+    Bad("eps of the math alone", normed("").replace("out[i] =", "out[i] = layernorm[i](h[0,i], eps=1e-6) +"), "bad-value", "LayerNorm", "'arguments: {eps: 1e-06}'"),
     *(Bad(f"eps of {value}", normed(f"eps: {value}"), "bad-value", value.strip("\"'"), "a number, as 1e-5") for value in NO_NUMBERS),
     Bad("flag that is a number", attended("batch_first: 1"), "bad-value", "1", "true or false"),
     Bad("own name of a parameter", calling("f(h[0,i])", "f(x): |\n    x = 1\n    x"), "reused-name", "x", "already has a meaning"),

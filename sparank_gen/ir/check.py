@@ -14,7 +14,7 @@ from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
 from sparank_gen.ir.node import BATCH, Definition, Node, Program, Tensor
-from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in
+from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, divisions_of, extents_in, require_same_options
 from sparank_gen.ir.views import FEATURES, read_leaf
 from sparank_gen.ir.views import read_at as read_node
 from sparank_gen.lang.extents import Division, Extent, parse_extent
@@ -395,6 +395,7 @@ class _Checker:
                     f"parameter {name!r} is not used by any result", layout.text.span(0, 0, len(name)), "use it, or remove it"
                 )
         nodes = set(ir.reachable(roots))
+        require_same_options(self.spec.params, nodes)
         mentioned = {index for group in self.statements.values() for s in group for index in indices_of(s)}
         cut = [self.features] if self.spec.features is not None else []
         mentioned |= {axis for layout in (*self.layouts.values(), *layouts, *cut) for axis in layout.axes}

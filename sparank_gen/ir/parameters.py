@@ -11,7 +11,8 @@ from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.initial import INITIALISATIONS, Initialisation
 from sparank_gen.lang.layouts import Layout, parse_dimension, parse_layout, require_joined
-from sparank_gen.lang.modules import Module, Parameter, resolve_module
+from sparank_gen.lang.modules import TORCH_MODULES, Module, Parameter, resolve_module
+from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import ModuleSpec, TensorSpec
@@ -112,6 +113,24 @@ def extents_in(holder: Holder) -> tuple[Extent, ...]:
         return holder.arguments
     nodes = ir.reachable([holder.number]) if holder.number is not None else ()
     return tuple(node.data for node in nodes if node.op == "extent")
+
+
+def require_same_options(specs: Sequence[ModuleSpec | TensorSpec], nodes: Collection[Node]) -> None:
+    """Raise BadValue where the math has the operator that a module computes, and always with another option than the module."""
+    for spec in specs:
+        if not isinstance(spec, ModuleSpec) or not TORCH_MODULES[spec.module.value].operator:
+            continue
+        operator = OPERATORS[TORCH_MODULES[spec.module.value].operator]
+        given = {name.value: value for name, value in spec.arguments}
+        for option, default in operator.options:
+            own = float(given[option].value) if option in given else default
+            written = sorted({dict(node.data)[option] for node in nodes if node.op == operator.name})
+            if written and own not in written:
+                raise errors.BadValue(
+                    f"{spec.module.value} has {option} = {own:g}, and {operator.name} in the math has {written[0]:g}",
+                    given.get(option, spec.module).span(),
+                    f"say one of them in both: 'arguments: {{{option}: {written[0]:g}}}', or '{operator.name}[…](…, {option}={own:g})'",
+                )
 
 
 def _module(spec: ModuleSpec, around: Surroundings) -> Module:

@@ -27,12 +27,14 @@ class TorchModule:
         tensors: for each tensor, its shape over the constructor's arguments, as ``(factor, argument)`` a dimension.
         bias: the tensors that ``bias=False`` leaves out; bound all or none.
         options: further arguments that a spec may give, with what each takes: ``bool`` or ``float``.
+        operator: the operator of the language that it computes, whose options are among its own; empty for none.
     """
 
     constructor: tuple[str, ...]
     tensors: Mapping[str, tuple[tuple[int, str], ...]]
     bias: frozenset[str]
     options: Mapping[str, type] = field(default_factory=dict)
+    operator: str = ""
 
 
 TORCH_MODULES: dict[str, TorchModule] = {
@@ -54,6 +56,7 @@ TORCH_MODULES: dict[str, TorchModule] = {
         {"weight": ((1, "normalized_shape"),), "bias": ((1, "normalized_shape"),)},
         frozenset({"bias"}),
         {"eps": float},
+        "layernorm",
     ),
     "MultiheadAttention": TorchModule(
         ("embed_dim", "num_heads"),
