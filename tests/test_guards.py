@@ -84,3 +84,28 @@ def test_steps_one_after_another_are_computed_once() -> None:
 
     assert size(9) - size(6) == size(6) - size(3)
     check_program(rounds(3), dim=3, n_modalities=2, hidden=1, batch=4)
+
+
+SCALED = """version: 1
+mode: scaled
+summary: s
+modalities: ">=2"
+axes: {i: dim}
+hyperparameters: {scale: {type: float, default: 1.0, help: a factor}}
+math: |
+  out[i] = sum[m](where(abs(h[m,i]) < 3, exp(-(h[m,i] ** 2 * scale)), 0))
+"""
+
+
+def test_a_hyperparameter_may_be_negative() -> None:
+    """Where nothing says that it is above zero, an exponential with it may overflow in a branch that is not taken."""
+    made, _ = compiled(check_spec(parse_spec(SCALED, "g.yaml")))
+    features = [torch.full((1, 4), 40.0, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    made(4, 2, backend="torch", scale=-1.0)(features).sum().backward()
+    assert all(feature.grad is not None and not feature.grad.any() for feature in features)
+
+
+@pytest.mark.parametrize(("minimum", "guarded"), [("", True), (", minimum: 0.0", False), (", minimum: -1.0", True)])
+def test_the_least_value_of_a_hyperparameter_is_known(minimum: str, guarded: bool) -> None:
+    program = check_spec(parse_spec(SCALED.replace("1.0", f"1.0{minimum}"), "g.yaml")).program
+    assert (guard(program) != program) is guarded

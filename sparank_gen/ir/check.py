@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,7 @@ class _Checker:
             tensors=self.tensors,
             definitions=tuple(self.definitions.values()),
             outputs=tuple(dict.fromkeys(layout.name for layout in layouts if layout.name != FEATURES)),
+            least={h.name.value: -math.inf if h.minimum is None else h.minimum for h in self.spec.hyperparameters},
         )
         visible = {FEATURES, *(layout.name for layout in layouts)}
         properties = tuple(self.property(text, visible) for text in self.spec.properties)

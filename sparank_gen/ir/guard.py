@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.rewrite import is_tensor
+from sparank_gen.ir.signs import Signs
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
-from sparank_gen.ir.zeros import is_finite_power, is_not_negative, is_positive
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners
 
@@ -64,6 +64,7 @@ class _Guards:
 
     def __init__(self, program: Program) -> None:
         self.extents = program.extents
+        self.signs = Signs(program.least)
         self.own = set(ir.reachable(definition.node for definition in program.definitions))
         self.decided = self.decided_above(program)
         branches = [node.args[node.op == "where" :] for node in self.own if node.op == "where" or node.op in CHOICES]
@@ -122,6 +123,15 @@ class _Guards:
             bound |= {axis for axis, owner in owners(condition.axes, self.extents).items() if owner in bound}
         return not bound & condition.axes
 
+    def is_harmless(self, node: Node, position: int) -> bool:
+        """Whether values and derivatives of an operator are seen to be finite at whatever its operand may be."""
+        operand = node.args[position]
+        if node.op == "exp":
+            return operand.op == "neg" and self.signs.is_not_negative(operand.args[0])
+        if node.op == "pow" and self.signs.is_finite_power(*node.args):
+            return True
+        return self.signs.is_positive(operand)
+
     def decided_above(self, program: Program) -> set[Node]:
         """The choices between a branch and a number that all that reads them reads under their condition."""
         roots = [program[name].node for name in program.outputs]
@@ -177,7 +187,7 @@ class _Branch:
         args = [*node.args[: len(node.args) - len(below)], *(done[other] for other in below)]
         safe = OPERATORS[node.op].safe if node.op in OPERATORS else ()
         for position, number in enumerate(safe):
-            if number is not None and not _is_harmless(node, position):
+            if number is not None and not self.guards.is_harmless(node, position):
                 args[position] = self.chosen(args[position], number, condition)
         made = ir.rebuild(node, args)
         return self.decided(made) if node in self.guards.decided else made
@@ -211,13 +221,3 @@ class _Branch:
             return condition
         source = "max[A](where(c, 1, 0)) > 0" if self.holds else "min[A](where(c, 1, 0)) > 0"
         return instantiate(source, {"c": condition}, {}, others)
-
-
-def _is_harmless(node: Node, position: int) -> bool:
-    """Whether values and derivatives of an operator are seen to be finite at whatever its operand may be."""
-    operand = node.args[position]
-    if node.op == "exp":
-        return operand.op == "neg" and is_not_negative(operand.args[0])
-    if node.op == "pow" and is_finite_power(*node.args):
-        return True
-    return is_positive(operand)

@@ -235,12 +235,14 @@ class Program:
         tensors: what the leaves read.
         definitions: in an order in which each stands after those it uses.
         outputs: the names of the definitions that are results.
+        least: the least value of each hyper-parameter, minus infinity where it has none.
     """
 
     extents: Mapping[str, Extent]
     tensors: Mapping[str, Tensor]
     definitions: tuple[Definition, ...]
     outputs: tuple[str, ...]
+    least: Mapping[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Definition:
         return next(definition for definition in self.definitions if definition.name == name)

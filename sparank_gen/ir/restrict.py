@@ -21,11 +21,12 @@ from dataclasses import replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.signs import Signs
 from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
 from sparank_gen.ir.views import FEATURES
-from sparank_gen.ir.zeros import Zeros, is_finite_power, is_positive
+from sparank_gen.ir.zeros import Zeros
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners, size_of
@@ -122,6 +123,7 @@ class _Restriction:
         self.done: dict[Node, Node] = {}
         self.named: set[Node] = set()
         self.harmless_already: set[Node] = set()
+        self.signs = Signs(program.least)
         self.zeros = Zeros(self.modality, FEATURES, _AMONG, _SOME)
 
     def definition(self, definition: Definition) -> Definition:
@@ -199,8 +201,8 @@ class _Restriction:
         """Operands with a harmless one where its value is not meant, if the operator could be singular there."""
         position, value = HARMLESS.get(op, (0, 0.0))
         operand = args[position]
-        needs_none = op != "exp" and (is_positive(operand) or operand in self.harmless_already)
-        if op not in HARMLESS or needs_none or (op == "pow" and is_finite_power(*args)):
+        needs_none = op != "exp" and (self.signs.is_positive(operand) or operand in self.harmless_already)
+        if op not in HARMLESS or needs_none or (op == "pow" and self.signs.is_finite_power(*args)):
             return args
         if not operand.axes & {BATCH, *self.modality}:
             return args

@@ -1,11 +1,8 @@
-"""What the structure of a node says of its values: where it is exactly zero, and whether it is away from zero."""
+"""Where the values of a restricted program are exactly zero, by the structure of its nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from weakref import WeakKeyDictionary
 
 from sparank_gen.ir.node import Node, reachable
 
@@ -78,67 +75,3 @@ class Zeros:
         if condition.op == "rename" and condition.args[0] is self.among or condition is self.among:
             return condition.axes & self.modality, False
         return frozenset(), condition is self.some
-
-
-class Sign(IntEnum):
-    """What is known of all values of a node, whatever it reads; positive ones are so by more than a rounding."""
-
-    ANY = 0
-    NOT_NEGATIVE = 1
-    POSITIVE = 2
-
-
-def _never_negative(node: Node, signs: Sequence[Sign]) -> Sign:
-    return Sign.NOT_NEGATIVE
-
-
-def _of_all(node: Node, signs: Sequence[Sign]) -> Sign:
-    return min(signs[-2:])
-
-
-def _at_most_not_negative(node: Node, signs: Sequence[Sign]) -> Sign:
-    return min(signs[0], Sign.NOT_NEGATIVE)
-
-
-# The sign of each operator by those of its operands; others have any.
-SIGNS: Mapping[str, Callable[[Node, Sequence[Sign]], Sign]] = {
-    "constant": lambda node, signs: Sign(int(node.data > 0) + int(node.data >= 0)),
-    "extent": lambda node, signs: Sign.POSITIVE,
-    "add": lambda node, signs: max(signs) if min(signs) else Sign.ANY,
-    "mul": lambda node, signs: max(min(signs), Sign(node.args[0] is node.args[1])),
-    "pow": lambda node, signs: Sign(node.args[1].op == "constant" and node.args[1].data % 2 == 0),
-    "sqrt": lambda node, signs: max(signs[0], Sign.NOT_NEGATIVE),
-    **dict.fromkeys(("abs", "exp", "sigmoid", "relu", "softplus", "softmax", "rsqrt"), _never_negative),
-    **dict.fromkeys(("clamp_min", "maximum"), lambda node, signs: max(signs)),
-    **dict.fromkeys(("div", "where", "rename", "mean", "max", "min"), _of_all),
-    **dict.fromkeys(("sum", "prod"), _at_most_not_negative),
-}
-_KNOWN: WeakKeyDictionary[Node, Sign] = WeakKeyDictionary()
-
-
-def sign_of(root: Node) -> Sign:
-    """What is known of the sign of all values of a node."""
-    for node in reachable([root], _KNOWN):
-        rule = SIGNS.get(node.op)
-        _KNOWN[node] = rule(node, [_KNOWN[arg] for arg in node.args]) if rule else Sign.ANY
-    return _KNOWN[root]
-
-
-def is_positive(node: Node) -> bool:
-    """Whether ``node`` is larger than zero by more than a rounding, for every value of what it reads."""
-    return sign_of(node) is Sign.POSITIVE
-
-
-def is_not_negative(node: Node) -> bool:
-    """Whether ``node`` is zero or more, for every value of what it reads."""
-    return sign_of(node) >= Sign.NOT_NEGATIVE
-
-
-def is_finite_power(base: Node, exponent: Node) -> bool:
-    """Whether a power and its derivative are finite whatever the base is: the exponent is a whole number above zero.
-
-    Of a base that is zero or more it may be any of at least 1.
-    """
-    if exponent.op != "constant" or exponent.data < 1:
-        return False
-    return exponent.data % 1 == 0 or is_not_negative(base)

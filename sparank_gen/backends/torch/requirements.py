@@ -11,6 +11,7 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.lower import NUMBERS
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Node
+from sparank_gen.ir.signs import Signs
 from sparank_gen.ir.text import shown
 from sparank_gen.lang.widths import owner_of
 
@@ -91,24 +92,14 @@ class _Known:
     """
 
     def __init__(self, mode: Mode, root: Node) -> None:
-        self.least = {h.name.value: h.minimum if h.minimum is not None else 0 for h in mode.spec.hyperparameters}
         self.numbers: set[Node] = set()
         self.positive: set[Node] = set()
+        signs = Signs(mode.program.least)
         for node in ir.reachable([root]):
             self.numbers |= {node} if self.is_number(node) else set()
-            self.positive |= {node} if node in self.numbers and self.is_positive(node) else set()
+            self.positive |= {node} if node in self.numbers and signs.is_positive(node) else set()
 
     def is_number(self, node: Node) -> bool:
         if node.op in OF_POSITIVE and node.args[OF_POSITIVE[node.op]] not in self.positive:
             return False
         return node.op in (*NUMBERS, *OF_ANY, *OF_POSITIVE) and self.numbers.issuperset(node.args)
-
-    def is_positive(self, node: Node) -> bool:
-        if node.op == "constant":
-            return bool(node.data > 0)
-        if node.op == "extent":
-            above = all(self.least.get(name, 1) > 0 for name in node.data.symbols)
-            return above and all(coefficient > 0 for _, coefficient in node.data.terms)
-        if node.op in ("add", "mul", "div"):
-            return self.positive.issuperset(node.args)
-        return node.op in ("sqrt", "rsqrt", "pow") and node.args[0] in self.positive
