@@ -16,11 +16,14 @@ from sparank_gen.backends.tests import suite as suites
 from sparank_gen.backends.torch.module import module_file
 from sparank_gen.backends.triton.file import kernel_file
 from sparank_gen.ir.check import check_spec
+from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.project.templates import environment
+from sparank_gen.spec.entries import CALLED
 from sparank_gen.spec.errors import SpecError
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program, compiled
 
+MODES = Path(__file__).resolve().parents[1] / "generated" / "sparank_fusion" / "modes"
 ELEMENTS = {
     "of features": """\
 modalities: ">=2"
@@ -76,6 +79,17 @@ math: |
   out[i]   = sum[m,u](t[m,u,i] * t[u,m,i] * h[u,i])
 """,
 }
+
+
+EXTENTS = """\
+modalities: ">=2"
+axes: {i: "dim[m]", o: 3, k: "dim[m] - 1"}
+params:
+  first: {module: Linear, weight: "W[o,(m i)]"}
+  maps: {module: Linear, per: m, weight: "U[m,o,i]"}
+math: |
+  out[o] = sum[m](sum[i]((W[o,m,i] + U[m,o,i]) * h[m,i]) + sum[k](h[m,k + 1]))
+"""
 
 
 @pytest.mark.parametrize("text", ELEMENTS.values(), ids=ELEMENTS)
@@ -143,3 +157,21 @@ def test_results_that_are_called_like_what_tests_call(names: tuple[str, str]) ->
     lines = [*suite.bindings, *(line for each in suite.properties for line in each)]
     exec("\n".join(lines), scope)  # noqa: S102
     assert [tuple(shape) for shape, _ in checked] == [(2, 4), (3, 2, 3), (2, 3)]
+
+
+def called(source: str) -> set[str]:
+    """The names in the constructor of a generated module that are none of its arguments, nor bound there."""
+    (made,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    own = {argument.arg for argument in (*made.args.args, *made.args.kwonlyargs)}
+    names = [node for line in made.body for node in ast.walk(line) if isinstance(node, ast.Name)]
+    own |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return {name.id for name in names if not name.id.startswith("require_")} - own
+
+
+def test_no_hyperparameter_has_the_name_of_what_constructors_call() -> None:
+    specs = [HEAD + text for text in (*ELEMENTS.values(), EXTENTS)]
+    sources = [path.read_text() for path in sorted(MODES.glob("[a-z]*.py"))] + [generated(text)[0] for text in specs]
+    assert set().union(*map(called, sources)) <= CALLED
+    scalars = [operator.scalar.format(*"abc") for operator in OPERATORS.values() if operator.scalar]
+    assert {name for code in scalars for name in identifiers(code)} - set("abc") <= CALLED
+    assert {"sum", "min", "max"} <= called(generated(HEAD + EXTENTS)[0])

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sparank_fusion import functions
+from sparank_gen.backends.torch.requirements import OF_ANY
 from sparank_gen.backends.torch.values import Scalar
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ARGUMENTS
@@ -199,6 +200,17 @@ def test_scalar_print_is_the_meaning(operator: Operator) -> None:
         numbers = {name: bool(number) for name, number in numbers.items()} if operator.name in OF_TRUTHS else numbers
         found = eval(operator.scalar.format(*numbers), {"math": math, **numbers})
         assert found == pytest.approx(expected[entry], rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(OF_ANY))
+@pytest.mark.parametrize("number", [-1e300, -800.0, -40.0, 0.0, 40.0, 800.0, 1e300])
+def test_scalar_prints_are_computed_of_any_numbers(name: str, number: float) -> None:
+    """What a constructor takes to be computed without an error is so, and is the meaning however large its operand is."""
+    operator = OPERATORS[name]
+    arguments = [number, 0.5, 0.25][: operator.arity]
+    found = eval(operator.scalar.format(*"abc"), {"math": math, **dict(zip("abc", arguments, strict=False))})
+    with np.errstate(over="ignore"):
+        assert found == pytest.approx(float(operator.meaning(*map(np.float64, arguments))), rel=1e-12, abs=1e-320)
 
 
 @pytest.mark.parametrize("operator", [o for o, _ in POINTWISE], ids=label)

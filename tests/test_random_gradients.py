@@ -131,3 +131,22 @@ weights: 'w[b,m]'
 def test_sums_over_the_batch_are_no_dot_products_of_rows() -> None:
     check_gradients(OVER_THE_BATCH, dim=1, n_modalities=2, hidden=1, batch=1)
     check_gradients(OVER_THE_BATCH, dim=2, n_modalities=3, hidden=2, batch=3)
+
+
+def test_a_parameter_that_is_called_like_what_a_gradient_is_the_gradient_of() -> None:
+    """The gradient through an operator is not that of a parameter called operand, nor one of its modalities'."""
+    text = """\
+version: 1
+mode: operands
+summary: Softmax gates, and a parameter called operand.
+modalities: ">=2"
+axes: {i: dim, j: dim}
+params:
+  gate_projs: {module: Linear, per: m, weight: "operand[m,i,j]", bias: "c[m,i]"}
+math: |
+  logit[m,i] = sum[j](operand[m,i,j] * h[m,j]) + c[m,i]
+  g[m,i]     = softmax[m](logit[m,i])
+  out[i]     = tanh(sum[m](g[m,i] * h[m,i]))
+weights: "g[m,b,i]"
+"""
+    check_gradients(text, 4, 2, 3, 3)

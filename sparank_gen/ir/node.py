@@ -247,6 +247,12 @@ class Program:
     def __getitem__(self, name: str) -> Definition:
         return next(definition for definition in self.definitions if definition.name == name)
 
+    def free_name(self, name: str) -> str:
+        """``name``, or one like it that neither a tensor nor a definition has."""
+        while name in self.tensors or any(definition.name == name for definition in self.definitions):
+            name += "_"
+        return name
+
     def mapped(self, nodes: Mapping[Node, Node]) -> Program:
         """The program whose definitions are what ``nodes`` says of each."""
         return replace(self, definitions=tuple(replace(d, node=nodes[d.node]) for d in self.definitions))

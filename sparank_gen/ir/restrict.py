@@ -75,10 +75,9 @@ def restrict(program: Program, selects: bool = True) -> Program:
         selects: whether it selects the features itself; otherwise they are given as zero where they are absent.
     """
     restriction = _Restriction(program, selects)
-    taken = {*program.tensors, *(definition.name for definition in program.definitions)}
     definitions = [restriction.definition(definition) for definition in program.definitions]
     tensors = {**program.tensors, PRESENT: ir.Tensor(PRESENT, (program.extents["m"], Extent.symbol("batch")))}
-    return replace(program, tensors=tensors, definitions=(*_masks(taken), *definitions))
+    return replace(program, tensors=tensors, definitions=(*_masks(program), *definitions))
 
 
 def is_present(axis: str) -> Node:
@@ -92,20 +91,14 @@ def select_features(leaf: Node) -> Node:
     return ir.apply("where", is_present(axis), leaf, ir.constant(0))
 
 
-def _free(name: str, taken: Iterable[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
-
-
 _SOME = ir.reduce("max", is_present("m"), ["m"])
 _AMONG = ir.apply("ge", is_present("m"), _SOME)
 _COUNT = ir.reduce("sum", _AMONG, ["m"])
 
 
-def _masks(taken: Iterable[str]) -> tuple[Definition, ...]:
-    """What takes the place of all modalities, by names that are not ``taken``."""
-    some, among, count = (_free(name, taken) for name in ("any_present", "takes_part", "count"))
+def _masks(program: Program) -> tuple[Definition, ...]:
+    """What takes the place of all modalities, by names that are free in ``program``."""
+    some, among, count = (program.free_name(name) for name in ("any_present", "takes_part", "count"))
     return (
         Definition(some, (), _SOME, f"{some} = max[m](present[m])"),
         Definition(among, ("m",), _AMONG, f"{among}[m] = present[m] >= {some}, so all do in a sample that has none"),

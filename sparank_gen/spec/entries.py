@@ -34,7 +34,7 @@ ATTRIBUTES = OWN | MEMBERS
 # Python's own list depends on its version.
 SOFT_KEYWORDS = frozenset({"_", "case", "match", "type"})
 # What a constructor calls by its name.
-CALLED = frozenset({"cast", "container", "float", "int", "math", "nn", "range", "super", "torch", "uniform"})
+CALLED = frozenset("abs cast container float int math max min nn range sum super torch uniform".split())
 # What every dictionary of ``return_gates`` has.
 ENTRIES = {"type": "the mode's name", "weights": "the fusion weights; give their layout as 'weights'"}
 

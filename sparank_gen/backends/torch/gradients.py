@@ -31,8 +31,8 @@ from sparank_gen.plan.stages import with_leaves
 VIEWS = frozenset({"rename", "select", "stack", "slice", "concat"})
 # What shares the memory of its operand.
 SHARING = frozenset({"rename", "select", "slice"})
-# How a gradient through an operator is called.
-OPERAND = "operand" + ADJOINT
+# What a gradient through an operator is the gradient of.
+OPERAND = "operand"
 LONGEST_FORMULA = 110
 At = Mapping[str, int]
 NOWHERE: At = {}
@@ -210,7 +210,8 @@ def _with_formulas(derived: Derivation, kept: Mapping[Node, Value]) -> Program:
     adjoints, program = derived.adjoints, derived.program
     named = {definition.node for definition in adjoints.definitions}
     through = [node for node in ir.reachable(d.node for d in adjoints.definitions) if node.op in THROUGH and node not in named]
-    own = [Definition(OPERAND + (f"_{k}" if k > 1 else ""), _axes(node, program), node) for k, node in enumerate(through, 1)]
+    operand = program.free_name(OPERAND) + ADJOINT
+    own = [Definition(operand + (f"_{k}" if k > 1 else ""), _axes(node, program), node) for k, node in enumerate(through, 1)]
     definitions = (*own, *adjoints.definitions)
     names = {node: Definition(_name(value), _axes(node, program), node) for node, value in kept.items()}
     # What is the same along an index has none there, as its tensor has no such dimension.

@@ -16,7 +16,12 @@ from sparank_gen.ir.text import shown
 from sparank_gen.lang.widths import owner_of
 
 # Operators that Python computes of any numbers, without an error, and those that it computes of numbers above zero.
-OF_ANY = frozenset("add sub mul neg abs maximum minimum clamp_min clamp_max relu tanh erf sin cos where lt le gt ge eq ne".split())
+OF_ANY = frozenset(
+    """
+    add sub mul neg abs maximum minimum clamp_min clamp_max relu gelu silu sigmoid softplus tanh erf sin cos
+    where lt le gt ge eq ne
+    """.split()
+)
 OF_POSITIVE = {"div": 1, "pow": 0, "sqrt": 0, "rsqrt": 0, "log": 0}
 
 
