@@ -5,12 +5,12 @@ from __future__ import annotations
 from sparank_gen.ir.conditions import join_conditions
 from sparank_gen.ir.expand import expand_short_norms
 from sparank_gen.ir.guard import guard
+from sparank_gen.ir.merge import merge_contractions
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.pool import pool_first
 from sparank_gen.ir.restrict import restrict
 from sparank_gen.ir.simplify import simplify
-from sparank_gen.ir.specialise import merge_contractions
 
 
 def prepared(mode: Mode) -> Program:

@@ -1,18 +1,17 @@
-"""Passes that prepare a program for fast code: a known number of modalities unrolled, like GEMMs merged."""
+"""A program for a known number of modalities: what runs over them is written out where that is shorter."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Definition, Node, Program
 from sparank_gen.ir.rewrite import Rule, rewrite
-from sparank_gen.ir.simplify import factors_of, simplify, sum_of, terms_of
+from sparank_gen.ir.simplify import factors_of, simplify
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owners
 
@@ -213,96 +212,3 @@ def push_select(program: Program, parameters: frozenset[str]) -> Rule:
         return ir.make(argument.op, [at(operand) for operand in argument.args], argument.over, argument.data)
 
     return rule
-
-
-@verified
-def merge_contractions(program: Program, layouts: Mapping[str, Layout]) -> Program:
-    """Contractions of one tensor with every slice of one parameter, as one contraction and views of it.
-
-    ``W[0,…]·x``, ``W[1,…]·x`` and ``W[2,…]·x`` become views of ``W[p,…]·x``: one GEMM instead of three.
-
-    Args:
-        program: any program.
-        layouts: the layout of each parameter tensor.
-    """
-    nodes = list(ir.reachable(definition.node for definition in program.definitions))
-    slices: dict[tuple[str, int, Node], set[int]] = {}
-    for node in nodes:
-        found = _slice_of(node, layouts, program)
-        if found is not None:
-            slices.setdefault((found.name, found.slot, found.whole), set()).add(found.position)
-    complete = {
-        key
-        for key, positions in slices.items()
-        if len(positions) > 1 and program.extents[layouts[key[0]].axes[key[1]]].constant == len(positions)
-    }
-
-    def merge(node: Node) -> Node | None:
-        found = _slice_of(node, layouts, program)
-        if found is None or (found.name, found.slot, found.whole) not in complete:
-            return None
-        axis = layouts[found.name].axes[found.slot]
-        return ir.rename(ir.select(found.whole, axis, found.position), found.names)
-
-    def absorb_bias(node: Node) -> Node | None:
-        """``(W·x)[p=0] + c[0]`` is ``(W·x + c)[p=0]``, wherever the two stand in a sum."""
-        if node.op != "add":
-            return None
-        terms = terms_of(node)
-        for view, bias in itertools.permutations(range(len(terms)), 2):
-            taken_up = with_bias(terms[view], terms[bias])
-            if taken_up is not None:
-                terms[view] = taken_up
-                del terms[bias]
-                return sum_of(terms)
-        return None
-
-    def with_bias(view: Node, bias: Node) -> Node | None:
-        names = dict(view.data) if view.op == "rename" else {}
-        picked = view.args[0] if view.op == "rename" else view
-        if picked.op != "select" or bias.op != "leaf" or bias.data[0] not in layouts or bias.axes & set(names.values()):
-            return None
-        (axis,), (name, indices) = picked.over, bias.data
-        whole = [layouts[name].axes[k] if isinstance(index, int) else index for k, index in enumerate(indices)]
-        if [index for index in indices if isinstance(index, int)] != [picked.data] or axis not in whole:
-            return None
-        return ir.rename(ir.select(ir.apply("add", picked.args[0], ir.leaf(name, whole)), axis, picked.data), names)
-
-    return rewrite(program, (merge, absorb_bias))
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """A contraction with one slice of a parameter, and the contraction with the whole of it."""
-
-    name: str
-    slot: int
-    position: int
-    whole: Node
-    names: Mapping[str, str]
-
-
-def _slice_of(node: Node, layouts: Mapping[str, Layout], program: Program) -> _Slice | None:
-    if node.op != "sum" or node.args[0].op != "mul" or len(node.args[0].args) != 2:
-        return None
-    parameter, operand = node.args[0].args
-    if parameter.op != "leaf" or parameter.data[0] not in layouts:
-        return None
-    name, indices = parameter.data
-    slots = [k for k, index in enumerate(indices) if isinstance(index, int)]
-    if len(slots) != 1 or layouts[name].axes[slots[0]] in node.args[0].axes:
-        return None
-    # Slices that lie next to each other within the rows of the result would be views of every second number.
-    if any(index not in node.over and index not in program.modality_axes for index in indices[: slots[0]]):
-        return None
-    whole = ir.leaf(name, [layouts[name].axes[k] if k in slots else index for k, index in enumerate(indices)])
-    names: dict[str, str] = {}
-    if operand.op == "leaf":
-        axes = [axis for axis in operand.data[1] if axis in program.modality_axes]
-        if len(axes) == 1 and "m" not in node.args[0].axes and axes[0] not in parameter.axes:
-            names = {"m": axes[0]}
-            operand = ir.leaf(operand.data[0], ["m" if axis == axes[0] else axis for axis in operand.data[1]])
-    contraction = ir.reduce("sum", ir.apply("mul", whole, operand), node.over)
-    return _Slice(name, slots[0], indices[slots[0]], contraction, names)
-
-
