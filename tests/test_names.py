@@ -175,3 +175,22 @@ def test_no_hyperparameter_has_the_name_of_what_constructors_call() -> None:
     scalars = [operator.scalar.format(*"abc") for operator in OPERATORS.values() if operator.scalar]
     assert {name for code in scalars for name in identifiers(code)} - set("abc") <= CALLED
     assert {"sum", "min", "max"} <= called(generated(HEAD + EXTENTS)[0])
+
+
+LETTERS = """\
+modalities: ">=2"
+axes: {f: 2, x: 2, y: 2, z: 2, d: 2, n: 2}
+params:
+  w: {tensor: "w[f,x,y,z,d,n]", init: normal, std: 0.1}
+math: |
+  out[f] = sum[x,y,z,d,n](w[f,x,y,z,d,n]) * sum[m](h[m,0])
+"""
+
+
+def test_features_have_an_index_of_their_own_whatever_the_others_are() -> None:
+    check_program(HEAD + LETTERS, 4, 2, 2, 2)
+
+
+def test_what_claims_say_is_not_imported() -> None:
+    claim = "properties:\n  - lerp(0, 1, 0.5) * 2 == 1\n"
+    assert not suites.test_file(check_spec(parse_spec(HEAD + ELEMENTS["of features"] + claim, "names.yaml"))).called

@@ -18,7 +18,7 @@ from sparank_gen.ir.evaluate import Pieces
 from sparank_gen.ir.mode import Mode
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import parse_spec
-from sparank_gen.trial.cases import Case, indexed, tensors
+from sparank_gen.trial.cases import Case, cases, indexed, tensors
 from test_random_programs import stored_gradients
 
 Array = NDArray[np.float64]
@@ -213,3 +213,10 @@ def test_bad_spec(source: str, code: str, at: str, said: str) -> None:
     line = source.splitlines()[error.span.line - 1]
     assert line[error.span.column - 1 :].startswith(at), str(error)
     assert said in str(error), str(error)
+
+
+def test_where_one_small_width_fits_all_modalities_have_it_in_tests() -> None:
+    math = "out[k] = sum[m,s](W[k,m,s] * tanh(h[m,0])) + sum[m](mean[i](h[m,i]))"
+    axes, params = "{i: 'dim[m]', s: 'dim[m] // 128', k: 4}", "params:\n  w: {tensor: 'W[k,(m s)]', init: normal, std: 0.1}"
+    found = cases(check_spec(parse_spec(f"{HEAD}axes: {axes}\n{params}\nmath: |\n  {math}\n", "widths.yaml")))
+    assert [case.dim for case in found] == [128, 128, (128, 128, 128)]

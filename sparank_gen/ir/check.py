@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.derive import ADJOINT
-from sparank_gen.ir.features import feature_layout, require_covered, require_one_way, widths_by_name
+from sparank_gen.ir.features import feature_layout, require_covered, require_first_degree, require_one_way, widths_by_name
 from sparank_gen.ir.functions import Inliner
 from sparank_gen.ir.lower import Quantity, Scope, check_axis, is_comparison, lower
 from sparank_gen.ir.mode import Mode, Property, Result
@@ -165,6 +165,7 @@ class _Checker:
             declared[name.value], divisions = parse_extent(text, self.extent_names, modalities=widths_by_name(declared, self.spec.modalities.minimum))
             self.divisions.extend(division for division in divisions if division not in self.divisions)
             require_one_way(declared, text)
+            require_first_degree(declared[name.value], text)
         modality = {axis: extent for axis, extent in declared.items() if extent == self.scalars["modalities"]}
         features = {axis: extent for axis, extent in declared.items() if axis not in modality}
         self.extents = {**modality, BATCH: Extent.symbol("batch"), **features}

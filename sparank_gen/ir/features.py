@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout, parse_layout
-from sparank_gen.lang.widths import ONE_WIDTH, has_widths, read_at, width_of
+from sparank_gen.lang.widths import ONE_WIDTH, has_widths, owner_of, read_at, width_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Text
@@ -31,6 +32,14 @@ def require_one_way(extents: Mapping[str, Extent], text: Text) -> None:
         )
 
 
+def require_first_degree(extent: Extent, text: Text) -> None:
+    """Raise where an extent is no multiple of a modality's width and a number, of which there is a sum over modalities."""
+    owner = owner_of(extent)
+    if any(dict(monomial).get(f"dim[{owner}]", 0) not in (0, 1) for monomial, _ in extent.terms):
+        message = f"{extent} is neither a multiple of dim[{owner}] nor one and a number, and no sum of widths counts it"
+        raise errors.ExtentMismatch(message, text.span(), f"write something like 'dim[{owner}] // 2' or 'dim[{owner}] + 1'")
+
+
 def feature_layout(spec: FusionSpec, extents: Mapping[str, Extent], taken: Collection[str]) -> tuple[Layout, dict[str, Extent]]:
     """How the features lie in memory, a tensor ``(batch, dim)`` for each modality; and an axis that they need beside others.
 
@@ -48,7 +57,7 @@ def feature_layout(spec: FusionSpec, extents: Mapping[str, Extent], taken: Colle
     axis = next((a for a, e in extents.items() if e == width), None)
     if axis is None:
         # Windows and positions read features along an axis that has no name in the spec.
-        axis = next(name for name in "fxyzdn" if name not in taken)
+        axis = next(name for name in itertools.chain("fxyzdn", (f"x{k}" for k in itertools.count())) if name not in taken)
         hidden = {axis: width}
     return Layout(FEATURES, (("m",), (BATCH,), (axis,)), Text("", spec.path, ((0, 1, 1),), ()), ()), hidden
 

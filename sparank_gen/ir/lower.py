@@ -375,11 +375,11 @@ def _options(expression: Call, operator: Operator) -> tuple[tuple[str, float], .
     known = dict(operator.options)
     given = [name for name, _ in expression.keywords]
     for name, value in expression.keywords:
-        if given.count(name) > 1 or value < 0:
-            raise errors.WrongArguments(f"option {name!r} must be given once, and be 0 or more", expression.span, "mend it")
         if name not in known:
             raise errors.WrongArguments(
                 f"{operator.name} has no option {name!r}{errors.did_you_mean(name, known)}", expression.span, "leave it out"
             )
+        if given.count(name) > 1 or value < 0:
+            raise errors.WrongArguments(f"option {name!r} must be given once, and be 0 or more", expression.span, "mend it")
         known[name] = value
     return tuple(known.items()) or None

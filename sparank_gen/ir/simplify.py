@@ -32,7 +32,6 @@ IDENTITIES = (
         for pattern, replacement in (
             ("a + 0", "a"),
             ("a - 0", "a"),
-            ("0 - a", "-a"),
             ("a * 1", "a"),
             ("a / 1", "a"),
             ("a ** 1", "a"),
@@ -91,11 +90,10 @@ def pull_factors(node: Node) -> Node | None:
         return None
     factors = factors_of(node.args[0])
     inside = [factor for factor in factors if factor.axes & set(node.over)]
-    outside = [factor for factor in factors if not factor.axes & set(node.over)]
-    if not outside or not inside or set().union(*(factor.axes for factor in inside)) < set(node.over):
+    outside = [factor for factor in factors if factor not in inside]
+    if not outside:
         return None
-    inner = product_of(inside)
-    return ir.apply("mul", product_of(outside), ir.reduce(node.op, inner, node.over, node.data))
+    return ir.apply("mul", product_of(outside), ir.reduce(node.op, product_of(inside), node.over, node.data))
 
 
 def sum_factors_apart(extents: Mapping[str, Extent]) -> Rule:

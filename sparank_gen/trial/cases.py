@@ -63,9 +63,9 @@ def cases(mode: Mode) -> tuple[Case, ...]:
 
 
 def _differing(mode: Mode, case: Case) -> Case:
-    """The same sizes with widths that differ from modality to modality, the first neither the least nor the most."""
+    """The same sizes with widths that differ where enough of them fit, the first neither the least nor the most."""
     fitting = _fitting(mode, case.n_modalities, case.options)
-    first, *others = itertools.islice(fitting, case.n_modalities + 1)
+    first, *others = itertools.islice(itertools.chain(fitting, itertools.repeat(case.dims[0])), case.n_modalities + 1)
     widths = [*others[:1], first, *others[1:]][: case.n_modalities]
     return replace(case, dim=tuple(widths))
 

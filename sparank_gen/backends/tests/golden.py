@@ -123,10 +123,12 @@ def _distance(before: Any, after: Any) -> float | None:
 
 
 def _difference(before: float, after: float) -> float:
-    """How far one number moved: NaN is equal to NaN, and infinitely far from any other."""
+    """How far one number moved, relative to it where it is above 1: NaN is equal to NaN, and infinitely far from any other."""
     if before == after or (math.isnan(before) and math.isnan(after)):
         return 0.0
-    return math.inf if math.isnan(before) or math.isnan(after) else abs(before - after)
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return math.inf
+    return abs(before - after) / max(1.0, abs(before), abs(after))
 
 
 def _largest(distances: list[float | None]) -> float | None:

@@ -152,8 +152,8 @@ class ModuleFile:
 
 
 def called(names: Sequence[str], code: str) -> tuple[str, ...]:
-    """Which functions of these names ``code`` calls; its comments are formulas, with calls of their own."""
-    statements = without_comments(code)
+    """Which functions of these names ``code`` calls; formulas in its comments and messages have calls of their own."""
+    statements = re.sub(r""""[^"\n]*"|'[^'\n]*'""", "", without_comments(code))
     return tuple(name for name in names if re.search(rf"(?<![\w.]){name}\(", statements))
 
 
