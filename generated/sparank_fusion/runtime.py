@@ -43,6 +43,9 @@ ROWS_RECORDED, MOST_ROWS_RECORDED = 4096, 32768
 LEAST_OVER_OUTPUT, LEAST_OVER_OUTPUT_RECORDED = 4, 24
 # Of 32 bits, those of a program on GPUs from A100 to B200; on MI300 it has twice as many.
 REGISTERS = 65536
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# The types of results that torch was asked for once: of a mode, of features and parameters of types, under autocast.
+DTYPES_UNDER_AUTOCAST: dict[tuple[Any, ...], tuple[torch.dtype, ...]] = {}
 
 
 class FusionModule(nn.Module):
@@ -186,15 +189,36 @@ class FusionModule(nn.Module):
     def _fuse_kernels(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The same by fused kernels; under autocast, products and results in the types that torch has there."""
         own = h[0].dtype
+        if own not in KERNEL_DTYPES:
+            if self.backend == "triton":
+                raise ValueError(
+                    f"expected features of {', '.join(map(str, KERNEL_DTYPES))} for backend='triton', got {own}"
+                )
+            return self._mode._fuse(self, h, return_extras, in_place)
         if not runs_under_autocast(h[0]) or own is torch.float64:
             return self._mode._fuse_triton(self, h, return_extras, None, own)
-        with torch.no_grad():
-            dtypes = [x.dtype for x in self._mode._fuse(self, [x[:0] for x in h], return_extras)]
+        product_dtype = torch.get_autocast_dtype(h[0].device.type)
+        dtypes = self._dtypes_under_autocast(h, return_extras, product_dtype)
         widest = functools.reduce(torch.promote_types, dtypes)
-        results = self._mode._fuse_triton(
-            self, h, return_extras, torch.get_autocast_dtype(h[0].device.type), widest
-        )
+        results = self._mode._fuse_triton(self, h, return_extras, product_dtype, widest)
         return tuple(x.to(dtype) for x, dtype in zip(results, dtypes))
+
+    def _dtypes_under_autocast(
+        self, h: Tensors, return_extras: bool, product_dtype: torch.dtype
+    ) -> tuple[torch.dtype, ...]:
+        """The types that torch's results have there, asked once for features and parameters of the same types."""
+        if torch.compiler.is_compiling():
+            return self._dtypes_of_results(h, return_extras)
+        types = (*(x.dtype for x in h), *(parameter.dtype for parameter in self.parameters()))
+        key = (self._mode, len(h), types, return_extras, product_dtype)
+        if key not in DTYPES_UNDER_AUTOCAST:
+            DTYPES_UNDER_AUTOCAST[key] = self._dtypes_of_results(h, return_extras)
+        return DTYPES_UNDER_AUTOCAST[key]
+
+    def _dtypes_of_results(self, h: Tensors, return_extras: bool) -> tuple[torch.dtype, ...]:
+        """The types of torch's results, computed of no rows."""
+        with torch.no_grad():
+            return tuple(x.dtype for x in self._mode._fuse(self, [x[:0] for x in h], return_extras))
 
     def _fuse_pair(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """A shorter way to the same for two modalities in full precision, where a mode has one."""

@@ -73,10 +73,13 @@ PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 def precision(product_dtype: torch.dtype | None) -> str:
     """How kernels multiply matrices: in the type that autocast says, or in the weights' own.
 
-    In that, float32 rounds as ``torch.get_float32_matmul_precision`` says.
+    In that, float32 rounds as torch's own products do: as ``torch.backends.cuda.matmul.fp32_precision`` says, or, before
+    torch has that, ``torch.get_float32_matmul_precision``, which is an error where the other was set.
     """
     if product_dtype is not None:
         return str(product_dtype).removeprefix("torch.")
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     return PRECISIONS[torch.get_float32_matmul_precision()]
 
 

@@ -42,6 +42,18 @@ def row_strides(features: list[Tensor]) -> tuple[int, ...]:
     return tuple(x.stride(0) for x in features)
 
 
+def require_alike(tensors: Sequence[Tensor], product_dtype: torch.dtype | None) -> None:
+    """Raise a ValueError unless tensors lie on one device and, where autocast gives products no type, have one type."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    for tensor in tensors:
+        if tensor.device != device:
+            raise ValueError(
+                f"expected features and parameters on one device, got {device} and {tensor.device}"
+            )
+        if tensor.dtype is not dtype and product_dtype is None:
+            raise ValueError(f"expected features and parameters of one dtype, got {dtype} and {tensor.dtype}")
+
+
 def partial_sums(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """An uninitialised buffer for what the tiles of a batch sum up, in float32 or better."""
     return torch.empty(shape, dtype=torch.promote_types(tensor.dtype, torch.float32), device=tensor.device)

@@ -138,7 +138,7 @@ class KernelFile:
     @property
     def tensor_functions(self) -> list[str]:
         """What the file imports from the common part on the host: what kernels take and give."""
-        names = ["acc", "grouped", "next_power_of_2", "row_strides", "unit_stride"]
+        names = ["acc", "grouped", "next_power_of_2", "require_alike", "row_strides", "unit_stride"]
         names += ["starts", "widths"] if self.mode.one_width is None else []
         names += ["shaped"] if self.parameters else []
         names += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []

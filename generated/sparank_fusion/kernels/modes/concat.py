@@ -14,6 +14,7 @@ from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
     next_power_of_2,
+    require_alike,
     row_strides,
     starts,
     unit_stride,
@@ -217,6 +218,7 @@ def fuse(
     options = (return_extras, product_dtype, result_dtype)
     arguments = (h, *options)
     tensors = [*h]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:

@@ -26,6 +26,7 @@ from sparank_fusion.kernels.arguments import (
     grouped,
     next_power_of_2,
     partial_sums,
+    require_alike,
     row_strides,
     separate,
     shaped,
@@ -2036,6 +2037,7 @@ def fuse(
     options = (hidden, return_extras, product_dtype, result_dtype)
     arguments = (h, A, a, C, c, D, d, E, e, *options)
     tensors = [*h, A, a, C, c, D, d, E, e]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

@@ -24,6 +24,7 @@ from sparank_fusion.kernels.arguments import (
     acc,
     grouped,
     next_power_of_2,
+    require_alike,
     row_strides,
     separate,
     shaped,
@@ -1060,6 +1061,7 @@ def fuse(
     options = (units, return_extras, product_dtype, result_dtype)
     arguments = (h, W, Z, *options)
     tensors = [*h, *W, *Z]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

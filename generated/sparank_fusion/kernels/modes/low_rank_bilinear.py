@@ -25,6 +25,7 @@ from sparank_fusion.kernels.arguments import (
     grouped,
     next_power_of_2,
     partial_sums,
+    require_alike,
     row_strides,
     separate,
     shaped,
@@ -1196,6 +1197,7 @@ def fuse(
     options = (rank, return_extras, product_dtype, result_dtype)
     arguments = (h, U, u, V, v, P, c, *options)
     tensors = [*h, U, u, V, v, P, c]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

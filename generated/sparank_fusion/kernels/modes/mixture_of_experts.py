@@ -16,6 +16,7 @@ from sparank_fusion.kernels.arguments import (
     grouped,
     next_power_of_2,
     partial_sums,
+    require_alike,
     row_strides,
     separate,
     shaped,
@@ -916,6 +917,7 @@ def fuse(
     options = (experts, return_extras, product_dtype, result_dtype)
     arguments = (h, R, r, W, c, *options)
     tensors = [*h, R, r, W, c]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, _keeps(*arguments), *tensors)
     else:

@@ -16,6 +16,7 @@ from sparank_fusion.kernels.arguments import (
     grouped,
     next_power_of_2,
     partial_sums,
+    require_alike,
     row_strides,
     shaped,
     starts,
@@ -656,6 +657,7 @@ def fuse(
     options = (return_extras, product_dtype, result_dtype)
     arguments = (h, W, c, U, V, *options)
     tensors = [*h, W, c, U, V]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:

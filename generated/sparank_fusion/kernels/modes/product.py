@@ -10,7 +10,14 @@ import triton.language as tl
 from torch import Tensor
 
 from sparank_fusion.kernels import launch, precision, row_tiles
-from sparank_fusion.kernels.arguments import acc, grouped, next_power_of_2, row_strides, unit_stride
+from sparank_fusion.kernels.arguments import (
+    acc,
+    grouped,
+    next_power_of_2,
+    require_alike,
+    row_strides,
+    unit_stride,
+)
 from sparank_fusion.kernels.operators import differentiated_once, fake, operator
 
 # How these kernels can run; a call takes one of the ways.
@@ -212,6 +219,7 @@ def fuse(
     options = (return_extras, product_dtype, result_dtype)
     arguments = (h, *options)
     tensors = [*h]
+    require_alike(tensors, product_dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         results = _Fuse.apply(len(h), options, *tensors)
     else:
