@@ -44,6 +44,8 @@ PARAMETERS = {
     "norm": ("{module: LayerNorm, per: m, weight: 'cg[m,i]', bias: 'ch[m,i]'}", {"cg": "mi", "ch": "mi"}),
     "longer": ("{tensor: 'Wg[m,p,k]', per: m, init: xavier_uniform, fan: {in: p, out: k}}", {"Wg": "mpk"}),
     "heads": ("{module: Linear, per: m, weight: 'Wh[m,k,(t u)]', bias: 'cj[m,k]'}", {"Wh": "mktu", "cj": "mk"}),
+    "cube": ("{tensor: 'Wi[s,k,(m i)]', init: xavier_uniform, fan: {in: (m i), out: k}}", {"Wi": "skmi"}),
+    "slab": ("{tensor: 'Wj[(m i),k,s]', init: xavier_uniform, fan: {in: (m i), out: k}}", {"Wj": "miks"}),
     "table": ("{tensor: 'ci[(m i)]', init: normal, std: 0.5}", {"ci": "mi"}),
 }
 OUTPUTS = {"k": "k", "a": "a", "mi": "(m i)", "mp": "(m p)", "kmi": "(k m i)", "mik": "(m i k)", "km": "(m k)", "ac": "(a c)", "kq": "(k q)"}
@@ -205,11 +207,18 @@ def random_widths(draw: st.DrawFn, may_number: bool = True) -> str:
     modules = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=3, unique=True))
     if not any("k" in axes for module in modules for axes in PARAMETERS[module][1].values()):
         modules.append("mix")
-    if not any("s" in axes for module in modules for axes in PARAMETERS[module][1].values()):
+    if "roles" not in modules:
         modules.append("roles")
     for module in modules:
         draft.known += list(PARAMETERS[module][1].items())
     statements: list[str] = []
+    for name, own in draft.known[1:]:
+        rest = [axis for axis in own if axis not in "mi"]
+        if len(rest) == len(own) - 2 and rest and draft.chance(40):
+            # Maps of all modalities side by side are rare among expressions of any kind.
+            statements.append(f"y{name}[{','.join(rest)}] = sum[m,i]({name}[{','.join(own)}] * {draft.choose(('h[m,i]', 'tanh(h[m,i])'))})")
+            draft.known.append((f"y{name}", "".join(rest)))
+            draft.used.add(name)
     for position in range(draw(st.integers(1, 4))):
         axes = draw(st.sampled_from(["mi", "mi", "mp", "m", "k", "mk", "a", "c", "ak", "mik", "mij", "q", ""]))
         statements.append(f"{named(f'v{position}', axes)} = {draft.expression(frozenset(axes), 3)}")

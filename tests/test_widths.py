@@ -19,7 +19,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.spec import errors
 from sparank_gen.spec.load import parse_spec
 from sparank_gen.trial.cases import Case, cases, indexed, tensors
-from test_random_programs import stored_gradients
+from test_random_programs import check_program, stored_gradients
 
 Array = NDArray[np.float64]
 
@@ -220,3 +220,14 @@ def test_where_one_small_width_fits_all_modalities_have_it_in_tests() -> None:
     axes, params = "{i: 'dim[m]', s: 'dim[m] // 128', k: 4}", "params:\n  w: {tensor: 'W[k,(m s)]', init: normal, std: 0.1}"
     found = cases(check_spec(parse_spec(f"{HEAD}axes: {axes}\n{params}\nmath: |\n  {math}\n", "widths.yaml")))
     assert [case.dim for case in found] == [128, 128, (128, 128, 128)]
+
+
+@pytest.mark.parametrize("parameter", ["U[n,k,(m j)]", "U[(m j),n,k]", "U[n,(m j),k]", "U[(n k),(m j)]", "U[k,n,(m j)]"])
+def test_maps_of_all_modalities_side_by_side(parameter: str) -> None:
+    """A parameter with any other dimensions is one matrix, whatever the widths of what is joined in it."""
+    head = HEAD + "axes: {k: 3, j: 'dim[m]', n: 2}\nparams:\n"
+    indices = parameter.replace("(", "").replace(")", "").replace(" ", ",")
+    fan = "{in: (m j), out: " + ("(n k)" if "(n k)" in parameter else "k") + "}"
+    math = f"math: |\n  out[k] = sum[n](tanh(sum[m,j]({indices} * h[m,j])))\n"
+    text = f"{head}  f: {{tensor: '{parameter}', init: xavier_uniform, fan: {fan}}}\n{math}"
+    check_program(text, 4, 2, 3, 3)

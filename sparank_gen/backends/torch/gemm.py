@@ -256,14 +256,42 @@ def as_matrix(
         value = Dense(code, tuple(outer + inner))
     elif kept == groups[::-1]:
         value = Dense(f"{code}.t()", tuple(outer + inner))
+    elif (found := _in_groups(kept, groups)) is not None:
+        order, counts = found
+        dimensions = [composed(axes) for axes in kept]
+        code = Dense(code, tuple(dimensions)).ordered(tuple(dimensions[k] for k in order)).atom
+        value = Dense(_flattened(code, counts), tuple(outer + inner))
     else:
         code = leaves.stored(lowering, element, layout, per, plain).ordered(outer + inner).atom
-        if len(inner) > 1:
-            code = f"{code}.flatten({len(outer)})"
-        if len(outer) > 1:
-            code = f"{code}.flatten(0, {len(outer) - 1})"
-        value = Dense(code, tuple(outer + inner))
+        value = Dense(_flattened(code, [len(group) for group in groups]), tuple(outer + inner))
     return Listed(axis, value, ((element, name),)) if axis else value
+
+
+def _in_groups(kept: Sequence[tuple[str, ...]], groups: Sequence[tuple[str, ...]]) -> tuple[list[int], list[int]] | None:
+    """The order of dimensions in which each of ``groups`` is some of them, one after another, and how many; or None."""
+    order: list[int] = []
+    counts: list[int] = []
+    for group in groups:
+        start, left = len(order), group
+        while left:
+            fitting = (k for k, axes in enumerate(kept) if k not in order and left[: len(axes)] == axes)
+            found = next(fitting, None)
+            if found is None:
+                return None
+            order.append(found)
+            left = left[len(kept[found]) :]
+        counts.append(len(order) - start)
+    return order, counts
+
+
+def _flattened(code: str, counts: Sequence[int]) -> str:
+    """A tensor whose dimensions, so many in each group, are one for each group."""
+    for position in reversed(range(len(counts))):
+        if counts[position] > 1:
+            start = sum(counts[:position])
+            end = "" if position == len(counts) - 1 else f", {start + counts[position] - 1}"
+            code = f"{code}.flatten({start}{end})"
+    return code
 
 
 def _sliced(
