@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparank_gen.backends.torch.values import Dense, einsum
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Node, Program
-from sparank_gen.ir.simplify import factors_of
+from sparank_gen.ir.parts import factors_of
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.trial.cases import Case, stored_tensors

@@ -16,7 +16,7 @@ NORMS = """\
 """
 # Where a difference is small, many numbers are equal, in some places all.
 APART = """\
-  x[m,t,p] = sum[k,j](W[k,p,j] * (h[m,j] - h[t,j]))
+  x[m,t,p] = sum[k,j](W[k,p,j] * tanh(h[m,j] - h[t,j]))
   z[m,t,p,i] = max(x[m,t,p] * h[m,i], -0.5)
   y[t,i] = {operator}[m,p](z[m,t,p,i])
   out[i] = sum[t](y[t,i])

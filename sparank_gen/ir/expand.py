@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.parts import factors_of, product_of
 from sparank_gen.ir.rewrite import rewrite
-from sparank_gen.ir.simplify import IDENTITIES, factors_of, fold_constants, merge_views, product_of
+from sparank_gen.ir.simplify import IDENTITIES, fold_constants, merge_views
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node, Program
+from sparank_gen.ir.parts import sum_of, terms_of
 from sparank_gen.ir.rewrite import rewrite
-from sparank_gen.ir.simplify import sum_of, terms_of
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.layouts import Layout
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.parts import factors_of, product_of
 from sparank_gen.ir.rewrite import Rule, rewrite
-from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.ir.verify import verified
 

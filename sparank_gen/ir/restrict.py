@@ -21,8 +21,8 @@ from dataclasses import replace
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.check import PRESENT
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.parts import factors_of, product_of
 from sparank_gen.ir.signs import Signs
-from sparank_gen.ir.simplify import factors_of, product_of
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
 from sparank_gen.ir.views import FEATURES

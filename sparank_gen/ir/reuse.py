@@ -9,8 +9,9 @@ from typing import Any
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.parts import factors_of, product_of, sum_of, terms_of
 from sparank_gen.ir.rewrite import Rule, rewrite
-from sparank_gen.ir.simplify import IDENTITIES, factors_of, product_of, sum_of, terms_of
+from sparank_gen.ir.simplify import IDENTITIES
 from sparank_gen.ir.template import instantiate
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.ops import OPERATORS

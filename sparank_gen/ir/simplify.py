@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sparank_gen.ir import node as ir
-from sparank_gen.ir.node import BATCH, Node, Program, Window
+from sparank_gen.ir.linear import taken_apart
+from sparank_gen.ir.node import Node, Program, Window
+from sparank_gen.ir.parts import sum_of, terms_of
 from sparank_gen.ir.rewrite import Rule, is_tensor, pattern_rule, rewrite
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owner_of, owners, size_of
+from sparank_gen.lang.widths import owner_of
 
 
 def _multiplied_back(node: Node) -> Node | None:
@@ -82,53 +83,6 @@ def expand_number_lerp(node: Node) -> Node | None:
         return None
     start, end, weight = node.args
     return ir.apply("add", start, ir.apply("mul", weight, ir.apply("sub", end, start)))
-
-
-def pull_factors(node: Node) -> Node | None:
-    """``sum[j](a[i] * x[j])`` is ``a[i] * sum[j](x[j])``."""
-    if node.op not in ("sum", "mean"):
-        return None
-    factors = factors_of(node.args[0])
-    inside = [factor for factor in factors if factor.axes & set(node.over)]
-    outside = [factor for factor in factors if factor not in inside]
-    if not outside:
-        return None
-    return ir.apply("mul", product_of(outside), ir.reduce(node.op, product_of(inside), node.over, node.data))
-
-
-def sum_factors_apart(extents: Mapping[str, Extent]) -> Rule:
-    """A rule: ``sum[m,i](a[m] * x[m,i])`` is ``sum[m](a[m] * sum[i](x[m,i]))``: what one factor has alone is summed first.
-
-    A mean over as many numbers as each modality has is no mean of the modalities' means.
-    """
-
-    def rule(node: Node) -> Node | None:
-        if node.op not in ("sum", "mean") or node.args[0].op != "mul":
-            return None
-        factors = factors_of(node.args[0])
-        for position, factor in enumerate(factors):
-            others = frozenset().union(*(other.axes for k, other in enumerate(factors) if k != position))
-            alone = [axis for axis in node.over if axis in factor.axes - others]
-            rest = [axis for axis in node.over if axis not in alone]
-            differs = node.op == "mean" and bool(set(owners(alone, extents).values()) & set(rest))
-            if alone and BATCH in factor.axes and not differs:
-                factors[position] = ir.reduce(node.op, factor, alone, node.data)
-                return ir.reduce(node.op, product_of(factors), rest, node.data) if rest else product_of(factors)
-        return None
-
-    return rule
-
-
-def mean_of_outer_product(extents: Mapping[str, Extent]) -> Rule:
-    """A rule: a mean of a product that is larger than each of its factors is a contraction, divided by a number."""
-
-    def rule(node: Node) -> Node | None:
-        product = node.args[0] if node.op == "mean" else node
-        if node.op != "mean" or any(factor.axes == product.axes for factor in factors_of(product)):
-            return None
-        return ir.apply("div", ir.reduce("sum", product, node.over), ir.extent(size_of(node.over, extents)))
-
-    return rule
 
 
 def merge_views(extents: Mapping[str, Extent]) -> Rule:
@@ -211,55 +165,6 @@ def _start(node: Node) -> Extent:
     return place if isinstance(place, Extent) else Extent.number(place)
 
 
-def sum_of(terms: Sequence[Node]) -> Node:
-    """The sum of one or more nodes."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = ir.apply("add", total, term)
-    return total
-
-
-def factors_of(node: Node, whole: Collection[Node] = ()) -> list[Node]:
-    """The factors of a product, from left to right; those of ``whole``, and products that are in it more than once, are one."""
-    return _parts(node, "mul", whole)
-
-
-def product_of(factors: list[Node]) -> Node:
-    """The product of one or more nodes."""
-    product = factors[0]
-    for factor in factors[1:]:
-        product = ir.apply("mul", product, factor)
-    return product
-
-
-def terms_of(node: Node) -> list[Node]:
-    """The terms of a sum, from left to right; sums that are in it more than once are one."""
-    return _parts(node, "add", ())
-
-
-def _parts(root: Node, op: str, whole: Collection[Node]) -> list[Node]:
-    """What ``op`` joins in ``root``. As nothing is taken apart twice, there are no more parts than operands in the graph."""
-
-    def is_joint(node: Node) -> bool:
-        return node.op == op and node not in whole
-
-    if not is_joint(root):
-        return [root]
-    readers: Counter[Node] = Counter()
-    joints = [root]
-    for joint in joints:
-        joints += [arg for arg in dict.fromkeys(joint.args) if is_joint(arg) and not readers[arg]]
-        readers.update(joint.args)
-    parts, pending = list[Node](), [root]
-    while pending:
-        node = pending.pop()
-        if is_joint(node) and readers[node] < 2:
-            pending.extend(reversed(node.args))
-        else:
-            parts.append(node)
-    return parts
-
-
 @verified
 def tidy(program: Program) -> Program:
     """``program`` with constants folded, neutral elements gone and views merged; products stay as they are written."""
@@ -270,6 +175,5 @@ def tidy(program: Program) -> Program:
 def simplify(program: Program) -> Program:
     """``program`` tidied, with sums of products taken apart and mixtures of two recognised."""
     extents = program.extents
-    of_extents = (merge_views(extents), join_pads(extents), mean_of_outer_product(extents))
-    of_sums = (pull_factors, sum_factors_apart(extents))
-    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *of_extents, *of_sums, *MIXTURES, expand_number_lerp))
+    views = (merge_views(extents), join_pads(extents))
+    return rewrite(program, (fold_constants, fold_choice, *IDENTITIES, *views, *taken_apart(extents), *MIXTURES, expand_number_lerp))

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import CUTS, FIXED, Index, Node, Program, Window, axis_of
-from sparank_gen.ir.simplify import branch, factors_of, product_of, sum_of
+from sparank_gen.ir.parts import factors_of, product_of, sum_of
+from sparank_gen.ir.simplify import branch
 from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.ir.verify import verify
 from sparank_gen.lang.extents import Extent

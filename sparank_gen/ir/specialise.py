@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Definition, Node, Program
+from sparank_gen.ir.parts import factors_of
 from sparank_gen.ir.rewrite import Rule, rewrite
-from sparank_gen.ir.simplify import factors_of, simplify
+from sparank_gen.ir.simplify import simplify
 from sparank_gen.ir.verify import verified
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
-from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.ir.parts import factors_of, product_of
 from sparank_gen.ir.verify import verify
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.widths import owner_among

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
+from sparank_gen.ir.parts import factors_of
 from sparank_gen.ir.reuse import THROUGH
-from sparank_gen.ir.simplify import factors_of
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.cost import is_matrix_product
 from sparank_gen.plan.schedule import LISTED, elements

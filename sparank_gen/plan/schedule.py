@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
-from sparank_gen.ir.simplify import factors_of
+from sparank_gen.ir.parts import factors_of
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import sizes_of, widest

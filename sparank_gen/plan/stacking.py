@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
-from sparank_gen.ir.simplify import factors_of
+from sparank_gen.ir.parts import factors_of
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.schedule import LISTED, elements

@@ -13,7 +13,7 @@ from functools import partial
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, CUTS, Definition, Node, Program
-from sparank_gen.ir.simplify import factors_of, product_of
+from sparank_gen.ir.parts import factors_of, product_of
 from sparank_gen.ir.verify import verify
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent

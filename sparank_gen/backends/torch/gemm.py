@@ -10,7 +10,7 @@ from sparank_gen.backends.torch import leaves, memory
 from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, einsum, parenthesised
 from sparank_gen.backends.torch.views import MOST_PARTS
 from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.ir.simplify import product_of
+from sparank_gen.ir.parts import product_of
 from sparank_gen.lang.widths import owner_among
 
 if TYPE_CHECKING:

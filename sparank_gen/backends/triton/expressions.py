@@ -14,8 +14,8 @@ from sparank_gen.backends.triton.scope import infinite
 from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, axis_of
+from sparank_gen.ir.parts import factors_of
 from sparank_gen.ir.rewrite import is_tensor
-from sparank_gen.ir.simplify import factors_of
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.stages import contraction_of
 

@@ -26,8 +26,9 @@ from sparank_gen.ir.derive import ADJOINT, derive
 from sparank_gen.ir.expand import divide_last, expand
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
+from sparank_gen.ir.parts import sum_of, terms_of
 from sparank_gen.ir.rewrite import rewrite
-from sparank_gen.ir.simplify import merge_views, simplify, sum_of, terms_of
+from sparank_gen.ir.simplify import merge_views, simplify
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
