@@ -150,3 +150,23 @@ math: |
 weights: "g[m,b,i]"
 """
     check_gradients(text, 4, 2, 3, 3)
+
+
+def test_a_piece_of_a_stack_that_is_the_same_along_an_axis() -> None:
+    """The gradient of the first modality is one number for each row along its width, which is not that of the second."""
+    text = """\
+version: 1
+mode: pieces
+summary: Two modalities of their own widths.
+modalities: ">=2"
+axes: {t: modalities, i: "dim[m]", u: "dim[t]", a: "dim[0]", c: "dim[1]", q: "dim[1] + 1"}
+params:
+  w: {tensor: "w[m]", per: m, init: normal, std: 1}
+math: |
+  x[q]     = concat[q: c, 1](tanh(h[1,c]), 0.5)
+  s[m]     = tanh(sum[i](h[m,i]))
+  v[q]     = softmax[q](mean[m](softmax[m](s[m]) * sqrt((s[m] * x[q]) ** 2 + 0.1)))
+  out[m,i] = w[m] * h[m,i] * sum[t,u](h[t,u]) + tanh(sum[q](v[q] ** 2)) + tanh(sum[a](h[0,a]))
+out: "out[b,(m i)]"
+"""
+    check_gradients(text, 2, 2, 3, 1)

@@ -270,3 +270,23 @@ weights: "w[b,x]"
     for n_modalities in (2, 3):
         for schedule in ("resident", "split", "again"):
             check_kernels(text, 3, n_modalities, 1, 2, schedule)
+
+
+# Windows of two lengths, that of one modality and that of each, which lie alike in lanes of one size.
+WINDOWS = """
+version: 1
+mode: random
+summary: Windows of two lengths on features.
+modalities: '>=2'
+axes: {j: 'dim[m]', p: 'dim[m] + 1', c: 'dim[1]', q: 'dim[1] + 1'}
+math: |
+  v[m,j]   = sigmoid(h[m,j])
+  y        = sum[q](concat[q: 1, c](0.3, v[1,c]) * concat[q: c, 1](h[1,c], 0.5))
+  out[m,p] = concat[p: 1, j](y * h[m,0], v[m,j]) * 2
+out: 'out[b,(m p)]'
+"""
+
+
+@pytest.mark.parametrize("schedule", ["resident", "split"])
+def test_windows_of_two_lengths(schedule: str) -> None:
+    check_kernels(WINDOWS, 2, 2, 3, 3, schedule)

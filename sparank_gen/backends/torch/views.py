@@ -29,13 +29,17 @@ def rename(lowering: Lowering, node: Node) -> Value:
 
 
 def select(lowering: Lowering, node: Node) -> Value:
-    value, (axis,) = lowering.lower(node.args[0]), node.over
+    (axis,), (whole,) = node.over, node.args
+    if whole.op == "stack" and whole.over == node.over:
+        # A piece that is the same along an axis of others has none there; in the stack it would have to be as long as they are.
+        return lowering.lower(whole.args[node.data])
+    value = lowering.lower(whole)
     if isinstance(value, Listed) and value.axis == axis:
-        sequence = lowering.emitter.name_for(value, node.args[0].op)
+        sequence = lowering.emitter.name_for(value, whole.op)
         assert isinstance(sequence, Listed)
         return Dense(f"{sequence.sequence}[{_position(lowering, node.data)}]", value.element.axes)
     if isinstance(value, Dense):
-        parts = _parts(lowering, node.args[0], value, axis)
+        parts = _parts(lowering, whole, value, axis)
         if parts:
             position: int = node.data
             return parts[position]

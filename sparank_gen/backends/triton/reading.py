@@ -51,12 +51,12 @@ class Reader(KernelScope):
         return replace(kept.tile, code=f"{kept.name}[{index}]", precedence=10)
 
     def leaf_key(self, leaf: Node) -> object:
-        """What a leaf reads, whatever its axes are named."""
+        """What a leaf reads, whatever its axes are named; of windows, axes of other extents read more or less."""
         name, indices = leaf.data
         slots = self.storages[name].slots
         return (name, tuple(
             "u" if slot != BATCH and self.is_unrolled(slot)
-            else (self.lane(index.axis), index.shift) if isinstance(index, Window) and self.is_part(slot, index)
+            else (self.lane(index.axis), self.program.extents[index.axis], index.shift) if isinstance(index, Window) and self.is_part(slot, index)
             else index if isinstance(index, FIXED) else self.lane(axis_of(index))
             for slot, index in zip(slots, indices, strict=True)
         ))
