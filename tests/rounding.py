@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from sparank_gen.ir import evaluate
 from sparank_gen.ir.node import Node
 
-EXACT = {"leaf", "constant", "extent", "position", "rename", "select", "place", "slice", "pad", "concat", "stack"}
+# Views, and what chooses one of its operands: the largest of some numbers is one of them.
+VIEWS = {"leaf", "constant", "extent", "position", "rename", "select", "place", "slice", "pad", "concat", "stack"}
+EXACT = VIEWS | {"max", "min", "maximum", "minimum", "where", "clamp_min", "clamp_max", "relu", "abs", "neg"}
 HALF_UNIT = 2.0**-53
 RUNS = 8
 

@@ -170,3 +170,22 @@ math: |
 out: "out[b,(m i)]"
 """
     check_gradients(text, 2, 2, 3, 1)
+
+
+def test_what_is_compared_with_the_smallest_is_what_that_was_found_of() -> None:
+    """Computed again for one modality it rounds otherwise, and would equal it no more: its gradient would be lost."""
+    text = """\
+version: 1
+mode: smallest
+summary: The smallest of numbers that may be computed in more ways than one.
+modalities: ">=2"
+axes: {t: modalities, u: modalities, i: dim}
+params:
+  w: {tensor: "w[i]", init: normal, std: 1}
+math: |
+  out[m,i] = w[i] + sum[t](min[u](where(S <= 2, sum[t](P * P * h[t,i]), S)) * h[t,i] * softmax[t](h[t,i]))
+out: "out[b,(m i)]"
+"""
+    own, other = "tanh(sum[i](h[t,i]))", "tanh(sum[i](h[u,i]))"
+    text = text.replace("P", f"(tanh(sum[m](h[m,i])) * tanh(sum[i](h[m,i])) * {own} * {other})").replace("S", f"{own} * {other} / 2")
+    check_gradients(text, 1, 2, 1, 1)

@@ -183,6 +183,9 @@ def push_select(program: Program, parameters: frozenset[str]) -> Rule:
             return False
         if axis not in node.axes or node.op in ("leaf", "stack"):
             return True
+        # What is computed at one position may round otherwise, and equals nothing then that was computed as a whole.
+        if node.op == "eq":
+            return False
         if node.op == "rename":
             return None
         if node.op not in OPERATORS or axis in node.over:

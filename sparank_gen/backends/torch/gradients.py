@@ -129,9 +129,13 @@ def _seen(output: Node) -> Iterator[Node]:
         yield output
 
 
-def _kept(roots: Iterable[Node], may_keep: Collection[Node]) -> list[Node]:
-    """What ``roots`` read of that which may be kept."""
+def _kept(roots: Sequence[Node], may_keep: Collection[Node]) -> list[Node]:
+    """What ``roots`` read of that which may be kept, without what follows from the rest by arithmetic.
+
+    What is compared for equality, as numbers are with the largest of them, is kept: computed again it may round otherwise.
+    """
     read: dict[Node, None] = {}
+    compared = {arg for node in ir.reachable(roots) if node.op == "eq" for arg in node.args}
     pending, seen = list(roots), set[Node]()
     while pending:
         node = pending.pop()
@@ -142,7 +146,11 @@ def _kept(roots: Iterable[Node], may_keep: Collection[Node]) -> list[Node]:
             pending.extend(reversed(node.args))
         elif node.args:
             read[node] = None
-    return [node for node in read if node.op not in ARITHMETIC or not all(_follows(arg, read) for arg in node.args)]
+    return [
+        node
+        for node in read
+        if node.op not in ARITHMETIC or node in compared or not all(_follows(arg, read) for arg in node.args)
+    ]
 
 
 def _follows(node: Node, kept: Collection[Node]) -> bool:
