@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_torch_plans import Operations
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparank_gen.ir.check import check_spec
 from sparank_gen.spec.load import parse_spec
 from test_random_programs import check_program, compiled
-from test_torch_plans import Operations
 
 HEAD = """\
 version: 1

@@ -210,6 +210,8 @@ def _reference(expression: Reference, scope: Scope) -> Node:
         return ir.extent(scope.resolved(size_of([check_axis(index, scope) for index in indices], scope.extents)))
     if name in scope.scalars and not indices:
         return ir.extent(scope.resolved(scope.scalars[name]))
+    if name in scope.scalars:
+        raise errors.WrongIndexCount(f"{name!r} is one number, and has no indices", expression.span, f"write {name!r} alone")
     quantity = scope.lookup(name, expression.span)
     if quantity is None and name in scope.extents and not indices:
         raise errors.UnknownName(f"{name!r} is an index, not a value", expression.span, elsewhere.INDEX.format(name))
@@ -348,7 +350,7 @@ def _operator(expression: Call, scope: Scope) -> Operator:
         raise errors.WrongArguments(f"{name} joins no parts", expression.parts[0].span, f"write {name}[i](…)")
     takes_axes = operator.kind in ("reduction", "normalisation")
     if takes_axes and not expression.axes:
-        raise errors.WrongArguments(f"{name} needs its axes", expression.span, f"write {name}[i](…), with the axes it runs over")
+        raise errors.WrongArguments(f"{name} needs its axes", expression.span, f"write {name}[i](…), with those indices of its argument that it runs over")
     if expression.keywords and not operator.options:
         option = expression.keywords[0][0]
         raise errors.WrongArguments(f"{written} has no option {option!r}", expression.span, "leave it out")

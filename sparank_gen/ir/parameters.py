@@ -11,7 +11,7 @@ from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.lang.extents import Division, Extent
 from sparank_gen.lang.initial import INITIALISATIONS, Initialisation
 from sparank_gen.lang.layouts import Layout, parse_dimension, parse_layout, require_joined
-from sparank_gen.lang.modules import TORCH_MODULES, Module, Parameter, resolve_module
+from sparank_gen.lang.modules import TORCH_MODULES, Module, Parameter, module_kind, resolve_module
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression
 from sparank_gen.spec import errors
@@ -134,6 +134,7 @@ def require_same_options(specs: Sequence[ModuleSpec | TensorSpec], nodes: Collec
 
 
 def _module(spec: ModuleSpec, around: Surroundings) -> Module:
+    module_kind(spec)
     layouts = {path.value: _layout(text, spec, around) for path, text in spec.tensors}
     return resolve_module(spec, layouts, around.extents, around.names)
 

@@ -13,6 +13,7 @@ FUNCTIONS = {
     "einsum": "sum[j](W[i,j] * x[j])",
     "expm1": "exp(x) - 1",
     "leaky_relu": "max(x, 0.01 * x)",
+    "len": "size[i]",
     "linear": "sum[j](W[i,j] * x[j]) + c[i]",
     "ln": "log(x)",
     "log1p": "log(1 + x)",
@@ -22,6 +23,7 @@ FUNCTIONS = {
     "pow": "x ** y",
     "reciprocal": "1 / x",
     "sign": "where(x > 0, 1, where(x < 0, -1, 0))",
+    "size": "size[i]",
     "softmin": "softmax[i](-x[i])",
     "square": "x ** 2",
     "std": "sqrt(mean[i]((x[i] - mean[i](x[i])) ** 2) + 1e-12)",
@@ -30,9 +32,13 @@ FUNCTIONS = {
 }
 NAMES = {
     "dim": "modalities have widths of their own here: 'size[i]' is how many there are along an index, as 'i: dim[m]'",
+    "e": "powers of it are written 'exp(x)'",
+    "inf": "there are no infinite numbers: choose by 'where(condition, x, y)', or leave out by a factor of 0",
     "pi": "write 3.141592653589793",
     "present": "leave it out: what runs over modalities runs over those that a sample has, where 'present' is given to the layer",
 }
+# Characters of formulas in print.
+PRINTED = {"×": "*", "·": "*", "⋅": "*", "−": "-", "–": "-", "÷": "/", "≤": "<=", "≥": ">=", "≠": "!="}
 INDEX = "write indices in brackets, as in 'x[{0}]'; an index is not compared or computed with, and 'size[{0}]' is how many it has"
 
 

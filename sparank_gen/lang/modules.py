@@ -93,6 +93,27 @@ class Module:
     divisions: tuple[Division, ...]
 
 
+def module_kind(spec: ModuleSpec) -> TorchModule:
+    """The class that an entry names. Raises UnknownModule, or UnknownKey and BadValue for what it says of no tensor."""
+    kind = TORCH_MODULES.get(spec.module.value)
+    if kind is None:
+        hint = errors.did_you_mean(spec.module.value, TORCH_MODULES)
+        raise errors.UnknownModule(
+            f"{spec.module.value!r} is not a module the language knows{hint}",
+            spec.module.span(),
+            f"the modules are {', '.join(TORCH_MODULES)}",
+        )
+    for name, value in spec.tensors:
+        if name.value not in kind.tensors:
+            hint = errors.did_you_mean(name.value, kind.tensors)
+            remedy = "leave it out: sizes are found from the layouts" if name.value in kind.constructor else f"its tensors are {', '.join(kind.tensors)}"
+            raise errors.UnknownKey(f"{spec.module.value} has no tensor {name.value!r}{hint}", name.span(), remedy)
+        if value.value in ("true", "false"):
+            remedy = f"write one, as in '{name.value}: \"c[i]\"', or leave {name.value!r} out where there is none"
+            raise errors.BadValue(f"{name.value!r} takes a layout, found {value.value}", value.span(), remedy)
+    return kind
+
+
 def resolve_module(
     spec: ModuleSpec, layouts: Mapping[str, Layout], extents: Mapping[str, Extent], names: Mapping[str, Extent | None]
 ) -> Module:
@@ -107,14 +128,7 @@ def resolve_module(
     Raises:
         SpecError: UnknownModule, UnknownKey, MissingKey, LayoutMismatch or ExtentMismatch.
     """
-    kind = TORCH_MODULES.get(spec.module.value)
-    if kind is None:
-        hint = errors.did_you_mean(spec.module.value, TORCH_MODULES)
-        raise errors.UnknownModule(
-            f"{spec.module.value!r} is not a module the language knows{hint}",
-            spec.module.span(),
-            f"the modules are {', '.join(TORCH_MODULES)}",
-        )
+    kind = module_kind(spec)
     with_bias = _check_tensors(spec, kind, layouts)
     sizes, divisions = _given_sizes(spec, kind, names)
     for tensor, layout in layouts.items():
@@ -143,15 +157,7 @@ def resolve_module(
 
 
 def _check_tensors(spec: ModuleSpec, kind: TorchModule, layouts: Mapping[str, Layout]) -> bool:
-    """Raise unless the spec binds just the module's tensors; whether those of its bias are among them."""
-    for name, _ in spec.tensors:
-        if name.value not in kind.tensors:
-            hint = errors.did_you_mean(name.value, kind.tensors)
-            raise errors.UnknownKey(
-                f"{spec.module.value} has no tensor {name.value!r}{hint}",
-                name.span(),
-                f"its tensors are {', '.join(kind.tensors)}",
-            )
+    """Raise unless the spec binds all of the module's tensors; whether those of its bias are among them."""
     with_bias = any(tensor in layouts for tensor in kind.bias)
     for tensor in kind.tensors:
         if tensor not in layouts and (with_bias or tensor not in kind.bias):
@@ -172,10 +178,11 @@ def _given_sizes(
     for name, value in spec.arguments:
         if name.value not in kind.constructor and name.value not in kind.options:
             known = [*kind.constructor, *kind.options]
+            remedy = f"leave 'bias' out where {spec.module.value} has none" if name.value == "bias" else f"its arguments are {', '.join(known)}"
             raise errors.UnknownKey(
                 f"{spec.module.value} takes no argument {name.value!r} here{errors.did_you_mean(name.value, known)}",
                 name.span(),
-                f"its arguments are {', '.join(known)}",
+                remedy,
             )
         if name.value in kind.constructor:
             sizes[name.value], found = parse_extent(value, names)
@@ -205,10 +212,12 @@ def _match_shape(
     dimensions = layout.without(spec.per.value if spec.per else None)
     shape = kind.tensors[tensor]
     if len(dimensions) != len(shape):
+        joined = "compose axes in parentheses where they share a dimension, as in 'W[i,(m j)]'"
+        is_for_each = spec.per is None and len(dimensions) == len(shape) + 1 and ("m",) in dimensions
         raise errors.LayoutMismatch(
             f"{tensor!r} of {spec.module.value} has {len(shape)} dimensions, and {layout} gives it {len(dimensions)}",
             layout.text.span(),
-            "compose axes in parentheses where they share a dimension, as in 'W[i,(m j)]'",
+            f"add 'per: m' where each modality has one, or {joined}" if is_for_each else joined,
         )
     for axes, (factor, argument) in zip(dimensions, shape, strict=True):
         size = size_of(axes, extents).divided_by(Extent.number(factor))

@@ -9,6 +9,7 @@ import math
 import re
 import warnings
 
+from sparank_gen.lang import elsewhere
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.syntax import AND, NOT, OR, Call, Expression, Index, Number, Reference, Statement
 from sparank_gen.spec import errors
@@ -81,6 +82,16 @@ class _Parser:
             if word is not None:
                 message = f"{word[1]!r} is a keyword of Python, and can be no name"
                 raise errors.BadSyntax(message, self.text.span(row, word.start(1), len(word[1])), "choose another name") from None
+            if self.lines[row][column] in elsewhere.PRINTED:
+                written = elsewhere.PRINTED[self.lines[row][column]]
+                message = f"{self.lines[row][column]!r} is not in the language"
+                raise errors.BadSyntax(message, self.text.span(row, column, 1), f"write {written!r}") from None
+            if "line continuation" in error.msg:
+                message, remedy = "'\\\\' is not in the language", "math is plain text here: 'x * y', 'exp(x)', 'sum[i](x[i])'"
+                raise errors.BadSyntax(message, self.text.span(row, max(column - 1, 0), 1), remedy) from None
+            if "Perhaps you forgot a comma" in error.msg and not self.text.is_folded:
+                message = "this is not an expression: two values stand side by side"
+                raise errors.BadSyntax(message, self.text.span(row, column, 1), "write 'x * y' for a product") from None
             # Lines that Python names are those of the text, and not of the file.
             said = re.sub(r" \(detected at line \d+\)| on line \d+", "", error.msg)
             found, remedy = (": " + said, remedy) if not self.text.is_folded else ("", FOLDED)
