@@ -34,10 +34,10 @@ Update = Annotated[bool, typer.Option("--update-goldens", help="Take over golden
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="The most processes to use [default: one for each core].")]
 ModeName = Annotated[str | None, typer.Argument(metavar="MODE", help="A mode [default: all that take so many modalities].")]
 Target = Annotated[str, typer.Option("--target", help="The chip, as triton names it.")]
-Dim = Annotated[int, typer.Option("--dim", help="Width of each modality's features.")]
-Modalities = Annotated[int, typer.Option("--modalities", help="How many modalities there are.")]
+Dim = Annotated[int, typer.Option("--dim", max=1 << 20, help="Width of each modality's features.")]
+Modalities = Annotated[int, typer.Option("--modalities", max=64, help="How many modalities there are.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="The type of features and parameters, as torch names it.")]
-Batch = Annotated[int, typer.Option("--batch", help="How many rows are fused.")]
+Batch = Annotated[int, typer.Option("--batch", max=1 << 40, help="How many rows are fused.")]
 SpecsOption = Annotated[str | None, typer.Option("--specs", help="The specs folder.")]
 
 KINDS = {
@@ -71,7 +71,7 @@ def build(
         typer.echo(f"{verb} {difference.path}")
     for move in outcome.golden_moves:
         typer.echo(_describe(move, "updated" if update_goldens else "kept"))
-    if not outcome.differences:
+    if not outcome.differences and not outcome.golden_moves:
         typer.echo(f"nothing changed: {outcome.files} files are up to date")
     if outcome.golden_moves and not update_goldens:
         typer.echo(f"golden outputs moved; if that is meant, run: {_build_command(specs, output, templates)} --update-goldens")
@@ -89,8 +89,12 @@ def check(specs: Specs = None, output: Output = None, templates: Templates = Non
     for move in outcome.golden_moves:
         typer.echo(_describe(move, "found"))
     if not outcome.is_clean:
-        count = len(outcome.differences) + len(outcome.golden_moves)
-        typer.echo(f"{count} difference{'s' if count > 1 else ''}; run: {_build_command(specs, output, templates)}")
+        count, command = len(outcome.differences) + len(outcome.golden_moves), _build_command(specs, output, templates)
+        # Of orphans it is said how they go away.
+        advice = f"; run: {command}" if any(difference.kind != "orphan" for difference in outcome.differences) else ""
+        typer.echo(f"{count} difference{'s' if count > 1 else ''}{advice}")
+        if outcome.golden_moves:
+            typer.echo(f"golden outputs move; if that is meant, run: {command} --update-goldens")
         raise typer.Exit(1)
     typer.echo(f"{outcome.files} files agree with the specs")
 
@@ -120,6 +124,9 @@ def kernels(
 
 
 def _config(specs: str | None, output: str | None, templates: str | None) -> Config:
+    for option, value in (("SPECS", specs), ("--output", output), ("--templates", templates)):
+        if value == "":
+            raise UsageError(f"{option} is empty: name a folder, or leave it out")
     # Taken as text: typer loads a validation library to take paths, and a check is to be quick.
     return load_config(*(None if given is None else Path(given) for given in (specs, output, templates)))
 

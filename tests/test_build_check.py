@@ -306,7 +306,8 @@ def test_goldens_change_only_when_asked(project: Project) -> None:
     project.edit("specs/gate.yaml", "softmax[m](logit[m,i])", "softmax[m](1.001 * logit[m,i])")
     project.edit("specs/attention.yaml", "eps=1e-5", "eps=2e-5")
     project.edit("specs/attention.yaml", "module: LayerNorm,", "module: LayerNorm, arguments: {eps: 2e-5},")
-    assert "found tests/golden/gate.json: numbers moved by up to" in project.run("check", code=1).stdout
+    said = project.run("check", code=1).stdout
+    assert "found tests/golden/gate.json: numbers moved by up to" in said and said.rstrip().endswith("--update-goldens")
     for _ in range(2):
         kept = project.run("build", code=1).stdout
         assert all(f"kept tests/golden/{mode}.json: numbers moved by up to" in kept for mode in modes)
@@ -381,3 +382,26 @@ def test_a_last_digit_is_no_move(old: str, new: str) -> None:
     """Machines may differ in it, of numbers of any size."""
     distance = largest_move(old, new)
     assert distance is not None and 0 < distance <= TOLERANCE
+
+
+def test_what_a_killed_build_left_is_removed(project: Project) -> None:
+    project.run("build")
+    left = [project.output / "docs" / ".gate.md.a1b2c3d4", project.output / ".manifest.json.a1b2c3d4"]
+    fresh, other = project.output / "docs" / ".gate.md.e5f6a7b8", project.output / "docs" / ".notes.a1b2c3d4"
+    for path in (*left, fresh, other):
+        path.write_text("half a file")
+    for path in (*left, other):
+        os.utime(path, (0, 0))
+    project.edit("specs/gate.yaml", "Per-dimension", "Dimensionwise")
+    project.run("build")
+    assert not any(path.exists() for path in left) and fresh.exists() and other.exists()
+
+
+@pytest.mark.parametrize("name", ["new\nline.yaml", "\udcff.yaml"])
+def test_names_of_specs_are_printable(project: Project, name: str) -> None:
+    shutil.copy(project.specs / "gate.yaml", project.specs / name)
+    assert "is no name that generated files can show" in project.run("build", code=2).stderr
+
+
+def test_an_empty_option_is_an_error(project: Project) -> None:
+    assert "--output is empty" in project.run("check", "--output", "", code=2).stderr

@@ -70,6 +70,8 @@ def library_files(specs: Path) -> list[Path]:
 def _yaml_files(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.name.startswith("."))
     for path in found:
+        if not path.name.isprintable():
+            raise UsageError(f"{path.name!r} in {folder} is no name that generated files can show: rename it")
         if not path.is_file():
             raise UsageError(f"{path} is not a file: a spec is one, so give it another name or remove it")
     return found
@@ -107,7 +109,10 @@ def _folder(kind: str, path: Path) -> Path:
         raise UsageError(f"{path} is a file, and no {kind} folder: name the folder it is in, {path.parent}")
     if not path.is_dir():
         raise UsageError(f"there is no {kind} folder {path}: name one, as in 'sparank-gen build {EXAMPLES[kind]}'")
-    return Path(os.path.abspath(path))
+    absolute = Path(os.path.abspath(path))
+    if not absolute.name.isprintable():
+        raise UsageError(f"{absolute.name!r} is no name that generated files can show: rename the folder")
+    return absolute
 
 
 def _table_of(specs: Path) -> tuple[Path, dict[str, Any]]:

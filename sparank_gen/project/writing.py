@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sparank_gen.project.config import UsageError
 from sparank_gen.project.files import MANIFEST, Difference, manifest_text, manifest_while_writing, read_text
+
+NEW_SECONDS = 60
 
 
 def check_writable(output: Path, paths: Iterable[str]) -> None:
@@ -51,6 +55,7 @@ def write(output: Path, files: Mapping[str, str], differences: list[Difference])
     """
     try:
         if differences:
+            _remove_leftovers(output, files)
             write_atomically(output / MANIFEST, manifest_while_writing(output, files))
         for difference in differences:
             path = output / difference.path
@@ -64,6 +69,14 @@ def write(output: Path, files: Mapping[str, str], differences: list[Difference])
             write_atomically(output / MANIFEST, text)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename or output}: {error.strerror}") from None
+
+
+def _remove_leftovers(output: Path, files: Iterable[str]) -> None:
+    """Remove what a build that was killed had not renamed yet; what is newer than a minute may be another's that runs."""
+    for path in (output / MANIFEST, *map(output.joinpath, files)):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+            if time.time() - leftover.stat().st_mtime > NEW_SECONDS:
+                leftover.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:
