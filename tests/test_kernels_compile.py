@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import re
 
 import pytest
 
@@ -16,7 +17,7 @@ if importlib.util.find_spec("triton") is None:
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
 
-from sparank_gen.backends.triton.aot import TARGETS, Compiled, compile_launch, compiled, launches
+from sparank_gen.backends.triton.aot import TARGETS, Compiled, assembled, compile_launch, compiled, launches
 
 # Bytes of a thread's stack that a kernel may use.
 MOST_SPILLED = 64
@@ -96,3 +97,16 @@ def test_a_wide_matrix_product_compiles() -> None:
     """One whose elementwise form would be larger than any tile may be."""
     launch = launches("sparank_fusion", "gate", 256, 2, "bfloat16").launches[0]
     assert compile_launch(launch, TARGETS["sm_90"]).registers > 0
+
+
+@pytest.mark.parametrize(("dim", "size"), [(100, 8), (120, 16), (128, 16)])
+def test_rows_of_any_width_are_read_in_wide_loads(dim: int, size: int) -> None:
+    """So many bytes at once as the distance of rows allows, up to sixteen; and ahead of their use where a program walks."""
+    code = {
+        mode: assembled(launches("sparank_fusion", mode, dim, 2, "bfloat16").launches[0], TARGETS["sm_90"]).asm["ptx"]
+        for mode in ("sum", "gate")
+    }
+    loads = re.findall(r"ld\.global\S*?(?:\.v(\d))?\.b(\d+)", code["sum"])
+    assert {int(count or 1) * int(bits) // 8 for count, bits in loads} == {size}
+    ahead = re.findall(r"cp\.async\.c[ag]\.shared\.global.*?, (0x\w+|\d+)", code["gate"])
+    assert {int(found, 0) for found in ahead} == {size}

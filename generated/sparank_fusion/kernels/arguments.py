@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,9 +38,14 @@ def starts(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(itertools.accumulate(dims, initial=0))
 
 
-def row_strides(features: list[Tensor]) -> tuple[int, ...]:
-    """How many elements lie between the rows of each feature tensor."""
-    return tuple(x.stride(0) for x in features)
+def alignment(features: Sequence[Tensor]) -> int:
+    """The largest power of two, of up to 16 elements, that divides the distance of rows in all features."""
+    return math.gcd(16, *(x.stride(0) for x in features))
+
+
+def row_strides(features: Sequence[Tensor], unit: int) -> tuple[int, ...]:
+    """How many times ``unit`` elements lie between the rows of each feature tensor."""
+    return tuple(x.stride(0) // unit for x in features)
 
 
 def require_alike(tensors: Sequence[Tensor], product_dtype: torch.dtype | None) -> None:

@@ -17,7 +17,7 @@ from sparank_gen.backends.triton.names import SYMBOLS, host_emitter, kernel_symb
 from sparank_gen.backends.triton.printed import Pass, buffer_store
 from sparank_gen.backends.triton.results import HAS_EXTRAS, Result, but_listed, storages_of, with_results
 from sparank_gen.backends.triton.schedules import Before, schedules, split_of
-from sparank_gen.backends.triton.scope import TILE_FUNCTIONS, Storage
+from sparank_gen.backends.triton.scope import ALIGN, TILE_FUNCTIONS, Storage
 from sparank_gen.backends.triton.steps import Kernel, Product, Schedules, slices
 from sparank_gen.formulas.latex import formulas
 from sparank_gen.formulas.shared import formula_program
@@ -139,7 +139,7 @@ class KernelFile:
     @property
     def tensor_functions(self) -> list[str]:
         """What the file imports from the common part on the host: what kernels take and give."""
-        names = ["acc", "grouped", "next_power_of_2", "require_alike", "row_strides", "unit_stride"]
+        names = ["acc", "alignment", "grouped", "next_power_of_2", "require_alike", "row_strides", "unit_stride"]
         names += ["starts", "widths"] if self.mode.one_width is None else []
         names += ["shaped"] if self.parameters else []
         names += ["partial_sums"] if any(partial for step in self.backward.steps for *_, partial in step.buffers) else []
@@ -236,7 +236,7 @@ def _constants(
     found += [(lane.size, f"next_power_of_2({extent.code(symbols)})") for extent, lane in lanes.items()]
     found += [(constant, code) for code, constant in numbers.constants.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
-    return (*found, ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
+    return (*found, (ALIGN, "alignment(h)"), ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
 
 
 def _forward(

@@ -17,7 +17,7 @@ SYMBOLS = {"dim": "dim", "modalities": "M", "batch": "batch", PROGRAMS: "program
 
 HOST_NAMES = frozenset(
     """
-    dims starts widths Any Tensor acc launch precision multiplied_in product_dtype result_dtype row_tiles column_tiles walking_tiles schedule shaped require_alike unit_stride triton grouped LISTED row_strides
+    dims starts widths Any Tensor acc alignment launch precision multiplied_in product_dtype result_dtype row_tiles column_tiles walking_tiles schedule shaped require_alike unit_stride triton grouped LISTED row_strides
     partial_sums constants numbers ctx inputs output saved tensors found gradients position
     lanes tile tiled batch dim M out weights out_bar weights_bar h_bar return_extras forward backward fuse options chosen
     results cotangents kept keep keeps separate held operator fake differentiated_once

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sparank_gen.backends.triton.expressions import Numbers
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import PROGRAMS, parameter_variables, prefix_of_its_own
-from sparank_gen.backends.triton.scope import Storage
+from sparank_gen.backends.triton.scope import ALIGN, Storage
 from sparank_gen.backends.triton.steps import Kernel, without_unread
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
@@ -148,7 +148,7 @@ def _kernel(name: str, title: str, printer: KernelPrinter, made: Pass, operation
     variables = parameter_variables(mode, printer.symbols)
     pointers: list[tuple[str, str]] = []
     if FEATURES in printer.used:
-        pointers += [(printer.pointer(FEATURES, "_ptrs"), "tuple(h)"), (printer.pointer(FEATURES, "_rows"), "row_strides(h)")]
+        pointers += [(printer.pointer(FEATURES, "_ptrs"), "tuple(h)"), (printer.pointer(FEATURES, "_rows"), f'row_strides(h, constants["{ALIGN}"])')]
     for label in (*variables, *made.passed):
         if label not in printer.used:
             continue

@@ -17,6 +17,8 @@ from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import before, has_widths, owner_of, total_over, widest
 from sparank_gen.plan.pieces import is_unrolled
 
+# The constant of kernels that divides the distance of rows of features.
+ALIGN = "ALIGN"
 TILE_FUNCTIONS = tuple(
     """
     add multiply maximum minimum contract exponential reciprocal square integer_power power interpolate sigmoid tanh gelu silu softplus
@@ -25,7 +27,7 @@ TILE_FUNCTIONS = tuple(
 )
 RESERVED = frozenset(
     """
-    _ tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b rest in_rest batch ROWS INNER STAGES ACC PRECISION HAS_EXTRAS program programs columns tile
+    _ tl triton torch math F Any Tensor dot range float int tuple dims starts B M b in_b rest in_rest batch ROWS INNER STAGES ALIGN ACC PRECISION HAS_EXTRAS program programs columns tile
     forward backward fuse launch acc precision multiplied_in row_tiles column_tiles walking_tiles shaped unit_stride None True False and or not if else for in is
     """.split()
 ) | frozenset(TILE_FUNCTIONS)
@@ -336,7 +338,8 @@ class KernelScope:
             by = self.number_code(stride, own)
             if storage.strided and axis == BATCH:
                 assert storage.listed is not None
-                by = f"{self.pointer(storage.name, '_rows')}[{listed}]"
+                # A multiple of what is known when a kernel is compiled, so that wide loads are known to be aligned.
+                by = f"{self.pointer(storage.name, '_rows')}[{listed}] * {ALIGN}"
             if code != "0":
                 is_product = not any(sign in by for sign in ("//", " + ", " - "))
                 terms.append(code if by == "1" else f"{code} * {by if is_product else f'({by})'}")

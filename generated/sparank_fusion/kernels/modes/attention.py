@@ -15,6 +15,7 @@ from sparank_fusion.functions import sum_all
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -66,6 +67,7 @@ def attention_forward_kernel(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -135,7 +137,9 @@ def attention_forward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         total = ()
         for m in tl.static_range(M):
@@ -241,6 +245,7 @@ def attention_forward_operands_2(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -362,6 +367,7 @@ def attention_forward_epilogue(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -398,7 +404,9 @@ def attention_forward_epilogue(
         mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = ()
     for t in tl.static_range(M):
         total = total + (mixed[t] + h[t],)
@@ -450,6 +458,7 @@ def attention_backward_kernel(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -552,7 +561,9 @@ def attention_backward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         w_bar = ()
         for t in tl.static_range(M):
@@ -793,6 +804,7 @@ def attention_forward_operands_2_again(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -911,6 +923,7 @@ def attention_backward_operands_1(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -958,7 +971,9 @@ def attention_backward_operands_1(
         mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = ()
     for t in tl.static_range(M):
         total = total + (mixed[t] + h[t],)
@@ -1086,6 +1101,7 @@ def attention_backward_operands_2(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1129,7 +1145,9 @@ def attention_backward_operands_2(
         mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = ()
     for t in tl.static_range(M):
         total = total + (mixed[t] + h[t],)
@@ -1311,6 +1329,7 @@ def attention_backward_epilogue(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1347,7 +1366,9 @@ def attention_backward_epilogue(
         mixed = mixed + (product_2[t] + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :],)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = ()
     for t in tl.static_range(M):
         total = total + (mixed[t] + h[t],)
@@ -1414,6 +1435,7 @@ def _constants(
         "I_LANES": next_power_of_2(dim),
         "NUMBER": math.sqrt(dim // attn_heads),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -1476,7 +1498,7 @@ def forward(
                 attention_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, U, d, scale, shift, out, weights, batch),
                 constants,
             )
 
@@ -1501,7 +1523,16 @@ def forward(
                 attention_forward_epilogue,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), d, scale, shift, out, product_2.contiguous(), batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    d,
+                    scale,
+                    shift,
+                    out,
+                    product_2.contiguous(),
+                    batch,
+                ),
                 constants,
             )
 
@@ -1590,7 +1621,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     W,
                     c,
                     U,
@@ -1648,7 +1679,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     c,
                     d,
                     scale,
@@ -1677,7 +1708,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     c,
                     d,
                     weights_bar,
@@ -1700,7 +1731,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     d,
                     scale,
                     tuple(h_bar),

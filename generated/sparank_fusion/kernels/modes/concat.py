@@ -12,6 +12,7 @@ from torch import Tensor
 from sparank_fusion.kernels import launch, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     require_alike,
@@ -38,6 +39,7 @@ def concat_forward_kernel(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -50,7 +52,7 @@ def concat_forward_kernel(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -72,6 +74,7 @@ def concat_backward_kernel(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -110,6 +113,7 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "I_LANES": next_power_of_2(max(dims)),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -146,7 +150,13 @@ def forward(
     lanes = next_power_of_2(max(dims))
     numbers = 2 * lanes * M
     for tile in row_tiles(concat_forward_kernel, h[0], constants, numbers, least=1, most=128):
-        launch(concat_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
+        launch(
+            concat_forward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h, constants["ALIGN"]), out, batch),
+            constants,
+        )
 
     return results
 

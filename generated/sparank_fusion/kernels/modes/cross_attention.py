@@ -15,6 +15,7 @@ from sparank_fusion.functions import place, sum_all
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -66,6 +67,7 @@ def cross_attention_forward_kernel(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -151,7 +153,9 @@ def cross_attention_forward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         # query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]
         query = (
@@ -241,6 +245,7 @@ def cross_attention_forward_operands_2(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -370,6 +375,7 @@ def cross_attention_forward_epilogue(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -395,7 +401,9 @@ def cross_attention_forward_epilogue(
     mixed = product_4 + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = mixed + h[0]
     difference = total - (tl.sum(total, 1) / dim)[:, None]
     # out[i] = layernorm[i](mixed[i] + h[0,i], eps=1e-5) * scale[i] + shift[i]
@@ -440,6 +448,7 @@ def cross_attention_backward_kernel(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -574,7 +583,9 @@ def cross_attention_backward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         w_bar = ()
         for u in tl.static_range(M):
@@ -801,6 +812,7 @@ def cross_attention_forward_operands_2_again(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -931,6 +943,7 @@ def cross_attention_backward_operands_1(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -966,7 +979,9 @@ def cross_attention_backward_operands_1(
     mixed = product_4 + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = mixed + h[0]
     difference = total - (tl.sum(total, 1) / dim)[:, None]
     rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
@@ -1093,6 +1108,7 @@ def cross_attention_backward_operands_2(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1190,7 +1206,9 @@ def cross_attention_backward_operands_2(
     mixed = product_4 + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total_2 = mixed + h[0]
     rsqrt = tl.rsqrt(
         tl.sum(tl.where(in_i[None, :], square(total_2 - (tl.sum(total_2, 1) / dim)[:, None]), 0.0), 1) / dim
@@ -1316,6 +1334,7 @@ def cross_attention_backward_epilogue(
     I_LANES: tl.constexpr,
     NUMBER: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1342,7 +1361,9 @@ def cross_attention_backward_epilogue(
     mixed = product_4 + tl.load(d_ptr + i, mask=in_i, other=0.0).to(ACC)[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = mixed + h[0]
     difference = total - (tl.sum(total, 1) / dim)[:, None]
     rsqrt = tl.rsqrt(tl.sum(tl.where(in_i[None, :], square(difference), 0.0), 1) / dim + 1e-05)
@@ -1404,6 +1425,7 @@ def _constants(
         "I_LANES": next_power_of_2(dim),
         "NUMBER": math.sqrt(dim // attn_heads),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -1472,7 +1494,7 @@ def forward(
                 cross_attention_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, U, d, scale, shift, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, U, d, scale, shift, out, weights, batch),
                 constants,
             )
 
@@ -1514,7 +1536,7 @@ def forward(
                 cross_attention_forward_epilogue,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), d, scale, shift, out, product_4, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), d, scale, shift, out, product_4, batch),
                 constants,
             )
 
@@ -1615,7 +1637,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     W,
                     c,
                     U,
@@ -1702,7 +1724,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     c,
                     d,
                     scale,
@@ -1740,7 +1762,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     c,
                     d,
                     weights_bar,
@@ -1775,7 +1797,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     d,
                     scale,
                     tuple(h_bar),

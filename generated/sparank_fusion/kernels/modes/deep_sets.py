@@ -23,6 +23,7 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -75,6 +76,7 @@ def deep_sets_forward_kernel(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -110,7 +112,9 @@ def deep_sets_forward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         # inner[m,k] = relu(sum[j](A[k,j] * h[m,j]) + a[k])
         inner = ()
@@ -160,6 +164,7 @@ def deep_sets_forward_products_2(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -187,7 +192,9 @@ def deep_sets_forward_products_2(
             j = start + tl.arange(0, INNER)
             in_j = j < dim
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             A_tile = tl.load(
                 A_ptr + k[None, :] * dim + j[:, None], mask=in_j[:, None] & in_k[None, :], other=0.0
@@ -216,6 +223,7 @@ def deep_sets_forward_products_3(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -275,6 +283,7 @@ def deep_sets_forward_products_4(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -322,6 +331,7 @@ def deep_sets_forward_products(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -368,6 +378,7 @@ def deep_sets_forward_operands_2(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -412,6 +423,7 @@ def deep_sets_forward_operands_3(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -459,6 +471,7 @@ def deep_sets_forward_operands_4(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -493,6 +506,7 @@ def deep_sets_forward_epilogue(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -546,6 +560,7 @@ def deep_sets_backward_kernel(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -591,7 +606,9 @@ def deep_sets_backward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None], out_bar, 0.0), 0)
         total = ()
@@ -690,6 +707,7 @@ def deep_sets_backward_operands_1_after_columns(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -730,6 +748,7 @@ def deep_sets_backward_products_2(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -757,7 +776,9 @@ def deep_sets_backward_products_2(
             j = start + tl.arange(0, INNER)
             in_j = j < dim
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             A_tile = tl.load(
                 A_ptr + k[None, :] * dim + j[:, None], mask=in_j[:, None] & in_k[None, :], other=0.0
@@ -803,6 +824,7 @@ def deep_sets_backward_products_3(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -869,6 +891,7 @@ def deep_sets_backward_products_4(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -926,6 +949,7 @@ def deep_sets_backward_products_5(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -996,6 +1020,7 @@ def deep_sets_backward_products_6(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1068,6 +1093,7 @@ def deep_sets_backward_products(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1128,6 +1154,7 @@ def deep_sets_backward_operands_1(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1201,6 +1228,7 @@ def deep_sets_backward_operands_2(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1245,6 +1273,7 @@ def deep_sets_backward_operands_3(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1302,6 +1331,7 @@ def deep_sets_backward_operands_4(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1360,6 +1390,7 @@ def deep_sets_backward_epilogue(
     hidden: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -1412,6 +1443,7 @@ def _constants(
         "hidden": hidden,
         "I_LANES": next_power_of_2(dim),
         "K_LANES": next_power_of_2(hidden),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -1479,7 +1511,7 @@ def forward(
                 deep_sets_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), A, a, C, c, D, d, E, e, out, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), A, a, C, c, D, d, E, e, out, batch),
                 constants,
             )
 
@@ -1491,7 +1523,7 @@ def forward(
                 deep_sets_forward_products_2,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), A, a, operand_1, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), A, a, operand_1, batch),
                 tiled,
                 -(-hidden // tile.columns),
             )
@@ -1653,7 +1685,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     A,
                     a,
                     C,
@@ -1702,7 +1734,18 @@ def backward(
                 deep_sets_backward_products_2,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), A, a, E, rows_6, rows_11, product_1, product_4, batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    A,
+                    a,
+                    E,
+                    rows_6,
+                    rows_11,
+                    product_1,
+                    product_4,
+                    batch,
+                ),
                 tiled,
                 -(-hidden // tile.columns),
             )

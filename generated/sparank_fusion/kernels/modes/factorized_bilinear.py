@@ -13,6 +13,7 @@ from torch import Tensor
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -59,6 +60,7 @@ def factorized_bilinear_forward_kernel(
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -106,7 +108,7 @@ def factorized_bilinear_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -148,6 +150,7 @@ def factorized_bilinear_forward_epilogue(
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -219,6 +222,7 @@ def factorized_bilinear_backward_kernel(
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -291,7 +295,7 @@ def factorized_bilinear_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -399,6 +403,7 @@ def factorized_bilinear_backward_operands_1(
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -503,6 +508,7 @@ def factorized_bilinear_backward_epilogue(
     factors: tl.constexpr,
     I_LANES: tl.constexpr,
     K_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -548,6 +554,7 @@ def _constants(
         "factors": factors,
         "I_LANES": next_power_of_2(max(dims)),
         "K_LANES": next_power_of_2(factors),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -610,7 +617,7 @@ def forward(
                 factorized_bilinear_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), U, u, V, v, out, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), U, u, V, v, out, batch),
                 constants,
             )
 
@@ -706,7 +713,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     U,
                     u,
                     V,

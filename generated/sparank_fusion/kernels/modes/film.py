@@ -22,6 +22,7 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -65,6 +66,7 @@ def film_forward_kernel(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -97,7 +99,7 @@ def film_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -131,6 +133,7 @@ def film_forward_products(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -155,7 +158,9 @@ def film_forward_products(
             j = start + tl.arange(0, INNER)
             in_j = j < dims[1]
             h_tile = tl.load(
-                h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[1] + b[:, None] * h_rows[1] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             W_tile = tl.load(
                 W_ptr + p * dims[0] * dims[1] + i[None, :] * dims[1] + j[:, None],
@@ -177,7 +182,7 @@ def film_forward_products(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -201,6 +206,7 @@ def film_forward_epilogue(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -236,7 +242,7 @@ def film_forward_epilogue(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -263,6 +269,7 @@ def film_backward_kernel(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -309,7 +316,7 @@ def film_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -358,6 +365,7 @@ def film_backward_operands_1(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -394,7 +402,7 @@ def film_backward_operands_1(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -425,6 +433,7 @@ def film_backward_epilogue(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -460,6 +469,7 @@ def _constants(
         "starts": starts(dims),
         "I_LANES": next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -521,7 +531,7 @@ def forward(
                 film_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, out, weights, batch),
                 constants,
             )
 
@@ -532,7 +542,7 @@ def forward(
                 film_forward_products,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, out, weights, batch),
                 tiled,
                 -(-(dims[0]) // tile.columns),
             )
@@ -545,7 +555,15 @@ def forward(
                 film_forward_epilogue,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), c, out, weights, product_1.contiguous(), batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    c,
+                    out,
+                    weights,
+                    product_1.contiguous(),
+                    batch,
+                ),
                 constants,
             )
 
@@ -610,7 +628,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     W,
                     c,
                     tuple(h_bar),
@@ -640,7 +658,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     c,
                     tuple(h_bar),
                     out_bar,

@@ -22,6 +22,7 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -62,6 +63,7 @@ def gate_forward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -93,7 +95,9 @@ def gate_forward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         # logit[m,i] = sum[j](W[m,i,j] * h[m,j]) + c[m,i]
         logit = ()
@@ -136,6 +140,7 @@ def gate_forward_products(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -161,7 +166,9 @@ def gate_forward_products(
             j = start + tl.arange(0, INNER)
             in_j = j < dim
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             W_tile = tl.load(
                 W_ptrs[m] + i[None, :] * dim + j[:, None], mask=in_j[:, None] & in_i[None, :], other=0.0
@@ -180,7 +187,9 @@ def gate_forward_products(
         exp = exp + (exponential(logit[m] - peak),)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = exp[0] * h[0]
     for m in tl.static_range(1, M):
         total = total + exp[m] * h[m]
@@ -212,6 +221,7 @@ def gate_forward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -245,7 +255,9 @@ def gate_forward_epilogue(
         exp = exp + (exponential(logit[m] - peak),)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = exp[0] * h[0]
     for m in tl.static_range(1, M):
         total = total + exp[m] * h[m]
@@ -280,6 +292,7 @@ def gate_backward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -319,7 +332,9 @@ def gate_backward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         g_bar = ()
         for m in tl.static_range(M):
@@ -395,6 +410,7 @@ def gate_backward_products_2(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -422,7 +438,9 @@ def gate_backward_products_2(
             j = start + tl.arange(0, INNER)
             in_j = j < dim
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             W_tile = tl.load(
                 W_ptrs[m] + i[None, :] * dim + j[:, None], mask=in_j[:, None] & in_i[None, :], other=0.0
@@ -462,7 +480,9 @@ def gate_backward_products_2(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
@@ -495,6 +515,7 @@ def gate_backward_products(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -576,6 +597,7 @@ def gate_backward_operands_1(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -630,7 +652,9 @@ def gate_backward_operands_1(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total_2 = ()
     for m in tl.static_range(M):
         total_2 = total_2 + (g_bar[m] + out_bar * h[m],)
@@ -662,6 +686,7 @@ def gate_backward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -727,6 +752,7 @@ def _constants(
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -777,7 +803,7 @@ def forward(
                 gate_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), tuple(W), tuple(c), out, weights, batch),
                 constants,
             )
 
@@ -788,7 +814,7 @@ def forward(
                 gate_forward_products,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), tuple(W), tuple(c), out, weights, batch),
                 tiled,
                 -(-dim // tile.columns),
             )
@@ -801,7 +827,15 @@ def forward(
                 gate_forward_epilogue,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(c), out, weights, tuple(product_1), batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    tuple(c),
+                    out,
+                    weights,
+                    tuple(product_1),
+                    batch,
+                ),
                 constants,
             )
 
@@ -864,7 +898,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     tuple(W),
                     tuple(c),
                     tuple(h_bar),
@@ -889,7 +923,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     tuple(W),
                     tuple(c),
                     out_bar,
@@ -931,7 +965,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     tuple(c),
                     out_bar,
                     weights_bar,

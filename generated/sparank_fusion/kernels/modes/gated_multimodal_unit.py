@@ -22,6 +22,7 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     require_alike,
@@ -66,6 +67,7 @@ def gated_multimodal_unit_forward_kernel(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -109,7 +111,7 @@ def gated_multimodal_unit_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -154,6 +156,7 @@ def gated_multimodal_unit_forward_products(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -179,7 +182,7 @@ def gated_multimodal_unit_forward_products(
                 u = start + tl.arange(0, INNER)
                 in_u = u < dims[t]
                 h_tile = tl.load(
-                    h_ptrs[t] + b[:, None] * h_rows[t] + u[None, :],
+                    h_ptrs[t] + b[:, None] * h_rows[t] * ALIGN + u[None, :],
                     mask=in_b[:, None] & in_u[None, :],
                     other=0.0,
                 )
@@ -204,7 +207,7 @@ def gated_multimodal_unit_forward_products(
             i_2 = start + tl.arange(0, INNER)
             in_i_2 = i_2 < dims[m]
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i_2[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i_2[None, :],
                 mask=in_b[:, None] & in_i_2[None, :],
                 other=0.0,
             )
@@ -240,6 +243,7 @@ def gated_multimodal_unit_forward_epilogue(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -302,6 +306,7 @@ def gated_multimodal_unit_backward_kernel(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -367,7 +372,7 @@ def gated_multimodal_unit_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -453,6 +458,7 @@ def gated_multimodal_unit_backward_products_2(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -480,7 +486,7 @@ def gated_multimodal_unit_backward_products_2(
                 u = start + tl.arange(0, INNER)
                 in_u = u < dims[t]
                 h_tile = tl.load(
-                    h_ptrs[t] + b[:, None] * h_rows[t] + u[None, :],
+                    h_ptrs[t] + b[:, None] * h_rows[t] * ALIGN + u[None, :],
                     mask=in_b[:, None] & in_u[None, :],
                     other=0.0,
                 )
@@ -505,7 +511,7 @@ def gated_multimodal_unit_backward_products_2(
             i_2 = start + tl.arange(0, INNER)
             in_i_2 = i_2 < dims[m]
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i_2[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i_2[None, :],
                 mask=in_b[:, None] & in_i_2[None, :],
                 other=0.0,
             )
@@ -558,6 +564,7 @@ def gated_multimodal_unit_backward_epilogue(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -616,6 +623,7 @@ def gated_multimodal_unit_backward_operands_1(
     I_LANES: tl.constexpr,
     O_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -698,6 +706,7 @@ def _constants(
         "I_LANES": next_power_of_2(max(dims)),
         "O_LANES": next_power_of_2(units),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -762,7 +771,7 @@ def forward(
                 gated_multimodal_unit_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), tuple(W), tuple(Z), out, weights, batch),
                 constants,
             )
 
@@ -773,7 +782,7 @@ def forward(
                 gated_multimodal_unit_forward_products,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(W), tuple(Z), out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), tuple(W), tuple(Z), out, weights, batch),
                 tiled,
                 -(-units // tile.columns),
             )
@@ -868,7 +877,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     tuple(W),
                     tuple(Z),
                     tuple(h_bar),
@@ -892,7 +901,17 @@ def backward(
                 gated_multimodal_unit_backward_products_2,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(W), tuple(Z), out_bar, weights_bar, rows_1, rows_2, batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    tuple(W),
+                    tuple(Z),
+                    out_bar,
+                    weights_bar,
+                    rows_1,
+                    rows_2,
+                    batch,
+                ),
                 tiled,
                 -(-units // tile.columns),
             )

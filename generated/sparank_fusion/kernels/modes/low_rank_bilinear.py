@@ -22,6 +22,7 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -73,6 +74,7 @@ def low_rank_bilinear_forward_kernel(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -105,7 +107,7 @@ def low_rank_bilinear_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -142,6 +144,7 @@ def low_rank_bilinear_forward_products_2(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -164,7 +167,9 @@ def low_rank_bilinear_forward_products_2(
         i_2 = start + tl.arange(0, INNER)
         in_i_2 = i_2 < dims[0]
         h_tile = tl.load(
-            h_ptrs[0] + b[:, None] * h_rows[0] + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
+            h_ptrs[0] + b[:, None] * h_rows[0] * ALIGN + i_2[None, :],
+            mask=in_b[:, None] & in_i_2[None, :],
+            other=0.0,
         )
         U_tile = tl.load(
             U_ptr + r[None, :] * dims[0] + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
@@ -177,7 +182,9 @@ def low_rank_bilinear_forward_products_2(
         j = start + tl.arange(0, INNER)
         in_j = j < dims[1]
         h_tile = tl.load(
-            h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+            h_ptrs[1] + b[:, None] * h_rows[1] * ALIGN + j[None, :],
+            mask=in_b[:, None] & in_j[None, :],
+            other=0.0,
         )
         V_tile = tl.load(
             V_ptr + r[None, :] * dims[1] + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0
@@ -201,6 +208,7 @@ def low_rank_bilinear_forward_products(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -248,6 +256,7 @@ def low_rank_bilinear_forward_operands_2(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -284,6 +293,7 @@ def low_rank_bilinear_forward_epilogue(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -330,6 +340,7 @@ def low_rank_bilinear_backward_kernel(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -373,7 +384,7 @@ def low_rank_bilinear_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -425,6 +436,7 @@ def low_rank_bilinear_backward_operands_1_after_columns(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -470,6 +482,7 @@ def low_rank_bilinear_backward_products_2(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -493,7 +506,9 @@ def low_rank_bilinear_backward_products_2(
         i_2 = start + tl.arange(0, INNER)
         in_i_2 = i_2 < dims[0]
         h_tile = tl.load(
-            h_ptrs[0] + b[:, None] * h_rows[0] + i_2[None, :], mask=in_b[:, None] & in_i_2[None, :], other=0.0
+            h_ptrs[0] + b[:, None] * h_rows[0] * ALIGN + i_2[None, :],
+            mask=in_b[:, None] & in_i_2[None, :],
+            other=0.0,
         )
         U_tile = tl.load(
             U_ptr + r[None, :] * dims[0] + i_2[:, None], mask=in_i_2[:, None] & in_r[None, :], other=0.0
@@ -518,7 +533,9 @@ def low_rank_bilinear_backward_products_2(
         j = start + tl.arange(0, INNER)
         in_j = j < dims[1]
         h_tile = tl.load(
-            h_ptrs[1] + b[:, None] * h_rows[1] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+            h_ptrs[1] + b[:, None] * h_rows[1] * ALIGN + j[None, :],
+            mask=in_b[:, None] & in_j[None, :],
+            other=0.0,
         )
         V_tile = tl.load(
             V_ptr + r[None, :] * dims[1] + j[:, None], mask=in_j[:, None] & in_r[None, :], other=0.0
@@ -550,6 +567,7 @@ def low_rank_bilinear_backward_epilogue_after_columns(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -590,6 +608,7 @@ def low_rank_bilinear_backward_operands_1(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -641,6 +660,7 @@ def low_rank_bilinear_backward_operands_2(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -688,6 +708,7 @@ def low_rank_bilinear_backward_epilogue(
     rank: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -733,6 +754,7 @@ def _constants(
         "rank": rank,
         "I_LANES": next_power_of_2(max(dims)),
         "R_LANES": next_power_of_2(rank),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -802,7 +824,7 @@ def forward(
                 low_rank_bilinear_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), U, u, V, v, P, c, out, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), U, u, V, v, P, c, out, batch),
                 constants,
             )
 
@@ -814,7 +836,7 @@ def forward(
                 low_rank_bilinear_forward_products_2,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), U, u, V, v, operand_1, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), U, u, V, v, operand_1, batch),
                 tiled,
                 -(-rank // tile.columns),
             )
@@ -932,7 +954,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     U,
                     u,
                     V,
@@ -984,7 +1006,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     U,
                     u,
                     V,

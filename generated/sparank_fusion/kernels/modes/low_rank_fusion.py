@@ -13,6 +13,7 @@ from torch import Tensor
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -55,6 +56,7 @@ def low_rank_fusion_forward_kernel(
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -95,7 +97,7 @@ def low_rank_fusion_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -129,6 +131,7 @@ def low_rank_fusion_forward_epilogue(
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -193,6 +196,7 @@ def low_rank_fusion_backward_kernel(
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -256,7 +260,7 @@ def low_rank_fusion_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -339,6 +343,7 @@ def low_rank_fusion_backward_operands_1(
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -425,6 +430,7 @@ def low_rank_fusion_backward_epilogue(
     terms: tl.constexpr,
     I_LANES: tl.constexpr,
     R_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -472,6 +478,7 @@ def _constants(
         "terms": terms,
         "I_LANES": next_power_of_2(max(dims)),
         "R_LANES": next_power_of_2(terms),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -530,7 +537,7 @@ def forward(
                 low_rank_fusion_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), tuple(W), tuple(c), out, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), tuple(W), tuple(c), out, batch),
                 constants,
             )
 
@@ -619,7 +626,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     tuple(W),
                     tuple(c),
                     tuple(h_bar),

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparank_fusion.kernels import launch, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     require_alike,
@@ -36,6 +37,7 @@ def maximum_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -51,7 +53,9 @@ def maximum_forward_kernel(
     in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # out[i] = max[m](h[m,i])
     out = h[0]
     for m in tl.static_range(1, M):
@@ -69,6 +73,7 @@ def maximum_backward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -84,7 +89,9 @@ def maximum_backward_kernel(
     in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # out[i] = max[m](h[m,i])
     out = h[0]
     for m in tl.static_range(1, M):
@@ -115,6 +122,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -147,7 +155,13 @@ def forward(
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
     for tile in row_tiles(maximum_forward_kernel, h[0], constants, numbers, least=1, most=128):
-        launch(maximum_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
+        launch(
+            maximum_forward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h, constants["ALIGN"]), out, batch),
+            constants,
+        )
 
     return results
 
@@ -174,7 +188,7 @@ def backward(
             maximum_backward_kernel,
             batch,
             tile,
-            (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
+            (tuple(h), row_strides(h, constants["ALIGN"]), tuple(h_bar), out_bar, batch),
             constants,
         )
 

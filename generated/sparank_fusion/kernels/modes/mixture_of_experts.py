@@ -13,6 +13,7 @@ from torch import Tensor
 from sparank_fusion.kernels import keeps, launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -61,6 +62,7 @@ def mixture_of_experts_forward_kernel(
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -113,7 +115,7 @@ def mixture_of_experts_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -160,6 +162,7 @@ def mixture_of_experts_forward_epilogue(
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -226,6 +229,7 @@ def mixture_of_experts_backward_kernel(
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -307,7 +311,7 @@ def mixture_of_experts_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -400,6 +404,7 @@ def mixture_of_experts_backward_operands_1(
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -439,7 +444,7 @@ def mixture_of_experts_backward_operands_1(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -489,6 +494,7 @@ def mixture_of_experts_backward_epilogue(
     E_LANES: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -552,6 +558,7 @@ def _constants(
         "E_LANES": next_power_of_2(experts),
         "I_LANES": next_power_of_2(max(dims)),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -618,7 +625,7 @@ def forward(
                 mixture_of_experts_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), R, r, W, c, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), R, r, W, c, out, weights, batch),
                 constants,
             )
 
@@ -718,7 +725,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     R,
                     r,
                     W,
@@ -762,7 +769,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     r,
                     c,
                     out_bar,

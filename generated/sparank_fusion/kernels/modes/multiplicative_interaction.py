@@ -13,6 +13,7 @@ from torch import Tensor
 from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles, schedule, walking_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -55,6 +56,7 @@ def multiplicative_interaction_forward_kernel(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -90,7 +92,7 @@ def multiplicative_interaction_forward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -125,6 +127,7 @@ def multiplicative_interaction_forward_operands_1(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -143,7 +146,7 @@ def multiplicative_interaction_forward_operands_1(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -167,6 +170,7 @@ def multiplicative_interaction_forward_epilogue(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -205,6 +209,7 @@ def multiplicative_interaction_backward_kernel(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -255,7 +260,7 @@ def multiplicative_interaction_backward_kernel(
         for m in tl.static_range(M):
             h = h + (
                 tl.load(
-                    h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                    h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                     mask=in_b[:, None] & (i[None, :] < dims[m]),
                     other=0.0,
                 ).to(ACC),
@@ -317,6 +322,7 @@ def multiplicative_interaction_backward_operands_1(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -344,7 +350,7 @@ def multiplicative_interaction_backward_operands_1(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -378,6 +384,7 @@ def multiplicative_interaction_backward_epilogue(
     dims: tl.constexpr,
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -418,6 +425,7 @@ def _constants(
         "dims": dims,
         "starts": starts(dims),
         "I_LANES": next_power_of_2(max(dims)),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -471,7 +479,7 @@ def forward(
                 multiplicative_interaction_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, U, V, out, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, U, V, out, batch),
                 constants,
             )
 
@@ -484,7 +492,7 @@ def forward(
                 multiplicative_interaction_forward_operands_1,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), operand_1, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), operand_1, batch),
                 constants,
             )
 
@@ -542,7 +550,19 @@ def backward(
                 multiplicative_interaction_backward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, U, V, tuple(h_bar), out_bar, partial_1, rows_2, rows_3, batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    W,
+                    U,
+                    V,
+                    tuple(h_bar),
+                    out_bar,
+                    partial_1,
+                    rows_2,
+                    rows_3,
+                    batch,
+                ),
                 constants,
             )
 
@@ -559,7 +579,17 @@ def backward(
                 multiplicative_interaction_backward_operands_1,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), out_bar, partial_1, rows_2, rows_3, operand_4, operand_5, batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    out_bar,
+                    partial_1,
+                    rows_2,
+                    rows_3,
+                    operand_4,
+                    operand_5,
+                    batch,
+                ),
                 constants,
             )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparank_fusion.kernels import launch, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     require_alike,
@@ -35,6 +36,7 @@ def product_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -50,7 +52,9 @@ def product_forward_kernel(
     in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # out[i] = prod[m](h[m,i])
     out = h[0]
     for m in tl.static_range(1, M):
@@ -68,6 +72,7 @@ def product_backward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -84,7 +89,9 @@ def product_backward_kernel(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     product_of_others_2 = ()
     for m in tl.static_range(M):
         total = 1.0
@@ -111,6 +118,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -143,7 +151,13 @@ def forward(
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
     for tile in row_tiles(product_forward_kernel, h[0], constants, numbers, least=1, most=128):
-        launch(product_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
+        launch(
+            product_forward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h, constants["ALIGN"]), out, batch),
+            constants,
+        )
 
     return results
 
@@ -170,7 +184,7 @@ def backward(
             product_backward_kernel,
             batch,
             tile,
-            (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
+            (tuple(h), row_strides(h, constants["ALIGN"]), tuple(h_bar), out_bar, batch),
             constants,
         )
 

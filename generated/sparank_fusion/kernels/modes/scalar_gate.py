@@ -13,6 +13,7 @@ from sparank_fusion.functions import place
 from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -47,6 +48,7 @@ def scalar_gate_forward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -64,7 +66,9 @@ def scalar_gate_forward_kernel(
     in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # score[m] = sum[j](W[m,0,j] * h[m,j]) + c[m,0]
     score = ()
     for m in tl.static_range(M):
@@ -111,6 +115,7 @@ def scalar_gate_backward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -130,7 +135,9 @@ def scalar_gate_backward_kernel(
     in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # score[m] = sum[j](W[m,0,j] * h[m,j]) + c[m,0]
     score = ()
     for m in tl.static_range(M):
@@ -203,6 +210,7 @@ def _constants(
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -247,7 +255,7 @@ def forward(
             scalar_gate_forward_kernel,
             batch,
             tile,
-            (tuple(h), row_strides(h), tuple(W), tuple(c), out, weights, batch),
+            (tuple(h), row_strides(h, constants["ALIGN"]), tuple(W), tuple(c), out, weights, batch),
             constants,
         )
 
@@ -283,7 +291,7 @@ def backward(
             tile,
             (
                 tuple(h),
-                row_strides(h),
+                row_strides(h, constants["ALIGN"]),
                 tuple(W),
                 tuple(c),
                 tuple(h_bar),

@@ -13,6 +13,7 @@ from sparank_fusion.functions import dot
 from sparank_fusion.kernels import launch, multiplied_in, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -47,6 +48,7 @@ def scalar_mix_forward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -79,7 +81,9 @@ def scalar_mix_forward_kernel(
             tl.store(weights_ptr + b * M + m, tl.broadcast_to(w[m], (ROWS,)), mask=in_b)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total_2 = w[0] * h[0]
     for m in tl.static_range(1, M):
         total_2 = total_2 + w[m] * h[m]
@@ -105,6 +109,7 @@ def scalar_mix_backward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -153,7 +158,9 @@ def scalar_mix_backward_kernel(
         tl.store(partial_1_ptr + m * programs + program, tl.sum(tl.where(in_b, w_bar[m], 0.0), 0))
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     for m in tl.static_range(M):
         tl.store(
             partial_2_ptr + m * programs + program, tl.sum(tl.where(in_b, tl.sum(out_bar * h[m], 1), 0.0), 0)
@@ -182,6 +189,7 @@ def _constants(
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -226,7 +234,7 @@ def forward(
             scalar_mix_forward_kernel,
             batch,
             tile,
-            (tuple(h), row_strides(h), s, gamma, out, weights, batch),
+            (tuple(h), row_strides(h, constants["ALIGN"]), s, gamma, out, weights, batch),
             constants,
         )
 
@@ -263,7 +271,7 @@ def backward(
             tile,
             (
                 tuple(h),
-                row_strides(h),
+                row_strides(h, constants["ALIGN"]),
                 s,
                 gamma,
                 tuple(h_bar),

@@ -22,6 +22,7 @@ from sparank_fusion.kernels import (
 )
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     partial_sums,
@@ -62,6 +63,7 @@ def sigmoid_gate_forward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -93,7 +95,9 @@ def sigmoid_gate_forward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         total = 0.0
         for m in tl.static_range(M):
@@ -128,6 +132,7 @@ def sigmoid_gate_forward_products(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -152,7 +157,9 @@ def sigmoid_gate_forward_products(
             j = start + tl.arange(0, INNER)
             in_j = j < dim
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             W_tile = tl.load(
                 W_ptr + i[None, :] * dim * M + m * dim + j[:, None],
@@ -172,7 +179,9 @@ def sigmoid_gate_forward_products(
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # out[i] = sum[m](g[m,i] * h[m,i])
     out = g[0] * h[0]
     for m in tl.static_range(1, M):
@@ -193,6 +202,7 @@ def sigmoid_gate_forward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -222,7 +232,9 @@ def sigmoid_gate_forward_epilogue(
             tl.store(weights_ptr + m * batch * dim + b[:, None] * dim + i[None, :], g[m], mask=in_b_i)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # out[i] = sum[m](g[m,i] * h[m,i])
     out = g[0] * h[0]
     for m in tl.static_range(1, M):
@@ -246,6 +258,7 @@ def sigmoid_gate_backward_kernel(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -296,7 +309,9 @@ def sigmoid_gate_backward_kernel(
         h = ()
         for m in tl.static_range(M):
             h = h + (
-                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+                tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(
+                    ACC
+                ),
             )
         total = ()
         for m in tl.static_range(M):
@@ -343,6 +358,7 @@ def sigmoid_gate_backward_products_2(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -368,7 +384,9 @@ def sigmoid_gate_backward_products_2(
             j = start + tl.arange(0, INNER)
             in_j = j < dim
             h_tile = tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + j[None, :], mask=in_b[:, None] & in_j[None, :], other=0.0
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + j[None, :],
+                mask=in_b[:, None] & in_j[None, :],
+                other=0.0,
             )
             W_tile = tl.load(
                 W_ptr + i[None, :] * dim * M + m * dim + j[:, None],
@@ -391,7 +409,9 @@ def sigmoid_gate_backward_products_2(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = ()
     for m in tl.static_range(M):
         total = total + (g_bar[m] + out_bar * h[m],)
@@ -416,6 +436,7 @@ def sigmoid_gate_backward_products(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -480,6 +501,7 @@ def sigmoid_gate_backward_operands_1(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -511,7 +533,9 @@ def sigmoid_gate_backward_operands_1(
     out_bar = tl.load(out_bar_ptr + b[:, None] * dim + i[None, :], mask=in_b_i, other=0.0).to(ACC)
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     total = ()
     for m in tl.static_range(M):
         total = total + (g_bar[m] + out_bar * h[m],)
@@ -536,6 +560,7 @@ def sigmoid_gate_backward_epilogue(
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
     HAS_EXTRAS: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -589,6 +614,7 @@ def _constants(
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
         "HAS_EXTRAS": return_extras,
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -648,7 +674,7 @@ def forward(
                 sigmoid_gate_forward_kernel,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, out, weights, batch),
                 constants,
             )
 
@@ -659,7 +685,7 @@ def forward(
                 sigmoid_gate_forward_products,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, out, weights, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), W, c, out, weights, batch),
                 tiled,
                 -(-dim // tile.columns),
             )
@@ -672,7 +698,7 @@ def forward(
                 sigmoid_gate_forward_epilogue,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), c, out, weights, product_1, batch),
+                (tuple(h), row_strides(h, constants["ALIGN"]), c, out, weights, product_1, batch),
                 constants,
             )
 
@@ -744,7 +770,7 @@ def backward(
                 tile,
                 (
                     tuple(h),
-                    row_strides(h),
+                    row_strides(h, constants["ALIGN"]),
                     W,
                     c,
                     tuple(h_bar),
@@ -767,7 +793,18 @@ def backward(
                 sigmoid_gate_backward_products_2,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), W, c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    W,
+                    c,
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    product_1,
+                    batch,
+                ),
                 tiled,
                 -(-dim // tile.columns),
             )
@@ -800,7 +837,17 @@ def backward(
                 sigmoid_gate_backward_operands_1,
                 batch,
                 tile,
-                (tuple(h), row_strides(h), c, out_bar, weights_bar, partial_1, rows_2, product_1, batch),
+                (
+                    tuple(h),
+                    row_strides(h, constants["ALIGN"]),
+                    c,
+                    out_bar,
+                    weights_bar,
+                    partial_1,
+                    rows_2,
+                    product_1,
+                    batch,
+                ),
                 constants,
             )
 

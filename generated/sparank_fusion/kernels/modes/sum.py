@@ -12,6 +12,7 @@ from torch import Tensor
 from sparank_fusion.kernels import launch, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     require_alike,
@@ -35,6 +36,7 @@ def sum_forward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -50,7 +52,9 @@ def sum_forward_kernel(
     in_b_i = in_b[:, None] & in_i[None, :]
     h = ()
     for m in tl.static_range(M):
-        h = h + (tl.load(h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :], mask=in_b_i, other=0.0).to(ACC),)
+        h = h + (
+            tl.load(h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :], mask=in_b_i, other=0.0).to(ACC),
+        )
     # out[i] = sum[m](h[m,i])
     out = h[0]
     for m in tl.static_range(1, M):
@@ -66,6 +70,7 @@ def sum_backward_kernel(
     M: tl.constexpr,
     dim: tl.constexpr,
     I_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -96,6 +101,7 @@ def _constants(
         "M": len(h),
         "dim": dim,
         "I_LANES": next_power_of_2(dim),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -128,7 +134,13 @@ def forward(
     lanes = next_power_of_2(dim)
     numbers = 2 * lanes + 2 * lanes * M
     for tile in row_tiles(sum_forward_kernel, h[0], constants, numbers, least=1, most=128):
-        launch(sum_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
+        launch(
+            sum_forward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h, constants["ALIGN"]), out, batch),
+            constants,
+        )
 
     return results
 

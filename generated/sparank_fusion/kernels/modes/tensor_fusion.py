@@ -12,6 +12,7 @@ from torch import Tensor
 from sparank_fusion.kernels import launch, precision, row_tiles
 from sparank_fusion.kernels.arguments import (
     acc,
+    alignment,
     grouped,
     next_power_of_2,
     require_alike,
@@ -39,6 +40,7 @@ def tensor_fusion_forward_kernel(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     P_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -61,7 +63,9 @@ def tensor_fusion_forward_kernel(
     x = tl.where(
         (p < dims[0])[None, :],
         tl.load(
-            h_ptrs[0] + b[:, None] * h_rows[0] + p[None, :], mask=in_b_p & (p[None, :] < dims[0]), other=0.0
+            h_ptrs[0] + b[:, None] * h_rows[0] * ALIGN + p[None, :],
+            mask=in_b_p & (p[None, :] < dims[0]),
+            other=0.0,
         ).to(ACC),
         tl.full((), 1, ACC),
     )
@@ -69,7 +73,9 @@ def tensor_fusion_forward_kernel(
     y = tl.where(
         (p < dims[1])[None, :],
         tl.load(
-            h_ptrs[1] + b[:, None] * h_rows[1] + p[None, :], mask=in_b_q & (p[None, :] < dims[1]), other=0.0
+            h_ptrs[1] + b[:, None] * h_rows[1] * ALIGN + p[None, :],
+            mask=in_b_q & (p[None, :] < dims[1]),
+            other=0.0,
         ).to(ACC),
         tl.full((), 1, ACC),
     )
@@ -97,6 +103,7 @@ def tensor_fusion_backward_kernel(
     starts: tl.constexpr,
     I_LANES: tl.constexpr,
     P_LANES: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -127,7 +134,7 @@ def tensor_fusion_backward_kernel(
     for m in tl.static_range(M):
         h = h + (
             tl.load(
-                h_ptrs[m] + b[:, None] * h_rows[m] + i[None, :],
+                h_ptrs[m] + b[:, None] * h_rows[m] * ALIGN + i[None, :],
                 mask=in_b[:, None] & (i[None, :] < dims[m]),
                 other=0.0,
             ).to(ACC),
@@ -174,6 +181,7 @@ def _constants(
         "starts": starts(dims),
         "I_LANES": next_power_of_2(max(dims)),
         "P_LANES": next_power_of_2(max(dims) + 1),
+        "ALIGN": alignment(h),
         "ACC": acc(h[0]),
         "PRECISION": precision(product_dtype),
     }
@@ -208,7 +216,13 @@ def forward(
     constants = _constants(h, return_extras, product_dtype, result_dtype)
     numbers = 4 * constants["P_LANES"] + 2 * constants["P_LANES"] * constants["P_LANES"]
     for tile in row_tiles(tensor_fusion_forward_kernel, h[0], constants, numbers, least=1, most=128):
-        launch(tensor_fusion_forward_kernel, batch, tile, (tuple(h), row_strides(h), out, batch), constants)
+        launch(
+            tensor_fusion_forward_kernel,
+            batch,
+            tile,
+            (tuple(h), row_strides(h, constants["ALIGN"]), out, batch),
+            constants,
+        )
 
     return results
 
@@ -235,7 +249,7 @@ def backward(
             tensor_fusion_backward_kernel,
             batch,
             tile,
-            (tuple(h), row_strides(h), tuple(h_bar), out_bar, batch),
+            (tuple(h), row_strides(h, constants["ALIGN"]), tuple(h_bar), out_bar, batch),
             constants,
         )
 
