@@ -130,6 +130,6 @@ def test_one_modality_holds_no_tensor() -> None:
 
 @pytest.mark.parametrize("given, eps", [("1e-6", 1e-6), ("0", 0.0), (".5", 0.5), ("+2.", 2.0), ("1E-3", 1e-3)])
 def test_options_of_modules_are_numbers(given: str, eps: float) -> None:
-    text = SPEC.replace('bias: "t[i]"}', f'bias: "t[i]", arguments: {{eps: {given}}}}}')
+    text = SPEC.replace('bias: "t[i]"}', f'bias: "t[i]", arguments: {{eps: {given}}}}}').replace("layernorm[i](h[m,i])", f"layernorm[i](h[m,i], eps={eps!r})")
     layer: Any = compiled(check_spec(parse_spec(text, "learned.yaml")))[0](32, 3)
     assert layer.head.norm.eps == eps
