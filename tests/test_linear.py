@@ -69,3 +69,13 @@ math: |
 
 def test_terms_that_lack_an_axis_count_as_often_as_it_is_long() -> None:
     check_program(WIDTHS, 4, 3, 3, 3)
+
+
+def test_sums_that_are_doubled_again_and_again_are_taken_apart_once() -> None:
+    """As many terms as statements, and not as paths through them; nor as many products as choices of terms."""
+    lines = ["x0[i,j] = W[i,j] * h[0,j] + V[i,j]"]
+    lines += [f"x{k}[i,j] = x{k - 1}[i,j] + x{k - 1}[i,j]" for k in range(1, 40)]
+    factors = " * ".join(f"(h[0,j] + {k} * V[i,j])" for k in range(1, 13))
+    lines.append(f"out[i] = sum[j](x39[i,j]) + sum[j](W[i,j] * {factors})")
+    text = HEAD.replace("  out[i] = ", "") + "".join(f"  {line}\n" for line in lines)
+    assert len(compiled(check_spec(parse_spec(text, "linear.yaml")))[1]) < 50_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from sparank_gen.ir import node as ir
@@ -80,6 +81,7 @@ def pull_divisors(node: Node) -> Node | None:
 
 
 Term = tuple[str, Node]
+SIGNED = ("add", "sub")
 
 
 def sums_apart(extents: Mapping[str, Extent]) -> Rule:
@@ -112,25 +114,40 @@ def sums_apart(extents: Mapping[str, Extent]) -> Rule:
     return rule
 
 
-def _terms(node: Node, sign: str = "add") -> list[Term]:
-    """The terms of sums and differences, each with the operator that joins it to those before."""
-    if node.op not in ("add", "sub"):
-        return [(sign, node)]
-    left, right = node.args
-    other = "add" if (sign == "add") == (node.op == "add") else "sub"
-    return [*_terms(left, sign), *_terms(right, other)]
+def _terms(root: Node) -> list[Term]:
+    """The terms of sums and differences, from left to right, each with the operator that joins it to those before.
+
+    What is in them more than once is one term: there are no more terms than operands in the graph.
+    """
+    readers: Counter[Node] = Counter()
+    joints = [root] if root.op in SIGNED else []
+    for joint in joints:
+        joints += [arg for arg in dict.fromkeys(joint.args) if arg.op in SIGNED and not readers[arg]]
+        readers.update(joint.args)
+    terms, pending = list[Term](), [("add", root)]
+    while pending:
+        sign, node = pending.pop()
+        if node.op in SIGNED and readers[node] < 2:
+            left, right = node.args
+            pending += [("add" if sign == node.op else "sub", right), (sign, left)]
+        else:
+            terms.append((sign, node))
+    return terms
 
 
 def _distributed(product: Node) -> list[Term]:
-    """The terms of a product one of whose factors is a sum that is larger than all that its terms are made of."""
+    """The terms of a product just one of whose factors is a sum that is larger than all that its terms are made of."""
     factors = factors_of(product)
-    for position, factor in enumerate(factors):
-        terms = _terms(factor)
-        is_larger = all(_is_smaller(term, factor) or _is_outer(term, factor) for _, term in terms)
-        if len(factors) > 1 and len(terms) > 1 and is_larger:
-            rest = factors[:position], factors[position + 1 :]
-            return [(sign, product_of([*rest[0], term, *rest[1]])) for sign, term in terms]
-    return [("add", product)]
+    sums = [position for position, factor in enumerate(factors) if _is_larger_sum(factor)]
+    if len(factors) < 2 or len(sums) != 1:
+        return [("add", product)]
+    before, after = factors[: sums[0]], factors[sums[0] + 1 :]
+    return [(sign, product_of([*before, term, *after])) for sign, term in _terms(factors[sums[0]])]
+
+
+def _is_larger_sum(node: Node) -> bool:
+    """Whether a node is a sum that has more axes than each of its terms, or than the factors of those."""
+    return node.op in SIGNED and all(_is_smaller(term, node) or _is_outer(term, node) for _, term in _terms(node))
 
 
 def _is_smaller(node: Node, whole: Node) -> bool:

@@ -14,6 +14,8 @@ from sparank_gen.ir.template import broadcast_reduce
 from sparank_gen.ir.verify import verified
 
 LINEAR = ("sum", "mean")
+# Of a product with more sums among its factors there are too many products of their terms.
+MOST_SUMS = 3
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def _rule(uses: Mapping[Node, int], program: Program) -> Rule:
 
     def distributed(op: str, factors: Sequence[Node], over: tuple[str, ...]) -> Node | None:
         """A sum of a product with a sum of terms among its factors, term by term, where a term is a map."""
-        for position, factor in enumerate(factors):
-            if factor.op not in ("add", "sub") or uses[factor] != 1:
-                continue
+        sums = [position for position, factor in enumerate(factors) if factor.op in ("add", "sub") and uses[factor] == 1]
+        for position in sums if len(sums) <= MOST_SUMS else ():
+            factor = factors[position]
             products = [[*factors[:position], *factors_of(term), *factors[position + 1 :]] for term in factor.args]
             found = [pooled(op, product, over) or distributed(op, product, over) for product in products]
             if any(found):
