@@ -102,13 +102,13 @@ def sums_apart(extents: Mapping[str, Extent]) -> Rule:
         elif not all(_is_smaller(term, node.args[0]) for _, term in terms) and not any(_is_outer(term, node.args[0]) for _, term in terms):
             return None
         reduced = [(sign, _reduced(node, term, extents)) for sign, term in terms]
-        if len(reduced) < 2 or any(term is None for _, term in reduced):
+        known = [(sign, term) for sign, term in reduced if term is not None]
+        if len(known) < max(2, len(reduced)):
             return None
-        total: Node | None = None
-        for sign, term in reduced:
-            assert term is not None
-            first = term if sign == "add" else ir.apply("neg", term)
-            total = first if total is None else ir.apply(sign, total, term)
+        # The first term of sums and differences is one that is added.
+        (_, total), *rest = known
+        for sign, term in rest:
+            total = ir.apply(sign, total, term)
         return total
 
     return rule

@@ -134,9 +134,9 @@ def require_same_options(specs: Sequence[ModuleSpec | TensorSpec], nodes: Collec
 
 
 def _module(spec: ModuleSpec, around: Surroundings) -> Module:
-    module_kind(spec)
+    kind = module_kind(spec)
     layouts = {path.value: _layout(text, spec, around) for path, text in spec.tensors}
-    return resolve_module(spec, layouts, around.extents, around.names)
+    return resolve_module(spec, kind, layouts, around.extents, around.names)
 
 
 def _layout(text: Text, spec: ModuleSpec | TensorSpec, around: Surroundings) -> Layout:

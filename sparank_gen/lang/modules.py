@@ -115,20 +115,20 @@ def module_kind(spec: ModuleSpec) -> TorchModule:
 
 
 def resolve_module(
-    spec: ModuleSpec, layouts: Mapping[str, Layout], extents: Mapping[str, Extent], names: Mapping[str, Extent | None]
+    spec: ModuleSpec, kind: TorchModule, layouts: Mapping[str, Layout], extents: Mapping[str, Extent], names: Mapping[str, Extent | None]
 ) -> Module:
     """Find a module's constructor arguments from the layouts bound to its tensors.
 
     Args:
         spec: the entry under ``params``.
+        kind: the class that it names.
         layouts: the parsed layout of each tensor of the entry.
         extents: the extent of each axis.
         names: the names that may stand in arguments.
 
     Raises:
-        SpecError: UnknownModule, UnknownKey, MissingKey, LayoutMismatch or ExtentMismatch.
+        SpecError: UnknownKey, MissingKey, LayoutMismatch or ExtentMismatch.
     """
-    kind = module_kind(spec)
     with_bias = _check_tensors(spec, kind, layouts)
     sizes, divisions = _given_sizes(spec, kind, names)
     for tensor, layout in layouts.items():
