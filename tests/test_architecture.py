@@ -16,6 +16,7 @@ STAGES = (
     "formulas",
     "trial",
     "plan",
+    "backends.code",
     "backends.torch",
     "backends.triton",
     "backends.tests",

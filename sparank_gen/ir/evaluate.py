@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of, leaf, reachable
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import owners
+from sparank_gen.lang.widths import owners, width_name
 
 Array = NDArray[np.float64]
 
@@ -148,8 +148,8 @@ class _Evaluator:
 
     def sizes_of(self, owner: str, m: int) -> Sizes:
         """The sizes where ``owner`` is modality ``m``."""
-        width = self.sizes.get(f"dim[{m}]")
-        return self.sizes if width is None else {**self.sizes, f"dim[{owner}]": width}
+        width = self.sizes.get(width_name(m))
+        return self.sizes if width is None else {**self.sizes, width_name(owner): width}
 
     def part(self, value: Value | Apart, owner: str, m: int) -> Any:
         """What a value is for modality ``m``; in pieces if it is along another axis."""

@@ -9,7 +9,7 @@ from sparank_gen.ir.node import BATCH
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout, parse_layout
-from sparank_gen.lang.widths import ONE_WIDTH, has_widths, owner_of, read_at, width_of
+from sparank_gen.lang.widths import ONE_WIDTH, has_widths, owner_of, read_at, width_name, width_of
 from sparank_gen.spec import errors
 from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Text
@@ -35,7 +35,7 @@ def require_one_way(extents: Mapping[str, Extent], text: Text) -> None:
 def require_first_degree(extent: Extent, text: Text) -> None:
     """Raise where an extent is no multiple of a modality's width and a number, of which there is a sum over modalities."""
     owner = owner_of(extent)
-    if any(dict(monomial).get(f"dim[{owner}]", 0) not in (0, 1) for monomial, _ in extent.terms):
+    if owner is not None and any(dict(monomial).get(width_name(owner), 0) not in (0, 1) for monomial, _ in extent.terms):
         message = f"{extent} is neither a multiple of dim[{owner}] nor one and a number, and no sum of widths counts it"
         raise errors.ExtentMismatch(message, text.span(), f"write something like 'dim[{owner}] // 2' or 'dim[{owner}] + 1'")
 

@@ -16,9 +16,19 @@ TOTAL = Extent.symbol("sum(dim)")
 WIDEST = Extent.symbol("max(dim)")
 
 
+def width_name(modality: str | int) -> str:
+    """The name in extents of a modality's width, by the name of an axis or by number."""
+    return f"dim[{modality}]"
+
+
+def start_name(modality: str | int) -> str:
+    """The name in extents of the sum of the widths before a modality."""
+    return f"start[{modality}]"
+
+
 def width_of(modality: str | int) -> Extent:
     """The width of a modality, by the name of an axis or by number."""
-    return Extent.symbol(f"dim[{modality}]")
+    return Extent.symbol(width_name(modality))
 
 
 def modality_in(name: str) -> str | None:
@@ -53,7 +63,7 @@ def read_at(extent: Extent, moves: Mapping[str, object]) -> Extent:
     """``extent`` where axes that it depends on are read as other axes, or at a position."""
     owner = owner_of(extent)
     moved = moves.get(owner, owner) if owner is not None else None
-    return extent if owner is None or moved == owner else extent.substitute(f"dim[{owner}]", width_of(str(moved)))
+    return extent if owner is None or moved == owner else extent.substitute(width_name(owner), width_of(str(moved)))
 
 
 def widest(extent: Extent) -> Extent:
@@ -82,12 +92,12 @@ def total_over(extent: Extent, owner: str) -> Extent:
 
 def before(extent: Extent, owner: str) -> Extent:
     """The sum of an extent that depends on ``owner`` over the modalities before: ``start[m]`` is that of the widths."""
-    return _weighed(extent, owner, Extent.symbol(f"start[{owner}]"), Extent.symbol(owner))
+    return _weighed(extent, owner, Extent.symbol(start_name(owner)), Extent.symbol(owner))
 
 
 def _weighed(extent: Extent, owner: str, widths: Extent, count: Extent) -> Extent:
     """A polynomial of first degree in a width, with ``widths`` for it, and ``count`` for each that has none."""
-    name, total = f"dim[{owner}]", Extent.number(0)
+    name, total = width_name(owner), Extent.number(0)
     for monomial, coefficient in extent.terms:
         power = dict(monomial).get(name, 0)
         if power not in (0, 1):
@@ -100,4 +110,4 @@ def _weighed(extent: Extent, owner: str, widths: Extent, count: Extent) -> Exten
 def sizes_of(widths: Iterable[int]) -> dict[str, int]:
     """The values of the names that extents of these widths are made of."""
     found = tuple(widths)
-    return {f"dim[{m}]": width for m, width in enumerate(found)} | {"sum(dim)": sum(found), "max(dim)": max(found)}
+    return {width_name(m): width for m, width in enumerate(found)} | {"sum(dim)": sum(found), "max(dim)": max(found)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from sparank_gen.backends.code import names_read
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, Emitter
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import called, width_symbols
+from sparank_gen.backends.torch.module import width_symbols
 from sparank_gen.backends.torch.pieces import split_apart
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir import node as ir
@@ -65,7 +66,7 @@ def test_file(mode: Mode) -> TestFile:
         bindings=tuple(_binding(mode, result, variables[result.layout.name]) for result in reversed(results.values())),
         properties=properties,
         assertions=tuple(sorted({line.strip().partition("(")[0] for lines in properties for line in lines[-1:]})),
-        called=called(FUNCTIONS, "\n".join(line for lines in properties for line in lines)),
+        called=tuple(name for name in FUNCTIONS if name in names_read("\n".join(line for lines in properties for line in lines))),
         wrong_modalities=wrong,
     )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import keyword
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from sparank_gen.backends.code import names_read
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value
 from sparank_gen.ir.node import BATCH
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import owners, size_of
+from sparank_gen.lang.widths import owners, size_of, width_name
 
 # Of the package, beside those of torch.
 FUNCTIONS = tuple(
@@ -154,8 +154,8 @@ class Emitter:
 
     def with_widths(self, value: Listed) -> Listed:
         """A list in whose elements the width of each modality may stand, with the loop variable for that."""
-        variable = self.symbols.get(f"dim[{value.axis}]", "")
-        if not variable or not re.search(rf"\b{variable}\b", value.element.code) or variable in dict(value.sources):
+        variable = self.symbols.get(width_name(value.axis), "")
+        if not variable or variable not in names_read(value.element.code) or variable in dict(value.sources):
             return value
         return replace(value, sources=(*value.sources, (variable, self.symbols[WIDTHS])))
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from sparank_gen.backends.code import function_called
 from sparank_gen.backends.torch import contract, gemm, join, leaves, memory, views
 from sparank_gen.backends.torch.affine import affine
 from sparank_gen.backends.torch.emit import NOUNS, Emitter
@@ -149,7 +149,7 @@ class Lowering:
 
     def named(self, node: Node, value: Value) -> Value:
         """``value``, as a variable if it is not one yet: called by what made it."""
-        is_projection = isinstance(value, Dense) and re.match(r"F\.linear\(|joined_linear\(", value.code)
+        is_projection = isinstance(value, Dense) and function_called(value.code) in ("F.linear", "joined_linear")
         name = "projected" if is_projection else NOUNS.get(node.op, node.op)
         return value if value.is_name else self.emitter.assign(value, name)
 

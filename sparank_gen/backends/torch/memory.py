@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from sparank_gen.backends.code import names_read
 from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir.node import BATCH, Node, Program, reachable
@@ -114,7 +114,7 @@ def alive(emitter: Emitter, end: int, out: str, program: Program, usual: Mapping
         program: what was lowered.
         usual: the sizes of a layer, by which the most are found.
     """
-    texts = [line.partition("#")[0] for line in emitter.lines[:end]] + [out]
+    read = [names_read(code) for code in (*emitter.lines[:end], out)]
     sizes: dict[str, Extent] = {}
     spans: dict[str, tuple[int, int]] = {}
     holder: dict[str, str] = {}
@@ -122,11 +122,11 @@ def alive(emitter: Emitter, end: int, out: str, program: Program, usual: Mapping
         if variable.start >= end or BATCH not in variable.axes:
             continue
         place = holder[variable.name] = holder.get(variable.over, variable.name)
-        last = max(position for position, text in enumerate(texts) if re.search(rf"\b{variable.name}\b", text))
+        last = max(position for position, names in enumerate(read) if variable.name in names)
         sizes.setdefault(place, elements(frozenset(emitter.known(variable.axes)), program))
         spans[place] = (spans.get(place, (variable.start, 0))[0], last)
     most = Extent.number(0)
-    for position in range(len(texts)):
+    for position in range(len(read)):
         held = [sizes[name] for name, (start, last) in spans.items() if start <= position <= last]
         total = sum(held, Extent.number(0))
         most = max(most, total, key=lambda extent: extent.number_for(usual))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from sparank_gen.backends.code import names_read
 from sparank_gen.backends.torch.emit import FUNCTIONS, RESERVED, WIDTHS, Emitter
 from sparank_gen.backends.torch.gradients import Gradients, derivation, gradients
 from sparank_gen.backends.torch.lower import Lowering
@@ -22,6 +23,7 @@ from sparank_gen.ir.restrict import numbered
 from sparank_gen.ir.specialise import fix_modalities
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import Extent, largest
+from sparank_gen.lang.widths import width_name
 from sparank_gen.plan.recorded import statements_pay
 from sparank_gen.plan.schedule import largest_operand, only_moves, touches_less, usual_sizes, working_set
 from sparank_gen.plan.stacking import stacked_dim
@@ -121,45 +123,34 @@ class ModuleFile:
     @property
     def imports(self) -> list[str]:
         """What the file imports from the runtime."""
-        names = ["FusionModule", "Tensors", *called(CONSTRUCTORS, self.text)]
+        names = ["FusionModule", "Tensors", *filter(self.reads, CONSTRUCTORS)]
         names += ["require_multiple"] if self.checks else []
         return sorted(names, key=lambda name: (name.islower(), name))
 
     @property
     def called(self) -> tuple[str, ...]:
         """Which functions of the package the file calls."""
-        return called(FUNCTIONS, self.text)
+        return tuple(filter(self.reads, FUNCTIONS))
 
     @property
     def collections(self) -> list[str]:
         """What the file imports from ``collections.abc``."""
-        return ["Iterable"] * self.uses("Iterable[") + ["Sequence"] * (self.mode.one_width is None)
+        return ["Iterable"] * self.reads("Iterable") + ["Sequence"] * (self.mode.one_width is None)
 
     @property
     def typing(self) -> list[str]:
         """What the file imports from ``typing``."""
-        return ["Any"] * bool(self.recorded) + ["cast"] * self.uses("cast(")
+        return ["Any"] * bool(self.recorded) + ["cast"] * self.reads("cast")
 
-    def uses(self, prefix: str) -> bool:
-        """Whether the code of the file mentions ``prefix``."""
-        return prefix in without_comments(self.text)
+    def reads(self, name: str) -> bool:
+        """Whether the code of the file reads ``name``, as it does to call a function."""
+        return name in self._names_read
 
-    @property
-    def text(self) -> str:
+    @functools.cached_property
+    def _names_read(self) -> frozenset[str]:
         functions = (*(f.text for f in self.functions), *(f.text for f in self.recorded))
         asked = (*(argument.check for argument in self.arguments), *self.requirements)
-        return "\n".join((*asked, *(value for _, value in self.assignments), *functions, *self.bindings))
-
-
-def called(names: Sequence[str], code: str) -> tuple[str, ...]:
-    """Which functions of these names ``code`` calls; formulas in its comments and messages have calls of their own."""
-    statements = re.sub(r""""[^"\n]*"|'[^'\n]*'""", "", without_comments(code))
-    return tuple(name for name in names if re.search(rf"(?<![\w.]){name}\(", statements))
-
-
-def without_comments(code: str) -> str:
-    """Statements alone."""
-    return re.sub("#.*", "", code)
+        return names_read("\n".join((*asked, *(value for _, value in self.assignments), *functions, *self.bindings)))
 
 
 def module_file(mode: Mode) -> ModuleFile:
@@ -333,9 +324,9 @@ def width_symbols(mode: Mode, widths: str) -> dict[str, str]:
     """How the names of widths are written, where ``widths`` is the code of all, in their order."""
     if mode.one_width is not None:
         return {}
-    by_number = {f"dim[{m}]": f"{widths}[{m}]" for m in range(mode.spec.modalities.minimum)}
+    by_number = {width_name(m): f"{widths}[{m}]" for m in range(mode.spec.modalities.minimum)}
     emitter = Emitter(mode.program.extents, {}, taken={h.name.value for h in mode.spec.hyperparameters})
-    by_axis = {f"dim[{axis}]": emitter.unique(f"dim_{axis}") for axis in sorted(mode.program.modality_axes)}
+    by_axis = {width_name(axis): emitter.unique(f"dim_{axis}") for axis in sorted(mode.program.modality_axes)}
     return {"sum(dim)": f"sum({widths})", "max(dim)": f"max({widths})", WIDTHS: widths, **by_number, **by_axis}
 
 

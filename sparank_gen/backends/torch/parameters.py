@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from sparank_gen.backends.code import names_read
 from sparank_gen.backends.torch.emit import WIDTHS
 from sparank_gen.backends.torch.requirements import number_code, required
 from sparank_gen.backends.torch.values import Scalar
@@ -14,7 +14,7 @@ from sparank_gen.ir.parameters import Holder, LearnedTensor, state_key
 from sparank_gen.ir.text import shown
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.modules import Module
-from sparank_gen.lang.widths import size_of
+from sparank_gen.lang.widths import size_of, width_name
 
 Tree = dict[str, "Tree | str"]
 
@@ -63,8 +63,8 @@ def _constructed(holder: Holder, mode: Mode, names: Mapping[str, str]) -> str:
     if holder.per is None:
         return code
     kind = "ParameterList" if isinstance(holder, LearnedTensor) else "ModuleList"
-    width = names.get(f"dim[{holder.per}]", "")
-    if width and re.search(rf"\b{width}\b", code):
+    width = names.get(width_name(holder.per), "")
+    if width and width in names_read(code):
         return f"nn.{kind}([{code} for {width} in {names[WIDTHS]}])"
     return f"nn.{kind}([{code} for _ in range(n_modalities)])"
 

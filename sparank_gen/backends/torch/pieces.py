@@ -11,6 +11,7 @@ from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, co
 from sparank_gen.ir.node import Node
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.ops import OPERATORS
+from sparank_gen.lang.widths import width_name
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def _of_each(lowering: Lowering, owner: str, code: str) -> str:
     """The numbers that ``code``, made of a modality's width, is for each of them."""
-    widths, variable = lowering.emitter.symbols[WIDTHS], lowering.emitter.symbols[f"dim[{owner}]"]
+    widths, variable = lowering.emitter.symbols[WIDTHS], lowering.emitter.symbols[width_name(owner)]
     return widths if code == variable else f"[{code} for {variable} in {widths}]"
 
 

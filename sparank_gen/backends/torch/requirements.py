@@ -13,7 +13,7 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Node
 from sparank_gen.ir.signs import Signs
 from sparank_gen.ir.text import shown
-from sparank_gen.lang.widths import owner_of
+from sparank_gen.lang.widths import owner_of, width_name
 
 # Operators that Python computes of any numbers, without an error, and those that it computes of numbers above zero.
 OF_ANY = frozenset(
@@ -35,7 +35,7 @@ def divisions(mode: Mode, names: Mapping[str, str]) -> tuple[tuple[str, str], ..
     found = []
     for division in mode.divisions:
         whole, owner = division.whole.code(names), owner_of(division.whole) or owner_of(division.part)
-        widths = f"{names[f'dim[{owner}]']} in {names[WIDTHS]}" if owner is not None else ""
+        widths = f"{names[width_name(owner)]} in {names[WIDTHS]}" if owner is not None else ""
         text = f"{division.whole if widths else whole} to be a multiple of {division.part}"
         found.append((widths, f'require_multiple({whole}, {division.part.code(names)}, "{text}")'))
     return tuple(found)
@@ -54,7 +54,7 @@ def requirements(mode: Mode, names: Mapping[str, str]) -> tuple[str, ...]:
 def _extent(mode: Mode, axis: str, names: Mapping[str, str]) -> str:
     extent = mode.program.extents[axis]
     code, owner = extent.code(names), owner_of(extent)
-    least = code if owner is None else f"min({code} for {names[f'dim[{owner}]']} in {names[WIDTHS]})"
+    least = code if owner is None else f"min({code} for {names[width_name(owner)]} in {names[WIDTHS]})"
     return f'require_number("the extent {extent} of index {axis!r}", {least}, least=1)'
 
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-ATOM = 10
-# How tightly Python's operators bind; what else there is needs no parentheses.
-BINDING: dict[type, int] = {
-    **dict.fromkeys((ast.Or, ast.IfExp), 1),
-    **dict.fromkeys((ast.And, ast.Not), 2),
-    ast.Compare: 3,
-    ast.BitOr: 4,
-    ast.BitAnd: 5,
-    **dict.fromkeys((ast.Add, ast.Sub), 6),
-    **dict.fromkeys((ast.Mult, ast.Div, ast.FloorDiv, ast.Mod), 7),
-    **dict.fromkeys((ast.USub, ast.Invert), 8),
-    ast.Pow: 9,
-}
+from sparank_gen.backends.code import ATOM, binding
 
 
 class Expression(Protocol):
@@ -200,13 +186,6 @@ def einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
 
     equation = f"{','.join(subscripts(value.axes) for value in values)}->{subscripts(result)}"
     return Dense(f'torch.einsum("{equation}", {", ".join(value.code for value in values)})', result)
-
-
-@functools.cache
-def binding(code: str) -> int:
-    """How tightly an expression binds."""
-    node = ast.parse(code, mode="eval").body
-    return BINDING.get(type(getattr(node, "op", node)), ATOM)
 
 
 def parenthesised(value: Expression, needed: int) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from sparank_gen.backends.code import names_read
 from sparank_gen.backends.torch.emit import FUNCTIONS
 from sparank_gen.backends.torch.gradients import parameter_gradients
 from sparank_gen.backends.torch.lower import Lowering
-from sparank_gen.backends.torch.module import Argument, arguments, called, without_comments
+from sparank_gen.backends.torch.module import Argument, arguments
 from sparank_gen.backends.triton.expressions import Numbers
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import SYMBOLS, host_emitter, kernel_symbols, parameter_variables, prefix_of_its_own
@@ -149,18 +149,18 @@ class KernelFile:
     @property
     def tile_functions(self) -> list[str]:
         """What the file imports from the common part on the device."""
-        code = without_comments("\n".join(line for kernel in self.kernels for line in kernel.body))
-        return sorted(name for name in TILE_FUNCTIONS if re.search(rf"\b{name}\b", code))
+        return sorted(names_read("\n".join(line for kernel in self.kernels for line in kernel.body)).intersection(TILE_FUNCTIONS))
 
     @property
     def counts_modalities(self) -> bool:
         """Whether a compile-time argument is computed from the number of modalities."""
-        return any(re.search(r"\bM\b", value) for _, value in self.constants)
+        return any("M" in names_read(value) for _, value in self.constants)
 
     @property
     def called(self) -> tuple[str, ...]:
         """Which functions of the package the file calls."""
-        return called(FUNCTIONS, self.text)
+        read = names_read(self.text)
+        return tuple(name for name in FUNCTIONS if name in read)
 
 
 def kernel_file(mode: Mode) -> KernelFile:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sparank_gen.backends.code import names_read, without_unread
 from sparank_gen.backends.triton.expressions import Numbers
 from sparank_gen.backends.triton.kernel import KernelPrinter, Store
 from sparank_gen.backends.triton.names import PROGRAMS, parameter_variables, prefix_of_its_own
 from sparank_gen.backends.triton.scope import ALIGN, Storage
-from sparank_gen.backends.triton.steps import Kernel, without_unread
+from sparank_gen.backends.triton.steps import Kernel
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import has_widths, widest
+from sparank_gen.lang.widths import has_widths, widest, width_name
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, is_unrolled
 from sparank_gen.plan.schedule import elements
@@ -56,7 +56,7 @@ class Pass:
 
     def loop_over(self, axis: str) -> str:
         """A loop over the modalities, by their widths."""
-        return f"for {self.symbols[f'dim[{axis}]']} in dims"
+        return f"for {self.symbols[width_name(axis)]} in dims"
 
     def holding(self, buffers: Iterable[Buffer]) -> Pass:
         """The same pass, with buffers that its kernels may read and write."""
@@ -172,11 +172,11 @@ def _body(printer: KernelPrinter) -> tuple[str, ...]:
     masks = printer.mask_lines
     if not printer.walks:
         return (*_prologue(printer), *masks, *printer.lines)
-    of_rows = [line for line in masks if re.search(r"\bin_(b|rest)\b", line)]
+    of_rows = [line for line in masks if names_read(line) & {"in_b", "in_rest"}]
     others = [line for line in masks if line not in of_rows]
     walk = "for tile in tl.range(tl.program_id(0), tl.cdiv(B, ROWS), tl.num_programs(0), num_stages=STAGES):"
     rows = ["b = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
-    if any("in_rest" in line for line in (*printer.lines, *of_rows)):
+    if "in_rest" in names_read("\n".join((*printer.lines, *of_rows))):
         rows += [
             "# The same for stores: the pipeline would carry the mask of the loads along, as one bit for each element.",
             "in_rest = tl.arange(0, ROWS) < B - tile * ROWS",
@@ -186,15 +186,9 @@ def _body(printer: KernelPrinter) -> tuple[str, ...]:
     return (*_prologue(printer), *others, *printer.before, walk, *inside, *printer.after)
 
 
-def _reads(code: str, *names: str) -> bool:
-    """Whether statements read a variable, which is no attribute and no argument's name."""
-    return re.search(rf"(?<![\w.])({'|'.join(names)})\b(?!=)", code) is not None
-
-
 def _prologue(printer: KernelPrinter) -> list[str]:
     """The statements that say which rows, and which positions along each extent, a program owns."""
-    lines = [line for line in (*printer.before, *printer.lines, *printer.after) if not line.lstrip().startswith("#")]
-    text = "\n".join([*lines, *printer.mask_lines])
+    read = names_read("\n".join((*printer.before, *printer.lines, *printer.after, *printer.mask_lines)))
     own, count = "tl.program_id(0)", "tl.num_programs(0)"
     prologue = []
     if printer.columns is not None:
@@ -203,21 +197,21 @@ def _prologue(printer: KernelPrinter) -> list[str]:
         own, count = "(tl.program_id(0) // columns)", "(tl.num_programs(0) // columns)"
     if not printer.walks:
         prologue += [f"b = {own}.to(tl.int64) * ROWS + tl.arange(0, ROWS)", "in_b = b < B"]
-    if _reads(text, "batch"):
+    if "batch" in read:
         prologue.append("batch = tl.zeros((), tl.int64) + B")
-    if _reads(text, "program"):
+    if "program" in read:
         prologue.append(f"program = {own}.to(tl.int64)")
-    if _reads(text, "programs"):
+    if "programs" in read:
         prologue.append(f"programs = {count}.to(tl.int64)")
     for extent, (variable, width) in printer.lanes.items():
         condition = printer.conditions.get(variable, variable)
-        if _reads(text, variable, condition):
+        if variable in read or condition in read:
             is_tiled = printer.columns is not None and extent == widest(printer.columns)
             first = f"tl.program_id(0) % columns * {width} + " if is_tiled else ""
             prologue.append(f"{variable} = {first}tl.arange(0, {width})")
-        if condition != variable and _reads(text, condition) and not has_widths([extent]):
+        if condition != variable and condition in read and not has_widths([extent]):
             prologue.append(f"{condition} = {variable} < {printer.number_code(extent, {})}")
     for extent, condition in printer.bounds.items():
-        if _reads(text, condition):
+        if condition in read:
             prologue.append(f"{condition} = {printer.lanes[widest(extent)].variable} < {printer.number_code(extent, {})}")
     return prologue

@@ -14,7 +14,7 @@ from sparank_gen.backends.triton.tiles import Tile, expansion
 from sparank_gen.ir.node import BATCH, FIXED, Index, Node, Program, Window
 from sparank_gen.lang import widths
 from sparank_gen.lang.extents import Extent
-from sparank_gen.lang.widths import before, has_widths, owner_of, total_over, widest
+from sparank_gen.lang.widths import before, has_widths, owner_of, start_name, total_over, widest, width_name
 from sparank_gen.plan.pieces import is_unrolled
 
 # The constant of kernels that divides the distance of rows of features.
@@ -192,8 +192,8 @@ class KernelScope:
         if not has_widths([extent]) and extent.symbols <= self.symbols.keys():
             return extent.code(self.symbols)
         at = {axis: env.get(axis, self.counters[axis][0]) for axis in self.program.modality_axes}
-        own = {f"dim[{axis}]": f"dims[{position}]" for axis, position in at.items()}
-        own |= {f"start[{axis}]": f"starts[{position}]" for axis, position in at.items()}
+        own = {width_name(axis): f"dims[{position}]" for axis, position in at.items()}
+        own |= {start_name(axis): f"starts[{position}]" for axis, position in at.items()}
         own |= at
         return extent.code({**self.symbols, **own, "sum(dim)": "starts[M]"})
 

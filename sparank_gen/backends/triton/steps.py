@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -120,21 +119,3 @@ def slices(products: Sequence[Product], symbols: Mapping[str, str]) -> list[str]
         found.append(f"kept[{start.code(symbols) if product.listed is None else f'{first}:{stop.code(symbols)}'}]")
         start = stop
     return found
-
-
-def without_unread(lines: Sequence[str]) -> list[str]:
-    """Statements of a kernel without variables that nothing reads: the choice that would have read one came to the other.
-
-    Those in loops stay, and those below a comment, which are what a formula names.
-    """
-    kept: list[str] = []
-    read: set[str] = set()
-    for position in reversed(range(len(lines))):
-        line, before = lines[position], lines[max(position - 1, 0)].lstrip()
-        assigned = re.match(r"(\w+) = ", line)
-        if assigned and assigned[1] not in read and not before.startswith("#"):
-            continue
-        kept.append(line)
-        if not line.lstrip().startswith("#"):
-            read.update(re.findall(r"\w+", line[assigned.end() :] if assigned else line))
-    return kept[::-1]
