@@ -40,6 +40,11 @@ GUARDED = {
     "root of a choice": Guarded("y[i] = where(x[i] > 0, sqrt(where(x[i] > 0, x[i], x[i] - 1)), 0)", (0, -1, 4, 1), (0, 0, 2, 1), (0, 0, 0.25, 0.5)),
     "root of a choice of zero": Guarded("y[i] = where(x[i] > 0, sqrt(where(x[i] > 0, x[i], 0)), 0)", (0, -1, 4, 1), (0, 0, 2, 1), (0, 0, 0.25, 0.5)),
     "overflow": Guarded("y[i] = where(x[i] > 0, x[i], exp(x[i]) - 1)", (1000, 2, 0, 1), (1000, 2, 0, 1), (1, 1, 1, 1)),
+    "large cube": Guarded("y[i] = where(abs(x[i]) < 10, x[i] ** 3, 0)", (1e200, 0, 2, -1), (0, 0, 8, -1), (0, 0, 12, 3)),
+    "ceiling of a power": Guarded("y[i] = min(x[i] ** 4, 50)", (1e200, 1, 2, 0), (50, 1, 16, 0), (0, 4, 32, 0)),
+    "logarithm of a small quotient": Guarded(
+        "y[i] = where(abs(x[i]) < 10, log(1 / (1 + x[i] ** 2)), 0)", (1e200, 0, 1, 0), (0, 0, -0.6931471805599453, 0), (0, 0, -1, 0)
+    ),
     "not the exponential": Guarded("y[i] = where(x[i] < 5, exp(x[i]), 1)", (1000, 0, 0, 6), (1, 1, 1, 1), (0, 1, 1, 0)),
     "through a definition": Guarded(
         "z[j] = log(x[j]) * x[j]\ny[i] = where(x[i] > 0, z[i], 0)", (0, -1, 1, 1), (0, 0, 0, 0), (0, 0, 1, 1)

@@ -21,6 +21,7 @@ from sparank_gen.ir.restrict import HARMLESS, NEUTRAL, numbered, restrict
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.spec.load import parse_spec
 from sparank_gen.trial.cases import Case, cases
+from test_random_programs import compiled
 
 MODES = ("attention", "concat", "gate")
 MASKS: dict[int, Mask] = {
@@ -278,6 +279,25 @@ def test_all_present(mode: str, count: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, wanted)
     if wanted_info["weights"] is not None:
         torch.testing.assert_close(found_info["weights"], wanted_info["weights"])
+
+
+@pytest.mark.parametrize(
+    ("math", "scale"),
+    [
+        ("out[j] = mean[m,i](abs(h[m,i] - h[m,j]))", 0.05),
+        ("out[j] = max[m](h[m,j]) - mean[m,i](h[m,i])", 100),
+        ("x[m,i] = layernorm[m,i](h[m,i])\n  out[i] = sum[m](x[m,i] ** 2)", 20),
+    ],
+)
+def test_means_in_half_precision(math: str, scale: float) -> None:
+    """Totals of more numbers than half precision can hold, and how many these are, are no intermediate results."""
+    made, _ = compiled(mode_of(math))
+    layer = made(256, 3, backend="torch")
+    torch.manual_seed(0)
+    features = [scale * (1 + torch.randn(4, 256)) for _ in range(3)]
+    found = layer.half()([x.half() for x in features], present=torch.ones(4, 3, dtype=torch.bool))
+    wanted = layer.double()([x.half().double() for x in features])
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -54,7 +54,7 @@ def with_shared(program: Program, known: Mapping[Node, Definition], letter: str)
     named = set(known) | set(by_node(definitions))
     uses = Counter(definition.node for definition in definitions if definition.node not in named)
     for node in ir.reachable(definition.node for definition in definitions):
-        uses.update(set(node.args))
+        uses.update(node.args)
     result: list[Definition] = []
     before = sum(definition.name.startswith(f"{letter} ") for definition in known.values())
     given: set[Node] = set()

@@ -33,6 +33,9 @@ CHOICES = {
     "minimum": "where(a < b, a, where(a > b, b, a / 2 + b / 2))",
 }
 
+# The derivative of a square is a number wherever the base is one; of a higher power it may be larger than all.
+MOST_HARMLESS = 2
+
 # What reads its operands in part.
 PARTS = frozenset({"where", "max", "min", "select", "slice", "concat", "pad", "place", *CHOICES})
 
@@ -128,8 +131,8 @@ class _Guards:
         operand = node.args[position]
         if node.op == "exp":
             return operand.op == "neg" and self.signs.is_not_negative(operand.args[0])
-        if node.op == "pow" and self.signs.is_finite_power(*node.args):
-            return True
+        if node.op == "pow" and self.signs.is_smooth_power(*node.args):
+            return bool(node.args[1].data <= MOST_HARMLESS)
         return self.signs.is_positive(operand)
 
     def decided_above(self, program: Program) -> set[Node]:

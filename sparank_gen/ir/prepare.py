@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparank_gen.ir.alike import computed_once
 from sparank_gen.ir.conditions import join_conditions
 from sparank_gen.ir.expand import expand_short_norms
 from sparank_gen.ir.guard import guard
@@ -25,4 +26,4 @@ def prepared_restricted(mode: Mode) -> Program:
 
 def _passed(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(pool_first(simplify(merge_contractions(expand_short_norms(program), layouts))))
+    return simplify(pool_first(simplify(merge_contractions(computed_once(expand_short_norms(program)), layouts))))

@@ -150,8 +150,12 @@ class _Restriction:
                 self.harmless_already.add(made)
             return made
         if node.op == "mean":
-            total = ir.reduce("sum", self.masked_product(args[0], over), node.over)
-            return ir.apply("div", total, self.count(node.over))
+            # Along what is as long for each modality the mean is taken first: totals are larger, and half precision holds few.
+            first = [] if owners(node.over, self.program.extents) else [axis for axis in node.over if axis not in over]
+            rest = [axis for axis in node.over if axis not in first]
+            masked = self.masked_product(args[0], over)
+            means = ir.reduce("mean", masked, first) if first else masked
+            return ir.apply("div", ir.reduce("sum", means, rest), self.count(rest))
         if node.op == "sum":
             return ir.reduce("sum", self.masked_product(args[0], over), node.over)
         operand = args[0]
@@ -195,7 +199,7 @@ class _Restriction:
         position, value = HARMLESS.get(op, (0, 0.0))
         operand = args[position]
         needs_none = op != "exp" and (self.signs.is_positive(operand) or operand in self.harmless_already)
-        if op not in HARMLESS or needs_none or (op == "pow" and self.signs.is_finite_power(*args)):
+        if op not in HARMLESS or needs_none or (op == "pow" and self.signs.is_smooth_power(*args)):
             return args
         if not operand.axes & {BATCH, *self.modality}:
             return args

@@ -37,7 +37,9 @@ SIGNS: Mapping[str, Callable[[Node, Sequence[Sign]], Sign]] = {
     "sqrt": lambda node, signs: max(signs[0], Sign.NOT_NEGATIVE),
     **dict.fromkeys(("abs", "exp", "sigmoid", "relu", "softplus", "softmax", "rsqrt"), _never_negative),
     **dict.fromkeys(("clamp_min", "maximum"), lambda node, signs: max(signs)),
-    **dict.fromkeys(("div", "where", "rename", "mean", "max", "min"), _of_all),
+    **dict.fromkeys(("where", "rename", "mean", "max", "min"), _of_all),
+    # Of large divisors, quotients are rounded to zero.
+    "div": lambda node, signs: min(*signs, Sign.NOT_NEGATIVE) if node.args[1].axes else min(signs),
     **dict.fromkeys(("sum", "prod"), _at_most_not_negative),
 }
 
@@ -73,8 +75,8 @@ class Signs:
         """Whether ``node`` is zero or more, for every value of what it reads."""
         return self.of(node) >= Sign.NOT_NEGATIVE
 
-    def is_finite_power(self, base: Node, exponent: Node) -> bool:
-        """Whether a power and its derivative are finite whatever the base is: the exponent is a whole number above zero.
+    def is_smooth_power(self, base: Node, exponent: Node) -> bool:
+        """Whether a power and its derivative have no pole, and no base where they are none: the exponent is a whole number above zero.
 
         Of a base that is zero or more it may be any of at least 1.
         """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.gemm import factors, is_outer, linear, listed_axis, match_gemm
@@ -11,10 +12,14 @@ from sparank_gen.backends.torch.memory import call
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, einsum, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
+from sparank_gen.plan.schedule import elements
 from sparank_gen.plan.stacking import has_matrices
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
+
+# The rows by which results are compared with weights.
+USUAL_ROWS = 4096
 
 
 def contraction(lowering: Lowering, node: Node) -> Value:
@@ -143,6 +148,8 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
     modality, union = lowering.program.modality_axes, frozenset().union(*axes)
     rest = tuple(axis for axis in lowering.result_axes(tensors) if axis not in over)
     is_small = any(union - own <= modality for own in [*axes, set(rest)])
+    if not is_small and len(tensors) > 2 and lowering.usual is not None:
+        return _pair_by_pair(lowering, tensors, *_cheapest_pair(lowering, tensors, over, lowering.usual), over)
     if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
         rest = _as_multiplied(tensors, rest)
         return _matrix_product(tensors, over, rest) or _rows_summed(tensors, over) or einsum(_vector_first(tensors), rest)
@@ -150,10 +157,7 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
         return _dots_of_pairs(lowering, tensors, over) or _dot(lowering, tensors, over)
     first = _first_pair(tensors, over)
     if first is not None:
-        places, alone = first
-        pair = _contracted(lowering, [tensors[place] for place in places], alone)
-        others = [tensor for place, tensor in enumerate(tensors) if place not in places]
-        return _contracted(lowering, [pair, *others], [axis for axis in over if axis not in alone])
+        return _pair_by_pair(lowering, tensors, *first, over)
     return lowering.dense_over_axes("sum", product_code(lowering, tensors), over)
 
 
@@ -173,6 +177,37 @@ def _multiplied(lowering: Lowering, tensors: Sequence[Dense]) -> list[Dense]:
         found[large] = product_code(lowering, [found[place] for place in sorted((small, large))])
         del found[small]
     return found
+
+
+def _pair_by_pair(
+    lowering: Lowering, tensors: Sequence[Dense], places: tuple[int, int], alone: Sequence[str], over: Sequence[str]
+) -> Dense:
+    """A sum of a product of several tensors, of which the pair at ``places`` is summed over ``alone`` first."""
+    pair = product_sum(lowering, [tensors[place] for place in places], alone)
+    others = [tensor for place, tensor in enumerate(tensors) if place not in places]
+    return product_sum(lowering, [pair, *others], [axis for axis in over if axis not in alone])
+
+
+def _cheapest_pair(
+    lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str], usual: Mapping[str, int | float]
+) -> tuple[tuple[int, int], list[str]]:
+    """Which two of several factors to contract first, and the axes that no other has, over which they are summed.
+
+    It is the pair whose result is smallest beside what it is made of, as greedy planners of einsum choose; the library takes
+    factors as they come.
+    """
+
+    def size(axes: Iterable[str]) -> Fraction:
+        known = frozenset(lowering.emitter.known(list(axes)))
+        return elements(known, lowering.program).number_for(usual) * (USUAL_ROWS if BATCH in known else 1)
+
+    found: list[tuple[Fraction, tuple[int, int], list[str]]] = []
+    for places in itertools.combinations(range(len(tensors)), 2):
+        own = [set(tensors[place].axes) for place in places]
+        others = set().union(*(tensor.axes for place, tensor in enumerate(tensors) if place not in places))
+        alone = [axis for axis in over if axis in own[0] | own[1] and axis not in others]
+        found.append((size((own[0] | own[1]) - set(alone)) - sum(map(size, own)), places, alone))
+    return min(found)[1:]
 
 
 def _first_pair(tensors: Sequence[Dense], over: Sequence[str]) -> tuple[tuple[int, int], list[str]] | None:
@@ -196,7 +231,8 @@ def _dots_of_pairs(lowering: Lowering, values: Sequence[Dense], over: Sequence[s
     left, right = sorted(values, key=lambda value: [axes.index(axis) for axis in value.axes])
     vector = {BATCH, *over}
     modalities = [tuple(axis for axis in value.axes if axis not in vector) for value in (left, right)]
-    is_pair = len(over) == 1 and BATCH not in over and len(set(modalities)) == 2 and all(len(own) == 1 for own in modalities)
+    are_modalities = all(len(own) == 1 and set(own) <= lowering.program.modality_axes for own in modalities)
+    is_pair = len(over) == 1 and BATCH not in over and len(set(modalities)) == 2 and are_modalities
     if not is_pair or not all({*own, *vector} == set(value.axes) for own, value in zip(modalities, (left, right), strict=True)):
         return None
     codes = [value.ordered((*own, BATCH, *over)).code for own, value in zip(modalities, (left, right), strict=True)]
@@ -233,7 +269,7 @@ def _matrix_product(values: Sequence[Dense], over: Sequence[str], result: tuple[
         is_product = len(columns) == 1 and (len(rows) == 1 or not shared and BATCH in rows)
         if is_product and (*shared, *rows, *columns) == result and left.axes[:count] == right.axes[:count] == shared:
             matrices = (left.ordered((*shared, *rows, *over)), right.ordered((*shared, *over, *columns)))
-            return Dense(f"{parenthesised(matrices[0], 7)} @ {parenthesised(matrices[1], 8)}", result, 7)
+            return Dense(f"{parenthesised(matrices[0], 8)} @ {parenthesised(matrices[1], 8)}", result, 7)
     return None
 
 

@@ -34,6 +34,7 @@ NOUNS = {
     "mul": "product",
     "div": "quotient",
     "pow": "power",
+    "sqrt": "root",
     "neg": "negative",
     "sum": "total",
     "max": "peak",

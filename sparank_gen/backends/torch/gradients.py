@@ -146,18 +146,16 @@ def _kept(roots: Sequence[Node], may_keep: Collection[Node]) -> list[Node]:
             pending.extend(reversed(node.args))
         elif node.args:
             read[node] = None
+    # Whether a node follows from what is read by nothing but arithmetic.
+    follows: dict[Node, bool] = {}
+    for node in ir.reachable(read):
+        is_computed = node.op in ARITHMETIC | VIEWS and all(follows[arg] for arg in node.args)
+        follows[node] = node in read or not node.args or BATCH not in node.axes or is_computed
     return [
         node
         for node in read
-        if node.op not in ARITHMETIC or node in compared or not all(_follows(arg, read) for arg in node.args)
+        if node.op not in ARITHMETIC or node in compared or not all(follows[arg] for arg in node.args)
     ]
-
-
-def _follows(node: Node, kept: Collection[Node]) -> bool:
-    """Whether a node follows from what is ``kept`` by nothing but arithmetic."""
-    if node in kept or not node.args or BATCH not in node.axes:
-        return True
-    return node.op in ARITHMETIC | VIEWS and all(_follows(arg, kept) for arg in node.args)
 
 
 def gradients(mode: Mode, derived: Derivation, forward: Lowering, suffix: str) -> Gradients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -176,10 +177,9 @@ def composed_dimensions(code: str, dimensions: Sequence[Sequence[str]]) -> str:
 def einsum(values: Sequence[Dense], result: tuple[str, ...]) -> Dense:
     """A contraction by its equation; axes with names of one letter keep them."""
     axes = list(dict.fromkeys(axis for value in values for axis in value.axes))
-    letters = {axis: axis for axis in axes if len(axis) == 1}
-    spare = (letter for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in letters)
-    for axis in axes:
-        letters.setdefault(axis, next(spare))
+    letters = {axis: axis for axis in axes if axis in set(string.ascii_letters)}
+    spare = (letter for letter in string.ascii_letters if letter not in letters)
+    letters |= {axis: next(spare) for axis in axes if axis not in letters}
 
     def subscripts(names: Sequence[str]) -> str:
         return "".join(letters[name] for name in names)

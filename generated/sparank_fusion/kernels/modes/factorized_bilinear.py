@@ -313,28 +313,28 @@ def factorized_bilinear_backward_kernel(
         # z[o] = sum[k](x[o,k] * y[o,k])
         z = tl.sum(x * y, 2)
         abs = tl.abs(z)
-        sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
+        root = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
         # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-        s = z / sqrt
+        s = z / root
         total = tl.sum(tl.where(in_i[None, :], square(s), 0.0), 1)
-        sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
+        root_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
         # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-        out = s * reciprocal(sqrt_2[:, None])
+        out = s * reciprocal(root_2[:, None])
         s_bar = (
-            out_bar * reciprocal(sqrt_2[:, None])
+            out_bar * reciprocal(root_2[:, None])
             + (
                 tl.where(
                     total >= 1e-07,
-                    tl.sum(tl.where(in_i[None, :], -out_bar * out * reciprocal(sqrt_2[:, None]), 0.0), 1)
-                    / (2 * sqrt_2),
+                    tl.sum(tl.where(in_i[None, :], -out_bar * out * reciprocal(root_2[:, None]), 0.0), 1)
+                    / (2 * root_2),
                     tl.full((), 0, ACC),
                 )
                 * 2
             )[:, None]
             * s
         )
-        selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-        z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
+        selected = tl.where(abs >= 1e-07, -s_bar * s / root / (2 * root), tl.full((), 0, ACC))
+        z_bar = s_bar / root + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
         y_bar = z_bar[:, :, None] * x
         partial_1 = partial_1 + tl.sum(tl.where(in_b[:, None, None], y_bar, 0.0), 0)
         tl.store(
@@ -450,28 +450,28 @@ def factorized_bilinear_backward_operands_1(
     # z[o] = sum[k](x[o,k] * y[o,k])
     z = tl.sum(x * y, 2)
     abs = tl.abs(z)
-    sqrt = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
+    root = tl.sqrt(maximum(abs, tl.full((), 1e-07, ACC)))
     # s[o] = z[o] / sqrt(max(abs(z[o]), 1e-7))
-    s = z / sqrt
+    s = z / root
     total = tl.sum(square(s), 1)
-    sqrt_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
+    root_2 = tl.sqrt(maximum(total, tl.full((), 1e-07, ACC)))
     # out[o] = s[o] / sqrt(max(sum[o](s[o] ** 2), 1e-7))
-    out = s * reciprocal(sqrt_2[:, None])
+    out = s * reciprocal(root_2[:, None])
     s_bar = (
-        out_bar * reciprocal(sqrt_2[:, None])
+        out_bar * reciprocal(root_2[:, None])
         + (
             tl.where(
                 total >= 1e-07,
-                tl.sum(tl.where(in_i[None, :], -out_bar * out * reciprocal(sqrt_2[:, None]), 0.0), 1)
-                / (2 * sqrt_2),
+                tl.sum(tl.where(in_i[None, :], -out_bar * out * reciprocal(root_2[:, None]), 0.0), 1)
+                / (2 * root_2),
                 tl.full((), 0, ACC),
             )
             * 2
         )[:, None]
         * s
     )
-    selected = tl.where(abs >= 1e-07, -s_bar * s / sqrt / (2 * sqrt), tl.full((), 0, ACC))
-    z_bar = s_bar / sqrt + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
+    selected = tl.where(abs >= 1e-07, -s_bar * s / root / (2 * root), tl.full((), 0, ACC))
+    z_bar = s_bar / root + tl.where(z > 0, selected, tl.where(z < 0, -selected, tl.full((), 0, ACC)))
     y_bar = z_bar[:, :, None] * x
     tl.store(
         partial_1_ptr + program * dims[0] * factors + i[:, None] * factors + k[None, :],
