@@ -189,3 +189,24 @@ out: "out[b,(m i)]"
     own, other = "tanh(sum[i](h[t,i]))", "tanh(sum[i](h[u,i]))"
     text = text.replace("P", f"(tanh(sum[m](h[m,i])) * tanh(sum[i](h[m,i])) * {own} * {other})").replace("S", f"{own} * {other} / 2")
     check_gradients(text, 1, 2, 1, 1)
+
+
+def test_widths_and_weights_along_another_axis() -> None:
+    """A list of tensors of a size for each modality meets the list of weights along another axis as one tensor for each of its own."""
+    text = """\
+version: 1
+mode: weighed
+summary: A program.
+modalities: ">=2"
+axes: {t: modalities, i: "dim[m]", a: "dim[0]", k: hidden}
+hyperparameters: {hidden: {default: 3}}
+params:
+  scales: {tensor: "s[k]", init: normal, std: 1}
+  gates: {tensor: "c[m,k]", per: m, init: normal, std: 1}
+math: |
+  x[m,i,k] = tanh(s[k] * h[m,i])
+  y[m,i,t] = sum[k](x[m,i,k] * c[t,k])
+  out[a] = h[0,a] + sum[m,i](max[t](y[m,i,t]) * h[m,i])
+"""
+    check_gradients(text, dim=3, n_modalities=2, hidden=3, batch=2)
+    check_gradients(text, dim=2, n_modalities=3, hidden=1, batch=1)

@@ -11,7 +11,7 @@ from sparank_gen.backends.torch.values import Dense, Listed, Value, composed, ei
 from sparank_gen.backends.torch.views import MOST_PARTS
 from sparank_gen.ir.node import BATCH, Node
 from sparank_gen.ir.parts import product_of
-from sparank_gen.lang.widths import owner_among
+from sparank_gen.lang.widths import owner_among, owners
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
@@ -55,6 +55,9 @@ def match_gemm(lowering: Lowering, node: Node) -> Gemm | None:
         if not rest or shared or is_wide or not set(node.over) <= weight.axes & operand_axes or listed in node.over:
             continue
         if any(factor.op == "leaf" and factor.data[0] in lowering.parameters for factor in rest):
+            continue
+        # Rows of a size for each modality are a list, which meets no second one along another axis.
+        if listed is not None and set(owners(operand_axes, lowering.program.extents).values()) - {listed, *node.over}:
             continue
         inner = tuple(axis for axis in layout_axes if axis in node.over)
         joined = joined_slot(lowering, weight)
