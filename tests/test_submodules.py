@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import prune, spectral_norm
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.utils.hooks import RemovableHandle
 
 from published import Cell, assert_same_gradients, gradients, twins
@@ -268,7 +269,7 @@ def test_submodules_without_the_parameters_are_an_error(mode: str, modalities: i
     layer, features = layer_and_features(mode, modalities)
     parent, _, name = path.rpartition(".")
     layer.get_submodule(parent)._modules[name] = nn.Identity()
-    with pytest.raises(AttributeError, match="'Identity' object has no attribute 'weight'"):
+    with pytest.raises(RuntimeError, match="parameters that the formula reads: 'Identity' object has no attribute 'weight'"):
         layer(features)
     layer.get_submodule(parent)._modules[name] = type("Other", (nn.Module,), {"forward": lambda self, x: x})()
     with pytest.raises(RuntimeError, match=f"expected submodules with the formula's parameters in place of '{path}' .Other.: "):
@@ -316,3 +317,57 @@ def test_usual_layers_are_not_warned_of() -> None:
             layer, features = layer_and_features(mode, modalities)
             nn.utils.parametrizations.weight_norm(next(x for x in layer.modules() if isinstance(x, nn.Linear)))
             layer(features)
+
+
+@each_linear
+def test_hooks_and_weights_that_are_computed_where_they_are_read(mode: str, modalities: int, path: str) -> None:
+    """Which module computes with a weight is told by the weight, which is another one each time."""
+    layer, features = layer_and_features(mode, modalities)
+    parametrizations.weight_norm(layer.get_submodule(path))
+    layer.get_submodule(path).register_forward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match=f"computed where they are read, .* in place of '{path}' .ParametrizedLinear., .* remove one"):
+        layer(features)
+
+
+@each_linear
+def test_hooks_of_all_modules(mode: str, modalities: int, path: str) -> None:
+    """Hooks that torch runs for every module, as its counters of operations do, see submodules and change them."""
+    cell = Cell(mode, modalities)
+    layer, published = twins(cell)
+    features = cell.features()
+    layer(features)
+
+    def double(module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+        return output * 2 if isinstance(module, nn.Linear) else None
+
+    handle = register_module_forward_hook(double)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found, wanted = layer(features), published(features)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(layer(features), published(features))
+
+
+@each_linear
+def test_a_class_whose_forward_is_replaced(mode: str, modalities: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(mode, modalities)
+    layer, published = twins(cell)
+    features = cell.features()
+    layer(features)
+    old = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: old(self, x) * 2)
+    torch.testing.assert_close(layer(features), published(features))
+
+
+def test_sequences_with_more_modules_than_the_formula_has() -> None:
+    layer, features = layer_and_features("sigmoid_gate", 2)
+    layer(features)
+    layer.gate_net.append(nn.ReLU())  # type: ignore[operator]
+    with pytest.warns(UserWarning, match="'gate_net.1' .ReLU. is not called: the formula has no such module"):
+        layer(features)
+    layer.gate_net.append(nn.Linear(8, 8))  # type: ignore[operator]
+    with pytest.raises(RuntimeError, match="'gate_net.2' .Linear. is not called: .* its parameters would not be learned"):
+        layer(features)

@@ -74,7 +74,8 @@ class FusionModule(nn.Module):
     only_moves: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = False
     has_pair_gradients: ClassVar[bool] = False
-    _formula_modules: tuple[str, ...] = ()
+    # The submodules that the formula reads, and how many modules a sequence of them has.
+    _formula_modules: tuple[tuple[str, int | None], ...] = ()
     _mode: type[FusionModule]
     _operands: Callable[..., tuple[Any, ...]]
     _values: Callable[..., tuple[Any, ...]]
@@ -277,8 +278,11 @@ class FusionModule(nn.Module):
                 info = {"type": "identity", "weights": None, **dict.fromkeys(self.extras)}
                 return (features[0], info) if return_gates else features[0]
             results = self._results(features, batch, present, return_gates and self.extras != ())
-        except (RuntimeError, AttributeError, LookupError, TypeError, ValueError):
+        except (RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
             self._explain(features)
+            if isinstance(error, AttributeError) and self._formula_modules:
+                message = f"expected submodules with the parameters that the formula reads: {error}"
+                raise RuntimeError(message) from error
             raise
         if return_gates:
             extras = zip(self.extras, (x.contiguous() for x in results[1:]))

@@ -7,15 +7,17 @@ called instead.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
@@ -25,8 +27,8 @@ from sparank_fusion.functions import calls_submodules
 # The place of the weight, after the input, in a function that is the whole map of a submodule.
 MAPS: dict[Callable[..., Any], int] = {F.linear: 1, F.layer_norm: 2}
 CONTAINERS = (nn.ModuleList, nn.Sequential)
-# Classes that were found to compute what their parameters say.
-_plain: set[type[nn.Module]] = set()
+# Classes that were found to compute what their parameters say, and by which function.
+_plain: dict[type[nn.Module], Callable[..., Any]] = {}
 
 
 def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
@@ -38,9 +40,10 @@ def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
     hooks = RemovableHandle.next_id
     if torch.compiler.is_compiling() or layer._hooks_known != hooks or not _are_plain(layer):
         unusual = [module for module in _submodules(layer) if _has_hooks(module) or not _is_of_torch(module)]
+        unusual += _further_modules(layer)
         if not unusual and not torch.compiler.is_compiling():
             layer._hooks_known = hooks  # type: ignore[assignment]
-            _plain.update(map(type, _submodules(layer)))
+            _plain.update((type(module), type(module).forward) for module in _submodules(layer))
         return unusual
     return []
 
@@ -51,35 +54,46 @@ def has_parametrized(layer: nn.Module) -> bool:
 
 
 def _are_plain(layer: nn.Module) -> bool:
-    """Whether all classes of submodules are known to be."""
-    for module in _held(layer):
-        if type(module) not in _plain or "forward" in module.__dict__:
+    """Whether all submodules are of classes that are known to be, and sequences have as many as the formula."""
+    held = layer._modules
+    for name, count in layer._formula_modules:  # type: ignore[union-attr]
+        module = held.get(name)
+        if not _is_plain(module):
             return False
         if isinstance(module, CONTAINERS):
-            for child in module._modules.values():
-                if type(child) not in _plain or "forward" in child.__dict__:
-                    return False
+            children = module._modules
+            if count is not None and len(children) != count or not all(map(_is_plain, children.values())):
+                return False
     return True
 
 
-def _held(layer: nn.Module) -> Collection[nn.Module | None]:
-    """What the formula reads: a class that is made of a layer's may have further submodules."""
-    held, names = layer._modules, layer._formula_modules
-    return held.values() if len(names) == len(held) else [held.get(name) for name in names]  # type: ignore[arg-type, union-attr]
+def _is_plain(module: nn.Module | None) -> bool:
+    found = type(module)
+    return _plain.get(found) is found.forward and "forward" not in module.__dict__  # type: ignore[arg-type, union-attr]
 
 
 def _submodules(layer: nn.Module) -> Iterator[nn.Module]:
-    for module in _held(layer):
+    """What the formula reads, and the members of containers: a class that is made of a layer's may have further submodules."""
+    for name, _ in layer._formula_modules:  # type: ignore[union-attr]
+        module = layer._modules.get(name)
         if module is not None:
             yield module
         if isinstance(module, CONTAINERS):
             yield from module.children()
 
 
+def _further_modules(layer: nn.Module) -> Iterator[nn.Module]:
+    """Modules that stand in a sequence behind those that the formula reads."""
+    for name, count in layer._formula_modules:  # type: ignore[union-attr]
+        if count is not None:
+            yield from itertools.islice(layer._modules[name].children(), count, None)  # type: ignore[union-attr]
+
+
 def _has_hooks(module: nn.Module) -> bool:
     """Whether a call would run hooks; a list of modules has no call."""
     is_called = type(module).forward is not nn.Module.forward
-    return is_called and bool(module._forward_hooks or _changing_hooks(module))
+    has_global = not torch.compiler.is_compiling() and _has_any_global_hook()
+    return is_called and bool(module._forward_hooks or _changing_hooks(module) or has_global)
 
 
 def _changing_hooks(module: nn.Module) -> bool:
@@ -114,6 +128,13 @@ def calling(
     if "torch._dynamo" in sys.modules:
         # What is compiled does not see the calls.
         fuse = torch.compiler.disable(fuse)
+    computed = [module for module in submodules if _weight(module) is not _weight(module)]
+    if computed:
+        names = ", ".join(_names(layer, computed))
+        raise RuntimeError(
+            f"expected weights that are not computed where they are read, as those of parametrised modules are, in place of {names},"
+            " which have hooks or are no modules of torch: remove one of the two"
+        )
     token = calls_submodules.set(True)
     try:
         with _Calls(submodules, _submodules(layer)) as calls:
@@ -126,7 +147,14 @@ def calling(
     finally:
         calls_submodules.reset(token)
     missed = [module for module in submodules if module not in calls.called]
+    further = set(_further_modules(layer))
     for module, name in zip(missed, _names(layer, missed)):
+        if module in further:
+            said = f"{name} is not called: the formula has no such module"
+            if next(module.parameters(), None) is not None:
+                raise RuntimeError(f"{said}, and its parameters would not be learned")
+            warnings.warn(said, stacklevel=2)
+            continue
         said = f"{name} is not called: the formula's statements read its parameters"
         if _changing_hooks(module) or not _is_of_torch(module):
             raise RuntimeError(f"{said}; change these, as torch.nn.utils.parametrize does")
@@ -140,14 +168,18 @@ def _names(layer: nn.Module, submodules: Sequence[nn.Module]) -> Iterator[str]:
     return (f"{paths[module]!r} ({type(module).__name__})" for module in submodules)
 
 
+def _weight(module: nn.Module) -> Tensor | None:
+    weight: Tensor | None = getattr(module, "weight", None)
+    return weight
+
+
 class _Calls(TorchFunctionMode):
     """Calls submodules where a function is about to compute their map; of those that share a weight, the one with its bias."""
 
     def __init__(self, submodules: Sequence[nn.Module], among: Iterable[nn.Module]) -> None:
         super().__init__()
-        held = [
-            (module, weight) for module in among if (weight := getattr(module, "weight", None)) is not None
-        ]
+        # What a module computes when its weight is read is kept, so that nothing else can be taken for it.
+        self.held = held = [(module, weight) for module in among if (weight := _weight(module)) is not None]
         counts = Counter(id(weight) for _, weight in held)
         self.by_weight = {
             id(weight): module for module, weight in held if module in submodules and counts[id(weight)] == 1

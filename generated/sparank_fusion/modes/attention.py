@@ -58,7 +58,10 @@ class AttentionFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0, 0)
-    _formula_modules = ("attn", "norm")
+    _formula_modules = (
+        ("attn", None),
+        ("norm", None),
+    )
 
     def __init__(
         self,

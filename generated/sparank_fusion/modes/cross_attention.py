@@ -61,7 +61,10 @@ class CrossAttentionFusion(FusionModule):
     numbered = "query[a,k] = sum[j](W[0,a,k,j] * h[0,j]) + c[0,a,k]"
     one_width = "i"
     batch_dims = (0, 0)
-    _formula_modules = ("attn", "norm")
+    _formula_modules = (
+        ("attn", None),
+        ("norm", None),
+    )
 
     def __init__(
         self,

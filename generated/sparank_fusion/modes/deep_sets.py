@@ -57,7 +57,10 @@ class DeepSetsFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0,)
-    _formula_modules = ("phi", "rho")
+    _formula_modules = (
+        ("phi", 2),
+        ("rho", 2),
+    )
 
     def __init__(
         self,

@@ -57,7 +57,10 @@ class FactorizedBilinearFusion(FusionModule):
     numbered = "x[o,k] = sum[i](U[o,k,i] * h[0,i]) + u[o,k]"
     one_width = None
     batch_dims = (0,)
-    _formula_modules = ("left", "right")
+    _formula_modules = (
+        ("left", None),
+        ("right", None),
+    )
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class FilmFusion(FusionModule):
     numbered = "gamma[i] = 1 + sum[j](W[0,i,j] * h[1,j]) + c[0,i]"
     one_width = None
     batch_dims = (0, 0)
-    _formula_modules = ("film",)
+    _formula_modules = (("film", None),)
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class GateFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0, 1)
-    _formula_modules = ("gate_projs",)
+    _formula_modules = (("gate_projs", None),)
     has_gradients = True
     has_pair_gradients = True
 

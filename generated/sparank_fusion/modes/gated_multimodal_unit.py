@@ -51,7 +51,10 @@ class GatedMultimodalUnitFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0, 0)
-    _formula_modules = ("hidden", "gate")
+    _formula_modules = (
+        ("hidden", None),
+        ("gate", None),
+    )
 
     def __init__(
         self,

@@ -55,7 +55,11 @@ class LowRankBilinearFusion(FusionModule):
     numbered = "x[r] = tanh(sum[i](U[r,i] * h[0,i]) + u[r])"
     one_width = None
     batch_dims = (0,)
-    _formula_modules = ("left", "right", "output")
+    _formula_modules = (
+        ("left", None),
+        ("right", None),
+        ("output", None),
+    )
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class LowRankFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0,)
-    _formula_modules = ("factors",)
+    _formula_modules = (("factors", None),)
 
     def __init__(
         self,

@@ -53,7 +53,10 @@ class MixtureOfExpertsFusion(FusionModule):
     numbered = None
     one_width = None
     batch_dims = (0, 0)
-    _formula_modules = ("router", "expert")
+    _formula_modules = (
+        ("router", None),
+        ("expert", None),
+    )
 
     def __init__(
         self,

@@ -50,7 +50,11 @@ class MultiplicativeInteractionFusion(FusionModule):
     numbered = "out[o] = sum[i,j](W[o,i,j] * h[0,i] * h[1,j]) + sum[i](U[o,i] * h[0,i]) + sum[j](V[o,j] * h[1,j]) + c[o]"
     one_width = None
     batch_dims = (0,)
-    _formula_modules = ("bilinear", "left", "right")
+    _formula_modules = (
+        ("bilinear", None),
+        ("left", None),
+        ("right", None),
+    )
 
     def __init__(
         self,

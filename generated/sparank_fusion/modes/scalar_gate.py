@@ -50,7 +50,7 @@ class ScalarGateFusion(FusionModule):
     numbered = None
     one_width = "i"
     batch_dims = (0, 0)
-    _formula_modules = ("scores",)
+    _formula_modules = (("scores", None),)
 
     def __init__(
         self,

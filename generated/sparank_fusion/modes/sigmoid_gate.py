@@ -47,7 +47,7 @@ class SigmoidGateFusion(FusionModule):
     numbered = "g[0,i] = z[i]"
     one_width = "i"
     batch_dims = (0, 1)
-    _formula_modules = ("gate_net",)
+    _formula_modules = (("gate_net", 1),)
     has_gradients = True
 
     def __init__(

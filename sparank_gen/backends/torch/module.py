@@ -97,7 +97,7 @@ class ModuleFile:
     checks: tuple[tuple[str, str], ...]
     requirements: tuple[str, ...]
     assignments: tuple[tuple[str, str], ...]
-    submodules: tuple[str, ...]
+    submodules: dict[str, int | None]
     out_dim: str
     block: tuple[str, str] | None
     only_moves: bool

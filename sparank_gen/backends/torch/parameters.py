@@ -38,10 +38,15 @@ def assignments(mode: Mode, names: Mapping[str, str]) -> tuple[tuple[str, str], 
     return tuple((attribute, _container(below)) for attribute, below in tree.items())
 
 
-def submodules(mode: Mode) -> tuple[str, ...]:
-    """The attributes of the module that are modules: all but single tensors that stand alone."""
+def submodules(mode: Mode) -> dict[str, int | None]:
+    """The attributes of the module that are modules, all but single tensors that stand alone; and how many there are in a sequence."""
     alone = {holder.path for holder in mode.modules if isinstance(holder, LearnedTensor) and holder.per is None}
-    return tuple(dict.fromkeys(holder.path.split(".")[0] for holder in mode.modules if holder.path not in alone))
+    members: dict[str, set[str]] = {}
+    for holder in mode.modules:
+        if holder.path not in alone:
+            attribute, *below = holder.path.split(".")
+            members.setdefault(attribute, set()).update(below[:1])
+    return {attribute: len(found) if "0" in found else None for attribute, found in members.items()}
 
 
 def _container(below: Tree | str) -> str:
