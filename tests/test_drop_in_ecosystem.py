@@ -378,3 +378,65 @@ def test_parametrized_weights(mode: str, path: str) -> None:
         out = layer(cell.features())
         found.append({"out": out, **gradients(layer, [], [out], cell.dtype)})
     assert_same_gradients(*found)
+
+
+class WithDropout(nn.Module):
+    """A class that takes part in the constructors of others."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.drop = nn.Dropout(0.0)
+
+
+@pytest.mark.parametrize("base", [FusionLayer, PublishedFusionLayer])
+def test_constructors_of_other_bases_run(base: type[nn.Module]) -> None:
+    made = type("Dropping", (base, WithDropout), {})(16, 2, "gate")
+    assert isinstance(made.drop, nn.Dropout)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_that_inference_mode_does_not_record(mode: str) -> None:
+    """Tensors of inference mode have no versions, whether gradients are enabled or not."""
+    cell = Cell(mode, 2, batch=5000)
+    layer, published = twins(cell)
+    with torch.inference_mode(), torch.enable_grad():
+        features = cell.features()
+        torch.testing.assert_close(layer(features), published(features))
+
+
+@pytest.mark.parametrize("mode", ["attention", "concat"])
+def test_a_layer_that_grows(mode: str) -> None:
+    """Modalities may be added to a layer whose parameters are the same for all."""
+    cell = Cell(mode, 2)
+    found = []
+    for layer in twins(cell):
+        layer(cell.features())
+        layer.n_modalities = 3
+        found.append(layer(Cell(mode, 3).features()))
+    torch.testing.assert_close(*found)
+
+
+def test_a_gate_that_grows() -> None:
+    cell = Cell("gate", 2)
+    found = []
+    for layer in twins(cell):
+        layer(cell.features())
+        torch.manual_seed(2)
+        layer.gate_projs.append(nn.Linear(cell.dim, cell.dim, dtype=cell.dtype))  # type: ignore[operator, union-attr]
+        layer.n_modalities = 3
+        found.append(layer(Cell("gate", 3).features()))
+    torch.testing.assert_close(*found)
+
+
+def test_constructors_ask_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has asked for GPUs is not to be forked."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("was asked for GPUs"))
+    monkeypatch.setattr("sparank_fusion.runtime.is_built_for_gpus", lambda: True)
+    layer = FusionLayer(8, 2, "gate")
+    assert layer([torch.ones(3, 8)] * 2).shape == (3, 8)
+
+
+def test_where_a_layer_is_loaded_decides_whether_it_may_run_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = pickle.dumps(FusionLayer(8, 2, "gate"))
+    monkeypatch.setattr("sparank_fusion.runtime.is_built_for_gpus", lambda: True)
+    assert pickle.loads(written)._may_use_kernels == FusionLayer(8, 2, "gate")._may_use_kernels

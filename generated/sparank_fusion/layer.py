@@ -8,8 +8,6 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import nn
-
 from sparank_fusion.runtime import FusionModule
 
 FusionMode = Literal[
@@ -162,7 +160,7 @@ class FusionLayer(FusionModule):
         units: int = 128,
         backend: str = "auto",
     ) -> None:
-        nn.Module.__init__(self)
+        super(FusionModule, self).__init__()
         options: dict[str, dict[str, Any]] = {
             "attention": {"attn_heads": attn_heads},
             "cross_attention": {"attn_heads": attn_heads},
@@ -176,8 +174,12 @@ class FusionLayer(FusionModule):
         if isinstance(dim, (list, tuple)) and len(dim) == n_modalities and len(set(dim)) == 1:
             dim = dim[0]
         mode = mode_class(fusion_type)(dim, n_modalities, **options.get(fusion_type, {}), backend=backend)
-        # The layer holds what the mode holds, under the same names, and computes with it by the mode's class.
-        vars(self).update(vars(mode))
+        # The layer holds what the mode holds, under the same names and beside what other bases of its class hold, and computes
+        # with it by the mode's class.
+        held = {
+            name: {**vars(self)[name], **vars(mode)[name]} for name in ("_parameters", "_buffers", "_modules")
+        }
+        vars(self).update(vars(mode) | held)
         self._mode = type(mode)
         self.fusion_type = fusion_type
         self.numbered = mode.numbered

@@ -103,23 +103,33 @@ class FusionModule(nn.Module):
         self._block_rows: int | None = None
         self._block_rows_in_place: int | None = None
         # What only moves its input is one kernel in torch too, and there its gradients are views.
-        self._may_use_kernels = backend == "triton" or (
-            backend == "auto" and not self.only_moves and has_gpu() and has_triton()
+        self._is_light = True
+        self._has_kernels = backend == "triton" or (backend == "auto" and not self.only_moves)
+        self._decide()
+
+    def _decide(self) -> None:
+        """Note whether calls may run kernels on this machine, and whether they are ``_fuse`` and nothing else, as where a layer only
+        moves its input. Nothing is asked of a GPU before a call has features on one."""
+        self._may_use_kernels = self._has_kernels and (
+            self.backend == "triton" or (is_built_for_gpus() and has_triton())
         )
-        self._is_pair = self.has_pair_form and n_modalities == 2
-        self._has_own_gradients = self.has_pair_gradients if self._is_pair else self.has_gradients
-        # Whether a call is ``_fuse`` and nothing else, as where a layer only moves its input.
-        self._is_plain = (
-            n_modalities != 1
-            and not self._is_pair
-            and not self._may_use_kernels
-            and not self._has_own_gradients
-        )
+        has_ways = self._is_pair or self._may_use_kernels or self._has_own_gradients
+        self._is_plain = self.n_modalities != 1 and self._is_light and not has_ways
+
+    @property
+    def _is_pair(self) -> bool:
+        """Whether the shorter form for two modalities serves."""
+        return self._mode.has_pair_form and self.n_modalities == 2
+
+    @property
+    def _has_own_gradients(self) -> bool:
+        return self._mode.has_pair_gradients if self._is_pair else self._mode.has_gradients
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy, or of what another process wrote, nothing is known of its submodules."""
+        """Of a copy, or of what another process wrote, nothing is known of its submodules, nor of the machine."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._hooks_known = -1
+        self._decide()
 
     @classmethod
     def _require_modalities(cls, n_modalities: int) -> None:
@@ -159,7 +169,8 @@ class FusionModule(nn.Module):
         """
         if numbers_per_row < LEAST_OVER_OUTPUT * self.out_dim:
             return
-        self._is_plain = False
+        self._is_light = False
+        self._decide()
         row = 4 * numbers_per_row
         rows = max(CACHE_BYTES // row, min(LEAST_ROWS, MOST_BYTES // row))
         rows = max(64, rows // 64 * 64)
@@ -172,7 +183,8 @@ class FusionModule(nn.Module):
         """Leave a mode to torch, unless kernels are asked for, if a program has to hold so many ``numbers`` of a row at once
         that they find no place in its registers."""
         if self.backend == "auto" and numbers > REGISTERS:
-            self._may_use_kernels = False
+            self._has_kernels = False
+            self._decide()
 
     def _fuse(self, h: Tensors, return_extras: bool, in_place: bool = False) -> tuple[Tensor, ...]:
         """The output and, if ``return_extras``, the extras, of features ``h``, each ``(B, dim)``.
@@ -286,7 +298,7 @@ class FusionModule(nn.Module):
             raise
         if return_gates:
             extras = zip(self.extras, (x.contiguous() for x in results[1:]))
-            return results[0], {"type": self.fusion_type, "weights": None, **dict(extras)}
+            return results[0], {"type": self._mode.fusion_type, "weights": None, **dict(extras)}
         return results[0]
 
     def _results(
@@ -498,6 +510,11 @@ def require_backend(backend: str) -> None:
 def has_gpu() -> bool:
     """Whether there is a GPU that kernels can run on."""
     return torch.cuda.is_available()
+
+
+def is_built_for_gpus() -> bool:
+    """Whether torch can have GPUs here; whether there is one only its driver says, after which a process is not to be forked."""
+    return bool(torch.backends.cuda.is_built())
 
 
 @functools.cache
