@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,6 +31,30 @@ def test_large_terms_that_are_added_one_by_one_are_their_sum(
         a.requires_grad_()
         torch.testing.assert_close(dot(a, b, dim), wanted)
         a.requires_grad_(False)
+
+
+SHARED: list[tuple[tuple[int, ...], tuple[int, ...], int | tuple[int, ...]]] = [
+    ((6, 1, 7, 4), (6, 7, 4), -1),
+    ((6, 6, 7, 1), (6, 7, 8), 1),
+    ((7, 5, 1, 3), (6, 3), (0, 3)),
+]
+
+
+@pytest.mark.parametrize("left, right, dim", SHARED)
+def test_products_of_many_are_those_of_matrices(
+    left: tuple[int, ...], right: tuple[int, ...], dim: int | tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LEAST_TERM", "LEAST_SHARED", "LEAST_IN_MATRICES"):
+        monkeypatch.setattr(functions, name, 2)
+    torch.manual_seed(0)
+    a, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in (left, right))
+    with patch.object(torch, "einsum", wraps=torch.einsum) as called:
+        found = dot(a, b, dim)
+    wanted = (a * b).sum(dim)
+    assert called.called
+    torch.testing.assert_close(found, wanted)
+    cotangent = torch.randn_like(wanted)
+    torch.testing.assert_close(torch.autograd.grad(found, (a, b), cotangent), torch.autograd.grad(wanted, (a, b), cotangent))
 
 
 @pytest.mark.parametrize("has_bias", [True, False])

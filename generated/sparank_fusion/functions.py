@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -29,6 +30,9 @@ MOST_ROWS_AS_ONE, MOST_NUMBERS_AS_ONE, LEAST_AS_ONE = 256, 128, 3
 LEAST_PRODUCTS = 1024
 # From so many numbers in each term, for each of the terms, adding them one by one is faster than a tensor of all.
 LEAST_TERM = 1 << 13
+# From so many products for each number of the larger operand on, and so many in each product of two matrices, these take less
+# time than a tensor of all.
+LEAST_SHARED, LEAST_IN_MATRICES = 5, 3072
 
 
 def is_full_precision(tensor: Tensor) -> bool:
@@ -199,7 +203,8 @@ def _as_one(tensors: Operand) -> Tensor:
 def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """The sum of broadcast products over ``dim``; products of half precision are kept in float32 until it is done.
 
-    Large terms along a leading dimension are added one by one where no gradients are recorded: they have no tensor of all.
+    Large terms along a leading dimension are added one by one where no gradients are recorded: they have no tensor of all. Nor
+    have products of many matrices.
     """
     if left.dtype.itemsize < 4 and right.dtype is left.dtype:
         return dot(left.float(), right.float(), dim).to(left.dtype)
@@ -213,7 +218,25 @@ def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
             for a, b in pairs:
                 total.addcmul_(a, b)
             return total
+    places = range(max(left.ndim, right.ndim))
+    over = {place % len(places) for place in (dim if isinstance(dim, tuple) else (dim,))}
+    if _are_better_matrices(left, right, over):
+        rest = [place for place in places if place not in over]
+        result: Tensor = torch.einsum(left, [*places[-left.ndim :]], right, [*places[-right.ndim :]], rest)
+        return result
     return (left * right).sum(dim)
+
+
+def _are_better_matrices(left: Tensor, right: Tensor, over: Collection[int]) -> bool:
+    """Whether products of two tensors, summed over dimensions, are so many that the library's products of matrices take less time."""
+    most = max(left.numel(), right.numel())
+    if _is_traced() or most < LEAST_TERM or left.dtype is not right.dtype or not is_full_precision(left):
+        return False
+    shape = torch.broadcast_shapes(left.shape, right.shape)
+    sizes = zip(range(len(shape) - 1, -1, -1), reversed(left.shape), reversed(right.shape))
+    matrices = math.prod(a for place, a, b in sizes if a == b and place not in over)
+    products = math.prod(shape)
+    return bool(products >= max(LEAST_SHARED * most, LEAST_IN_MATRICES * matrices))
 
 
 def dots_of_pairs(left: Tensor, right: Tensor) -> Tensor:
