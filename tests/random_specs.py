@@ -83,7 +83,7 @@ class Draft:
     """A spec in the making."""
 
     draw: st.DrawFn
-    exact: bool
+    exact: int | None
     numbered: bool
     features: tuple[str, ...] = ("dim",)
     joined: frozenset[str] = frozenset()
@@ -291,7 +291,7 @@ OUTPUTS = ("i", "ji", "mi", "y", "my", "k", "ik", "f", "s", "ms")
 @st.composite
 def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
     """The text of a spec; ``may_number`` says whether it may name modalities by number, or count them in other axes."""
-    exact = draw(st.booleans())
+    exact = draw(st.sampled_from([None, None, 2, 3]))
     numbered = may_number and draw(st.booleans())
     features = draw(st.sampled_from([("dim",), ("dim",), ("2", "dim // 2")]))
     joined = draw(st.sampled_from(["", "", "f", "s", "z", *(["x", "fx"] if numbered else [])]))
@@ -309,7 +309,7 @@ def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
         axes = frozenset(draw(st.sets(st.sampled_from(draft.axes()), max_size=3)))
         name, order = f"v{position}", draw(st.permutations(sorted(axes)))
         if exact and numbered and draft.chance(25) and "m" not in axes:
-            pieces = [draft.expression(axes, 2) for _ in range(2)]
+            pieces = [draft.expression(axes, 2) for _ in range(exact)]
             statements += [f"{name}[{','.join([str(k), *order])}] = {piece}" for k, piece in enumerate(pieces)]
             draft.slots.append(Slot(name, ("modalities", *(SIZES[axis] for axis in order))))
             continue
@@ -356,10 +356,10 @@ def reader(slot: Slot, keep: frozenset[str]) -> str:
 
 
 def spec_text(
-    exact: bool, features: tuple[str, ...], modules: list[str], statements: list[str], layouts: list[str]
+    exact: int | None, features: tuple[str, ...], modules: list[str], statements: list[str], layouts: list[str]
 ) -> str:
     """A spec file; axes that nothing names are left out."""
-    lines = ["version: 1", "mode: random", "summary: A random program.", f"modalities: {'2' if exact else chr(39) + '>=2' + chr(39)}"]
+    lines = ["version: 1", "mode: random", "summary: A random program.", f"modalities: '{exact or '>=2'}'"]
     text = "\n".join([*statements, *layouts, *(PARAMETERS[module][0] for module in modules)])
     words = set("".join(c if c.isalnum() else " " for c in text).split())
     axes = ", ".join(f"{axis}: {extent}" for axis, extent in EXTENTS.items() if axis in words)

@@ -193,7 +193,7 @@ def filled_layer(
     """The sizes that a mode allows near these, a layer of them with the evaluator's parameters, and its features."""
     options = tuple((hyperparameter.name.value, hidden) for hyperparameter in mode.spec.hyperparameters)
     dim = 2 * dim if mode.divisions else dim
-    n_modalities = 2 if mode.spec.modalities.exact else n_modalities
+    n_modalities = mode.spec.modalities.exact or n_modalities
     widths = tuple(dim + (1, 0, 2)[m] for m in range(n_modalities))
     case = Case(dim if mode.one_width is not None else widths, n_modalities, options)
     layer = made(case.dim, case.n_modalities, **dict(options), backend=backend).double()

@@ -9,9 +9,11 @@ from sparank_gen.ir.guard import guard
 from sparank_gen.ir.merge import merge_contractions
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
+from sparank_gen.ir.pairs import contract_in_pairs
 from sparank_gen.ir.pool import pool_first
 from sparank_gen.ir.restrict import restrict
 from sparank_gen.ir.simplify import simplify
+from sparank_gen.ir.sizes import usual_sizes
 
 
 def prepared(mode: Mode) -> Program:
@@ -26,4 +28,6 @@ def prepared_restricted(mode: Mode) -> Program:
 
 def _passed(mode: Mode, program: Program) -> Program:
     layouts = {parameter.layout.name: parameter.layout for module in mode.modules for parameter in module.parameters}
-    return simplify(pool_first(simplify(merge_contractions(computed_once(expand_short_norms(program)), layouts))))
+    sizes = usual_sizes(mode.spec.modalities.minimum, mode.spec.hyperparameters)
+    once = contract_in_pairs(computed_once(expand_short_norms(program)), sizes)
+    return simplify(pool_first(simplify(merge_contractions(once, layouts))))

@@ -9,8 +9,8 @@ from typing import Any
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parts import factors_of
+from sparank_gen.ir.sizes import elements
 from sparank_gen.lang.extents import Extent
-from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)

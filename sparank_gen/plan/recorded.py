@@ -9,9 +9,10 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parts import factors_of
 from sparank_gen.ir.reuse import THROUGH
+from sparank_gen.ir.sizes import elements
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.cost import is_matrix_product
-from sparank_gen.plan.schedule import LISTED, elements
+from sparank_gen.plan.schedule import LISTED
 
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select"})

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parts import factors_of
+from sparank_gen.ir.sizes import elements
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.lang.widths import sizes_of, widest
-from sparank_gen.spec.model import Hyperparameter
 
 LISTED = frozenset({"sum", "mean", "prod"})  # combined from a list, one operand at a time
-USUAL_WIDTH = 128
 VIEWS = frozenset({"leaf", "constant", "extent", "rename", "select", "stack", "mul"})
 
 
@@ -72,12 +70,6 @@ def _outer_product(gemm: Node, program: Program) -> Extent:
     return Extent.number(0) if products in rows else elements(products, program)
 
 
-def usual_sizes(n_modalities: int, hyperparameters: Iterable[Hyperparameter]) -> dict[str, int | float]:
-    """The names in extents, for a layer of a usual width and the defaults."""
-    sizes: dict[str, int | float] = {"dim": USUAL_WIDTH, "modalities": n_modalities, **sizes_of([USUAL_WIDTH] * n_modalities)}
-    return sizes | {hyperparameter.name.value: hyperparameter.default for hyperparameter in hyperparameters}
-
-
 def touches_less(one: Program, other: Program, sizes: Mapping[str, int | float]) -> bool:
     """Whether a row of the output alone touches fewer numbers in ``one`` than in ``other``, in a layer of these sizes."""
     alone = [replace(program, outputs=program.outputs[:1]) for program in (one, other)]
@@ -98,11 +90,3 @@ def _is_one_matrix(node: Node, program: Program) -> bool:
     rows = frozenset().union(*(factor.axes for factor in factors if BATCH in factor.axes))
     weights = [factor for factor in factors if factor.op == "leaf" and BATCH not in factor.axes]
     return any(not (weight.axes - set(node.over)) & rows - program.modality_axes for weight in weights)
-
-
-def elements(axes: frozenset[str], program: Program) -> Extent:
-    """How many numbers a tensor with these axes has for one row of the batch."""
-    total = Extent.number(1)
-    for axis in sorted(axes - {BATCH}):
-        total = total * widest(program.extents[axis])
-    return total

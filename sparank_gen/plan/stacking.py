@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node, Program
 from sparank_gen.ir.parts import factors_of
+from sparank_gen.ir.sizes import elements
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.ops import OPERATORS
-from sparank_gen.plan.schedule import LISTED, elements
+from sparank_gen.plan.schedule import LISTED
 
 # So many products make a matrix for each row that is better multiplied by the library than entry by entry.
 LEAST_PRODUCTS = 1024

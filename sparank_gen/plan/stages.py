@@ -14,13 +14,13 @@ from functools import partial
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, CUTS, Definition, Node, Program
 from sparank_gen.ir.parts import factors_of, product_of
+from sparank_gen.ir.sizes import elements
 from sparank_gen.ir.verify import verify
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.widths import owner_of
 from sparank_gen.plan.pieces import Buffer, IsUnrolled, free_name, is_unrolled, made_buffer, memory_order
-from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparank_gen.backends.torch.gemm import factors, is_outer, linear, listed_axis, match_gemm
@@ -12,14 +11,11 @@ from sparank_gen.backends.torch.memory import call
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, einsum, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.plan.schedule import elements
+from sparank_gen.ir.pairs import cheapest_pair
 from sparank_gen.plan.stacking import has_matrices
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering
-
-# The rows by which results are compared with weights.
-USUAL_ROWS = 4096
 
 
 def contraction(lowering: Lowering, node: Node) -> Value:
@@ -149,7 +145,9 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
     rest = tuple(axis for axis in lowering.result_axes(tensors) if axis not in over)
     is_small = any(union - own <= modality for own in [*axes, set(rest)])
     if not is_small and len(tensors) > 2 and lowering.usual is not None:
-        return _pair_by_pair(lowering, tensors, *_cheapest_pair(lowering, tensors, over, lowering.usual), over)
+        # The library takes factors as they come.
+        known = [frozenset(lowering.emitter.known(value.axes)) for value in tensors]
+        return _pair_by_pair(lowering, tensors, *cheapest_pair(known, over, lowering.program, lowering.usual), over)
     if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
         rest = _as_multiplied(tensors, rest)
         return _matrix_product(tensors, over, rest) or _rows_summed(tensors, over) or einsum(_vector_first(tensors), rest)
@@ -186,28 +184,6 @@ def _pair_by_pair(
     pair = product_sum(lowering, [tensors[place] for place in places], alone)
     others = [tensor for place, tensor in enumerate(tensors) if place not in places]
     return product_sum(lowering, [pair, *others], [axis for axis in over if axis not in alone])
-
-
-def _cheapest_pair(
-    lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str], usual: Mapping[str, int | float]
-) -> tuple[tuple[int, int], list[str]]:
-    """Which two of several factors to contract first, and the axes that no other has, over which they are summed.
-
-    It is the pair whose result is smallest beside what it is made of, as greedy planners of einsum choose; the library takes
-    factors as they come.
-    """
-
-    def size(axes: Iterable[str]) -> Fraction:
-        known = frozenset(lowering.emitter.known(list(axes)))
-        return elements(known, lowering.program).number_for(usual) * (USUAL_ROWS if BATCH in known else 1)
-
-    found: list[tuple[Fraction, tuple[int, int], list[str]]] = []
-    for places in itertools.combinations(range(len(tensors)), 2):
-        own = [set(tensors[place].axes) for place in places]
-        others = set().union(*(tensor.axes for place, tensor in enumerate(tensors) if place not in places))
-        alone = [axis for axis in over if axis in own[0] | own[1] and axis not in others]
-        found.append((size((own[0] | own[1]) - set(alone)) - sum(map(size, own)), places, alone))
-    return min(found)[1:]
 
 
 def _first_pair(tensors: Sequence[Dense], over: Sequence[str]) -> tuple[tuple[int, int], list[str]] | None:

@@ -12,10 +12,10 @@ from sparank_gen.backends.torch.emit import Emitter
 from sparank_gen.backends.torch.values import Dense, Scalar, Value
 from sparank_gen.ir.node import BATCH, Node, Program, reachable
 from sparank_gen.ir.rewrite import COMMUTATIVE
+from sparank_gen.ir.sizes import USUAL_WIDTH, elements
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.plan.recorded import WRITING
-from sparank_gen.plan.schedule import USUAL_WIDTH, elements
 
 if TYPE_CHECKING:
     from sparank_gen.backends.torch.lower import Lowering

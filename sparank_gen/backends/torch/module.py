@@ -20,12 +20,13 @@ from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import Program
 from sparank_gen.ir.prepare import prepared, prepared_restricted
 from sparank_gen.ir.restrict import numbered
+from sparank_gen.ir.sizes import usual_sizes
 from sparank_gen.ir.specialise import fix_modalities
 from sparank_gen.ir.views import result_node
 from sparank_gen.lang.extents import Extent, largest
 from sparank_gen.lang.widths import width_name
 from sparank_gen.plan.recorded import statements_pay
-from sparank_gen.plan.schedule import largest_operand, only_moves, touches_less, usual_sizes, working_set
+from sparank_gen.plan.schedule import largest_operand, only_moves, touches_less, working_set
 from sparank_gen.plan.stacking import stacked_dim
 from sparank_gen.plan.stages import whole_tiles
 

@@ -29,12 +29,13 @@ from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.parts import sum_of, terms_of
 from sparank_gen.ir.rewrite import rewrite
 from sparank_gen.ir.simplify import merge_views, simplify
+from sparank_gen.ir.sizes import elements
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.layouts import Layout
 from sparank_gen.lang.widths import ONE_WIDTH, WIDEST, read_at, size_of, widest
 from sparank_gen.plan.pieces import cut_at_batch_sums, is_unrolled
-from sparank_gen.plan.schedule import elements, working_set
+from sparank_gen.plan.schedule import working_set
 from sparank_gen.plan.stages import contraction_of
 
 

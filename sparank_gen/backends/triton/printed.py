@@ -15,12 +15,12 @@ from sparank_gen.ir import node as ir
 from sparank_gen.ir.mode import Mode
 from sparank_gen.ir.node import BATCH, Definition, Node, Program
 from sparank_gen.ir.sink import pieces_last, read_whole, sink
+from sparank_gen.ir.sizes import elements
 from sparank_gen.ir.views import FEATURES
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import has_widths, widest, width_name
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, is_unrolled
-from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from sparank_gen.backends.triton.scope import KernelScope
 from sparank_gen.backends.triton.tiles import Tile
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, FIXED, Node, Window, axis_of
+from sparank_gen.ir.sizes import elements
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import ONE_WIDTH, owner_of
-from sparank_gen.plan.schedule import elements
 
 
 @dataclass(frozen=True)

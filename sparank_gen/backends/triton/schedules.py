@@ -14,11 +14,11 @@ from sparank_gen.backends.triton.scope import Storage
 from sparank_gen.backends.triton.steps import Product, Schedules, Step
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Definition, Node
+from sparank_gen.ir.sizes import elements
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owner_of
 from sparank_gen.plan.cost import operations_per_row
 from sparank_gen.plan.pieces import Buffer, made_buffer
-from sparank_gen.plan.schedule import elements
 from sparank_gen.plan.stages import (
     Split,
     Stage,
