@@ -139,7 +139,11 @@ class Draft:
         if kind == "where":
             condition = self.choose(CONDITIONS).format(a, b, self.choose(NUMBERS))
             return f"where({condition}, {b}, {self.choose((a, '0.25', f'tanh({a})'))})"
-        return f"({self.choose(PAIRS).format(f'({a})', f'({b})')})"
+        pair = self.choose(PAIRS)
+        if a == b and pair == "{0} - {1}":
+            # Of a difference that is zero, gradients cancel too, and however large they are, what is added to them is rounded.
+            pair = "{0} + {1}"
+        return f"({pair.format(f'({a})', f'({b})')})"
 
     def called(self, axes: frozenset[str], depth: int) -> str:
         """A call of a function, which keeps the axes of its argument."""

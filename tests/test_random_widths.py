@@ -80,3 +80,22 @@ def check_missing(text: str, dim: int, n_modalities: int, seed: int) -> None:
     gradients = torch.autograd.grad(total, list(tensors.values()), allow_unused=True)
     computed = functools.partial(stored_gradients, mode, restrict(mode.program), case, batch, cotangents, found)
     close(filled(gradients, tensors), computed, "gradient of")
+
+
+def test_a_cut_that_is_read_along_other_axes() -> None:
+    """The axis that is cut has as many positions as the modality by whose name it is declared."""
+    text = """\
+version: 1
+mode: cut
+summary: A program.
+modalities: ">=2"
+axes: {t: modalities, i: "dim[m]", p: "dim[m] + 1", u: "dim[t]", k: hidden}
+hyperparameters: {hidden: {default: 3}}
+params:
+  scale: {tensor: "s[k]", init: normal, std: 0.5}
+math: |
+  whole[m,p] = concat[p: i, 1](h[m,i], sum[i](h[m,i]))
+  part[m,i] = whole[m,i + 1]
+  out[k] = s[k] * sum[t,u](tanh(part[t,u]))
+"""
+    check_program(text, 2, 3, 2, 2)

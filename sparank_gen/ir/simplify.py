@@ -121,7 +121,8 @@ def _rename_slice(node: Node, names: dict[str, str], extents: Mapping[str, Exten
     (axis,), (argument,), window = node.over, node.args, node.data
     inner = {old: new for old, new in names.items() if old != window.axis}
     owner = owner_of(extents[names.get(window.axis, window.axis)])
-    if axis in inner.values() or owner not in (None, *(names.get(other, other) for other in node.axes)):
+    # The axis that is cut keeps its own owner's name.
+    if axis in inner.values() or owner_of(extents[axis]) in inner or owner not in (None, *(names.get(other, other) for other in node.axes)):
         return None
     return ir.slice_of(ir.rename(argument, inner), axis, Window(names.get(window.axis, window.axis), window.shift))
 

@@ -330,7 +330,8 @@ class Lowering:
         """A reduction other than a sum, or a normalisation."""
         operand = node.args[0]
         is_selection = operand.op == "where" and self.uses[operand] == 1 and operand not in self.definitions
-        value = self.pointwise(operand, node.over) if is_selection else self.lower(operand)
+        is_stacked = is_selection and node.op != "mean"
+        value = self.pointwise(operand, node.over) if is_stacked else self.lower(operand)
         if node.op == "mean" and isinstance(value, Listed) and value.axis in node.over and not self.emitter.differs(value):
             return self.mean_of_list(value, [axis for axis in node.over if axis != value.axis])
         if node.op == "prod" and isinstance(value, Listed) and node.over == (value.axis,):
