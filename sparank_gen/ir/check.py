@@ -19,7 +19,7 @@ from sparank_gen.ir.parameters import Holder, Surroundings, declare_parameters, 
 from sparank_gen.ir.views import FEATURES, read_leaf
 from sparank_gen.ir.views import read_at as read_node
 from sparank_gen.lang.extents import Division, Extent, parse_extent
-from sparank_gen.lang.functions import Function, read_functions
+from sparank_gen.lang.functions import RESERVED, Function, read_functions
 from sparank_gen.lang.layouts import Layout, parse_layout, require_joined
 from sparank_gen.lang.ops import OPERATORS
 from sparank_gen.lang.parse import parse_expression, parse_statements
@@ -31,13 +31,6 @@ from sparank_gen.spec.model import FusionSpec
 from sparank_gen.spec.source import Span, Text
 
 PRESENT = "present"
-RESERVED = {
-    "m": "the modality axis",
-    "b": "the batch axis",
-    FEATURES: "the features",
-    PRESENT: "which modalities a sample has",
-    "size": "the extent of an axis",
-}
 # What the gradients of a tensor, or of its pieces, are called.
 GRADIENT = re.compile(rf"(.+){ADJOINT}(_\d+)?")
 PROPERTIES = "a property compares: write 'x == y', 'x <= y' or 'x >= y'"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.ir.parts import factors_of, product_of
+from sparank_gen.ir.parts import SIGNED, factors_of, product_of, signed_terms
 from sparank_gen.ir.rewrite import Rule
 from sparank_gen.lang.extents import Extent
 from sparank_gen.lang.widths import owners, size_of
@@ -80,10 +79,6 @@ def pull_divisors(node: Node) -> Node | None:
     return None
 
 
-Term = tuple[str, Node]
-SIGNED = ("add", "sub")
-
-
 def sums_apart(extents: Mapping[str, Extent]) -> Rule:
     """A rule: ``sum[j](W[i,j] * x[j] + y[j])`` is ``sum[j](W[i,j] * x[j]) + sum[j](y[j])``, a contraction and a smaller sum.
 
@@ -96,7 +91,7 @@ def sums_apart(extents: Mapping[str, Extent]) -> Rule:
             return None
         if all(extents[axis] == extents["m"] for axis in node.over):
             return None
-        terms = _terms(node.args[0])
+        terms = signed_terms(node.args[0])
         if len(terms) == 1:
             terms = _distributed(node.args[0])
         elif not all(_is_smaller(term, node.args[0]) for _, term in terms) and not any(_is_outer(term, node.args[0]) for _, term in terms):
@@ -114,40 +109,19 @@ def sums_apart(extents: Mapping[str, Extent]) -> Rule:
     return rule
 
 
-def _terms(root: Node) -> list[Term]:
-    """The terms of sums and differences, from left to right, each with the operator that joins it to those before.
-
-    What is in them more than once is one term: there are no more terms than operands in the graph.
-    """
-    readers: Counter[Node] = Counter()
-    joints = [root] if root.op in SIGNED else []
-    for joint in joints:
-        joints += [arg for arg in dict.fromkeys(joint.args) if arg.op in SIGNED and not readers[arg]]
-        readers.update(joint.args)
-    terms, pending = list[Term](), [("add", root)]
-    while pending:
-        sign, node = pending.pop()
-        if node.op in SIGNED and readers[node] < 2:
-            left, right = node.args
-            pending += [("add" if sign == node.op else "sub", right), (sign, left)]
-        else:
-            terms.append((sign, node))
-    return terms
-
-
-def _distributed(product: Node) -> list[Term]:
+def _distributed(product: Node) -> list[tuple[str, Node]]:
     """The terms of a product just one of whose factors is a sum that is larger than all that its terms are made of."""
     factors = factors_of(product)
     sums = [position for position, factor in enumerate(factors) if _is_larger_sum(factor)]
     if len(factors) < 2 or len(sums) != 1:
         return [("add", product)]
     before, after = factors[: sums[0]], factors[sums[0] + 1 :]
-    return [(sign, product_of([*before, term, *after])) for sign, term in _terms(factors[sums[0]])]
+    return [(sign, product_of([*before, term, *after])) for sign, term in signed_terms(factors[sums[0]])]
 
 
 def _is_larger_sum(node: Node) -> bool:
     """Whether a node is a sum that has more axes than each of its terms, or than the factors of those."""
-    return node.op in SIGNED and all(_is_smaller(term, node) or _is_outer(term, node) for _, term in _terms(node))
+    return node.op in SIGNED and all(_is_smaller(term, node) or _is_outer(term, node) for _, term in signed_terms(node))
 
 
 def _is_smaller(node: Node, whole: Node) -> bool:

@@ -41,13 +41,20 @@ def merge_contractions(program: Program, layouts: Mapping[str, Layout]) -> Progr
     def absorb_bias(node: Node) -> Node | None:
         """``(W·x)[p=0] + c[0]`` is ``(W·x + c)[p=0]``, wherever the two stand in a sum."""
         terms = terms_of(node) if node.op == "add" else []
-        for view, bias in itertools.permutations(range(len(terms)), 2):
+        views = [k for k, term in enumerate(terms) if _picked(term).op == "select"]
+        biases = [k for k, term in enumerate(terms) if views and slices.fixed(term) is not None]
+        for view, bias in itertools.product(views, biases):
             taken_up = slices.with_bias(terms[view], terms[bias])
             if taken_up is not None:
                 return sum_of([taken_up if k == view else term for k, term in enumerate(terms) if k != bias])
         return None
 
     return rewrite(program, (merge, absorb_bias))
+
+
+def _picked(view: Node) -> Node:
+    """What is renamed, or ``view`` itself."""
+    return view.args[0] if view.op == "rename" else view
 
 
 @dataclass(frozen=True)
@@ -124,9 +131,8 @@ class _Slices:
     def with_bias(self, view: Node, bias: Node) -> Node | None:
         """The sum of a view of a contraction and a slice of a bias, as a view of a sum; None where they are no such."""
         names = dict(view.data) if view.op == "rename" else {}
-        picked = view.args[0] if view.op == "rename" else view
-        fixed = self.fixed(bias)
-        if picked.op != "select" or fixed is None or fixed[:2] != (*picked.over, picked.data):
+        picked, fixed = _picked(view), self.fixed(bias)
+        if fixed is None or fixed[:2] != (*picked.over, picked.data):
             return None
         axis, position, whole = fixed
         if bias.axes & {*names, *names.values(), axis}:

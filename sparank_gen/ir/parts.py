@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import Node
 
+SIGNED = ("add", "sub")
+
 
 def sum_of(terms: Sequence[Node]) -> Node:
     """The sum of one or more nodes."""
@@ -19,7 +21,7 @@ def sum_of(terms: Sequence[Node]) -> Node:
 
 def factors_of(node: Node, whole: Collection[Node] = ()) -> list[Node]:
     """The factors of a product, from left to right; those of ``whole``, and products that are in it more than once, are one."""
-    return _parts(node, "mul", whole)
+    return [factor for _, factor in _parts(node, ("mul",), whole)]
 
 
 def product_of(factors: list[Node]) -> Node:
@@ -32,27 +34,32 @@ def product_of(factors: list[Node]) -> Node:
 
 def terms_of(node: Node) -> list[Node]:
     """The terms of a sum, from left to right; sums that are in it more than once are one."""
-    return _parts(node, "add", ())
+    return [term for _, term in _parts(node, ("add",), ())]
 
 
-def _parts(root: Node, op: str, whole: Collection[Node]) -> list[Node]:
-    """What ``op`` joins in ``root``. As nothing is taken apart twice, there are no more parts than operands in the graph."""
+def signed_terms(node: Node) -> list[tuple[str, Node]]:
+    """The terms of sums and differences, from left to right, each with ``add`` or ``sub``, which joins it to those before."""
+    return _parts(node, SIGNED, ())
+
+
+def _parts(root: Node, ops: Collection[str], whole: Collection[Node]) -> list[tuple[str, Node]]:
+    """What ``ops`` join in ``root``. As nothing is taken apart twice, there are no more parts than operands in the graph."""
 
     def is_joint(node: Node) -> bool:
-        return node.op == op and node not in whole
+        return node.op in ops and node not in whole
 
-    if not is_joint(root):
-        return [root]
     readers: Counter[Node] = Counter()
-    joints = [root]
+    joints = [root] if is_joint(root) else []
     for joint in joints:
         joints += [arg for arg in dict.fromkeys(joint.args) if is_joint(arg) and not readers[arg]]
         readers.update(joint.args)
-    parts, pending = list[Node](), [root]
+    parts, pending = list[tuple[str, Node]](), [("add", root)]
     while pending:
-        node = pending.pop()
+        sign, node = pending.pop()
         if is_joint(node) and readers[node] < 2:
-            pending.extend(reversed(node.args))
+            left, right = node.args
+            turned = {"add": "sub", "sub": "add"}[sign] if node.op == "sub" else sign
+            pending += [(turned, right), (sign, left)]
         else:
-            parts.append(node)
+            parts.append((sign, node))
     return parts

@@ -17,7 +17,15 @@ from sparank_gen.spec.source import Span
 
 CONCAT = "concat"
 VISIBLE = ("dim", "modalities")
-RESERVED = ("m", "b", "h", "size", "present", *VISIBLE)
+# What a name means in every spec.
+RESERVED = {
+    "m": "the modality axis",
+    "b": "the batch axis",
+    "h": "the features",
+    "present": "which modalities a sample has",
+    "size": "the extent of an axis",
+}
+TAKEN = (*RESERVED, *VISIBLE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def _parsed(spec: FunctionSpec) -> Function:
     remedy = "write 'name[i](x)', say, with axes in brackets and parameters in parentheses"
     if not isinstance(written, Call) or not _is_name(written.function):
         raise errors.BadSyntax(f"{spec.signature.value!r} is not the signature of a function", span, remedy)
-    if written.function in OPERATORS or written.function in RESERVED:
+    if written.function in OPERATORS or written.function in TAKEN:
         raise errors.ReusedName(f"{written.function!r} already has a meaning, in every spec", span, "choose another name")
     placed = [*written.axes, *(index for argument in written.arguments if isinstance(argument, Reference) for index in argument.indices)]
     for index in placed:
@@ -105,7 +113,10 @@ def _parsed(spec: FunctionSpec) -> Function:
     axes = tuple(str(index.value) for index in written.axes)
     taken: set[str] = set()
     for name, place in [*((a, i.span) for a, i in zip(axes, written.axes, strict=True)), *((p.name, p.span) for p in parameters)]:
-        if name in taken or name in RESERVED and name != "m" or not _is_name(name):
+        if name in TAKEN and name != "m":
+            meaning = RESERVED.get(name, "a size of the layer")
+            raise errors.ReusedName(f"{name!r} already has a meaning, in every spec: it is {meaning}", place, "choose another name")
+        if name in taken or not _is_name(name):
             raise errors.ReusedName(f"{name!r} has another meaning in this signature", place, "choose another name")
         taken.add(name)
     local, value = parse_body(spec.body)
@@ -138,7 +149,7 @@ class _Body:
         for statement in self.function.locals:
             used |= self.walk(statement.value, names)
             target = statement.target
-            if target.name in names or target.name in (*self.function.axes, *RESERVED):
+            if target.name in names or target.name in (*self.function.axes, *TAKEN):
                 raise errors.ReusedName(f"{target.name!r} already has a meaning here", target.span, "choose another name")
             for place in target.indices:
                 _require_name(place, "define it for the whole axis, and choose with 'where'")

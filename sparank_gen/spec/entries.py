@@ -58,9 +58,9 @@ def hyperparameter(reader: Reader, name: Text, node: yaml.Node) -> Hyperparamete
             f"the maximum {maximum} is below the minimum {minimum}", reader.span(values["maximum"]), "raise the maximum"
         )
     if minimum is not None and default < minimum:
-        raise errors.BadValue(
-            f"the default {default} is below the minimum {minimum}", reader.span(values["default"]), "raise the default"
-        )
+        said = "" if "minimum" in values else ", which an int has where none is written"
+        remedy = "raise the default" if "minimum" in values else f"raise it, or write 'minimum: {default}', or 'type: float'"
+        raise errors.BadValue(f"the default {default} is below the minimum {minimum}{said}", reader.span(values["default"]), remedy)
     if maximum is not None and default > maximum:
         raise errors.BadValue(
             f"the default {default} is above the maximum {maximum}", reader.span(values["default"]), "lower the default"
