@@ -108,7 +108,7 @@ def test_random_formulas(text: str) -> None:
     note(text)
     mode = mode_of(text)
     options = tuple((h.name.value, 2 if h.type == "int" else h.default) for h in mode.spec.hyperparameters)
-    check_mode(mode, Case(2, 2, options))
+    check_mode(mode, Case(2, mode.spec.modalities.exact or 2, options))
 
 
 def page_of(math: str, axes: str = "{i: dim}", extra: str = "") -> tuple[Mode, str]:

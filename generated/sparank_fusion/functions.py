@@ -61,8 +61,8 @@ def is_recorded(tensor: Tensor, least_rows: int = 0) -> bool:
     """Whether torch records the operations on ``tensor``, of at least so many rows, as they run, in its own float32 or float64."""
     return (
         torch.is_grad_enabled()
-        and not torch.is_inference_mode_enabled()
         and not _is_traced()
+        and not torch.is_inference_mode_enabled()
         and tensor.shape[0] >= least_rows
         and tensor.is_floating_point()
         and is_full_precision(tensor)
