@@ -293,9 +293,10 @@ OUTPUTS = ("i", "ji", "mi", "y", "my", "k", "ik", "f", "s", "ms")
 
 
 @st.composite
-def random_specs(draw: st.DrawFn, may_number: bool = True) -> str:
-    """The text of a spec; ``may_number`` says whether it may name modalities by number, or count them in other axes."""
-    exact = draw(st.sampled_from([None, None, 2, 3]))
+def random_specs(draw: st.DrawFn, may_number: bool = True, counts: Sequence[int] = (2,)) -> str:
+    """The text of a spec, of any number of modalities or of one of ``counts``; ``may_number`` says whether it may name modalities by
+    number, or count them in other axes."""
+    exact = draw(st.sampled_from(counts)) if draw(st.booleans()) else None
     numbered = may_number and draw(st.booleans())
     features = draw(st.sampled_from([("dim",), ("dim",), ("2", "dim // 2")]))
     joined = draw(st.sampled_from(["", "", "f", "s", "z", *(["x", "fx"] if numbered else [])]))

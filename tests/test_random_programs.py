@@ -241,7 +241,7 @@ def check_program(
 
 @fuzzed(300)
 @given(
-    text=random_specs(),
+    text=random_specs(counts=(2, 3)),
     dim=st.integers(1, 4),
     n_modalities=st.integers(2, 3),
     hidden=st.integers(1, 3),
