@@ -48,7 +48,7 @@ def without_unread(lines: Sequence[str]) -> list[str]:
 
     Those in loops stay, and those below a comment, which are what a formula names.
     """
-    read: frozenset[str] = frozenset()
+    read: set[str] = set()
     dropped: set[int] = set()
     for statement in reversed(ast.parse("\n".join(lines)).body):
         first, last = statement.lineno - 1, statement.end_lineno or statement.lineno

@@ -58,6 +58,7 @@ def test_file(mode: Mode) -> TestFile:
     wrong = count.maximum + 1 if count.maximum is not None else count.minimum - 1 if count.minimum > 2 else None
     variables = _variables(mode)
     properties = tuple(_property(mode, each, variables) for each in mode.properties)
+    called = names_read("\n".join(line for lines in properties for line in lines))
     read = _tensors_read(mode.properties)
     results = {result.layout.name: result for result in reversed(mode.results) if result.layout.name in read}
     return TestFile(
@@ -66,7 +67,7 @@ def test_file(mode: Mode) -> TestFile:
         bindings=tuple(_binding(mode, result, variables[result.layout.name]) for result in reversed(results.values())),
         properties=properties,
         assertions=tuple(sorted({line.strip().partition("(")[0] for lines in properties for line in lines[-1:]})),
-        called=tuple(name for name in FUNCTIONS if name in names_read("\n".join(line for lines in properties for line in lines))),
+        called=tuple(name for name in FUNCTIONS if name in called),
         wrong_modalities=wrong,
     )
 
