@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -218,25 +219,27 @@ def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
             for a, b in pairs:
                 total.addcmul_(a, b)
             return total
-    places = range(max(left.ndim, right.ndim))
-    over = {place % len(places) for place in (dim if isinstance(dim, tuple) else (dim,))}
-    if _are_better_matrices(left, right, over):
+    if _are_better_matrices(left, right, dim):
+        places = range(max(left.ndim, right.ndim))
+        over = {place % len(places) for place in (dim if isinstance(dim, tuple) else (dim,))}
         rest = [place for place in places if place not in over]
         result: Tensor = torch.einsum(left, [*places[-left.ndim :]], right, [*places[-right.ndim :]], rest)
         return result
     return (left * right).sum(dim)
 
 
-def _are_better_matrices(left: Tensor, right: Tensor, over: Collection[int]) -> bool:
+def _are_better_matrices(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> bool:
     """Whether products of two tensors, summed over dimensions, are so many that the library's products of matrices take less time."""
-    most = max(left.numel(), right.numel())
-    if _is_traced() or most < LEAST_TERM or left.dtype is not right.dtype or not is_full_precision(left):
+    large, small = (left, right) if left.numel() >= right.numel() else (right, left)
+    if large.numel() < LEAST_TERM or _is_traced():
         return False
-    shape = torch.broadcast_shapes(left.shape, right.shape)
-    sizes = zip(range(len(shape) - 1, -1, -1), reversed(left.shape), reversed(right.shape))
-    matrices = math.prod(a for place, a, b in sizes if a == b and place not in over)
-    products = math.prod(shape)
-    return bool(products >= max(LEAST_SHARED * most, LEAST_IN_MATRICES * matrices))
+    sizes = list(itertools.zip_longest(reversed(large.shape), reversed(small.shape), fillvalue=1))
+    if math.prod(b for a, b in sizes if a == 1) < LEAST_SHARED:
+        return False
+    over = {-1 - place % len(sizes) + len(sizes) for place in (dim if isinstance(dim, tuple) else (dim,))}
+    matrices = math.prod(a for place, (a, b) in enumerate(sizes) if a == b and place not in over)
+    is_exact = left.dtype is right.dtype and is_full_precision(left)
+    return is_exact and math.prod(map(max, sizes)) >= LEAST_IN_MATRICES * matrices
 
 
 def dots_of_pairs(left: Tensor, right: Tensor) -> Tensor:

@@ -55,21 +55,19 @@ def has_parametrized(layer: nn.Module) -> bool:
 
 def _are_plain(layer: nn.Module) -> bool:
     """Whether all submodules are of classes that are known to be, and sequences have as many as the formula."""
-    held = layer._modules
     for name, count in layer._formula_modules:  # type: ignore[union-attr]
-        module = held.get(name)
-        if not _is_plain(module):
+        module: Any = layer._modules.get(name)
+        found = type(module)
+        if _plain.get(found) is not found.forward or "forward" in module.__dict__:
             return False
         if isinstance(module, CONTAINERS):
-            children = module._modules
-            if count is not None and len(children) != count or not all(map(_is_plain, children.values())):
+            if count is not None and len(module._modules) != count:
                 return False
+            for child in module._modules.values():
+                found = type(child)
+                if _plain.get(found) is not found.forward or "forward" in child.__dict__:
+                    return False
     return True
-
-
-def _is_plain(module: nn.Module | None) -> bool:
-    found = type(module)
-    return _plain.get(found) is found.forward and "forward" not in module.__dict__  # type: ignore[arg-type, union-attr]
 
 
 def _submodules(layer: nn.Module) -> Iterator[nn.Module]:
