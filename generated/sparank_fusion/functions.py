@@ -230,8 +230,11 @@ def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 def _are_better_matrices(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> bool:
     """Whether products of two tensors, summed over dimensions, are so many that the library's products of matrices take less time."""
+    # What is traced is for batches of other sizes too.
+    if _is_traced():
+        return False
     large, small = (left, right) if left.numel() >= right.numel() else (right, left)
-    if large.numel() < LEAST_TERM or _is_traced():
+    if large.numel() < LEAST_TERM:
         return False
     sizes = list(itertools.zip_longest(reversed(large.shape), reversed(small.shape), fillvalue=1))
     if math.prod(b for a, b in sizes if a == 1) < LEAST_SHARED:
