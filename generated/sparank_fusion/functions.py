@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -219,17 +219,19 @@ def dot(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> Tensor:
             for a, b in pairs:
                 total.addcmul_(a, b)
             return total
-    if _are_better_matrices(left, right, dim):
-        places = range(max(left.ndim, right.ndim))
-        over = {place % len(places) for place in (dim if isinstance(dim, tuple) else (dim,))}
-        rest = [place for place in places if place not in over]
-        result: Tensor = torch.einsum(left, [*places[-left.ndim :]], right, [*places[-right.ndim :]], rest)
+    places = range(-max(left.ndim, right.ndim), 0)
+    over = {places[place] for place in (dim if isinstance(dim, tuple) else (dim,))}
+    if _are_better_matrices(left, right, over):
+        names = [place - places[0] for place in places]
+        rest = [name for name, place in zip(names, places) if place not in over]
+        result: Tensor = torch.einsum(left, names[-left.ndim :], right, names[-right.ndim :], rest)
         return result
     return (left * right).sum(dim)
 
 
-def _are_better_matrices(left: Tensor, right: Tensor, dim: int | tuple[int, ...]) -> bool:
-    """Whether products of two tensors, summed over dimensions, are so many that the library's products of matrices take less time."""
+def _are_better_matrices(left: Tensor, right: Tensor, over: Collection[int]) -> bool:
+    """Whether products of two tensors, summed over dimensions that are counted from the end, are so many that the library's products
+    of matrices take less time."""
     # What is traced is for batches of other sizes too.
     if _is_traced():
         return False
@@ -239,8 +241,7 @@ def _are_better_matrices(left: Tensor, right: Tensor, dim: int | tuple[int, ...]
     sizes = list(itertools.zip_longest(reversed(large.shape), reversed(small.shape), fillvalue=1))
     if math.prod(b for a, b in sizes if a == 1) < LEAST_SHARED:
         return False
-    over = {-1 - place % len(sizes) + len(sizes) for place in (dim if isinstance(dim, tuple) else (dim,))}
-    matrices = math.prod(a for place, (a, b) in enumerate(sizes) if a == b and place not in over)
+    matrices = math.prod(a for place, (a, b) in enumerate(sizes, 1) if a == b and -place not in over)
     is_exact = left.dtype is right.dtype and is_full_precision(left)
     return is_exact and math.prod(map(max, sizes)) >= LEAST_IN_MATRICES * matrices
 

@@ -102,8 +102,8 @@ class FusionModule(nn.Module):
         self._hooks_known = -1
         self._block_rows: int | None = None
         self._block_rows_in_place: int | None = None
-        # What only moves its input is one kernel in torch too, and there its gradients are views.
         self._is_light = True
+        # What only moves its input is one kernel in torch too, and there its gradients are views.
         self._has_kernels = backend == "triton" or (backend == "auto" and not self.only_moves)
         self._decide()
 
@@ -337,11 +337,10 @@ class FusionModule(nn.Module):
         rows = self._block_rows_in_place if in_place else self._block_rows
         if has_present:
             return self._fuse_rows, rows, in_place
-        mode, is_pair = self._mode, self._is_pair
         if self._may_use_kernels and (first.is_cuda or self.backend == "triton") and not is_transformed():
             return self._fuse_kernels, None, False
         if (
-            (mode.has_pair_gradients if is_pair else mode.has_gradients)
+            self._has_own_gradients
             and not return_extras
             and first.is_cpu
             and is_recorded(first, LEAST_RECORDED)
@@ -350,7 +349,7 @@ class FusionModule(nn.Module):
         ):
             rows = ROWS_RECORDED if self._block_rows is not None or batch > MOST_ROWS_RECORDED else None
             return self._fuse_recorded, rows, True
-        is_pair = is_pair and is_full_precision(first)
+        mode, is_pair = self._mode, self._is_pair and is_full_precision(first)
         return functools.partial(mode._fuse_pair if is_pair else mode._fuse, self), rows, in_place
 
     def _fuse_recorded(self, h: Tensors, return_extras: bool, in_place: bool) -> tuple[Tensor, ...]:

@@ -57,16 +57,13 @@ def _are_plain(layer: nn.Module) -> bool:
     """Whether all submodules are of classes that are known to be, and sequences have as many as the formula."""
     for name, count in layer._formula_modules:  # type: ignore[union-attr]
         module: Any = layer._modules.get(name)
-        found = type(module)
-        if _plain.get(found) is not found.forward or "forward" in module.__dict__:
+        children = module._modules.values() if isinstance(module, CONTAINERS) else ()
+        if count is not None and len(children) != count:
             return False
-        if isinstance(module, CONTAINERS):
-            if count is not None and len(module._modules) != count:
+        for held in (module, *children):
+            found = type(held)
+            if _plain.get(found) is not found.forward or "forward" in held.__dict__:
                 return False
-            for child in module._modules.values():
-                found = type(child)
-                if _plain.get(found) is not found.forward or "forward" in child.__dict__:
-                    return False
     return True
 
 

@@ -34,9 +34,10 @@ def contract_in_pairs(program: Program, sizes: Mapping[str, int | float]) -> Pro
         if node.op != "sum" or node.args[0] in named:
             return None
         factors = factors_of(node.args[0], whole=named)
-        if len(factors) < 3 or _is_small(factors, node, program.modality_axes) or _is_form(factors, node):
+        axes = [factor.axes for factor in factors]
+        if len(factors) < 3 or is_small([node.axes, *axes], program) or _is_form(factors, node):
             return None
-        places, alone = cheapest_pair([factor.axes for factor in factors], node.over, program, sizes)
+        places, alone = cheapest_pair(axes, node.over, program, sizes)
         if not alone:
             return None
         pair = ir.reduce("sum", product_of([factors[place] for place in places]), alone)
@@ -47,9 +48,10 @@ def contract_in_pairs(program: Program, sizes: Mapping[str, int | float]) -> Pro
     return rewrite(program, (rule,))
 
 
-def _is_small(factors: Sequence[Node], node: Node, modality: Collection[str]) -> bool:
-    union = node.args[0].axes
-    return any(union - axes <= set(modality) for axes in (node.axes, *(factor.axes for factor in factors)))
+def is_small(tensors: Sequence[Collection[str]], program: Program) -> bool:
+    """Whether a product is as large as one of its factors, or as its sum, but for modalities: the axes of all of these."""
+    union = _union(tensors, range(len(tensors)))
+    return any(union - set(axes) <= program.modality_axes for axes in tensors)
 
 
 def _is_form(factors: Sequence[Node], node: Node) -> bool:

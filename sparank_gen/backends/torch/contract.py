@@ -11,7 +11,7 @@ from sparank_gen.backends.torch.memory import call
 from sparank_gen.backends.torch.values import Dense, Listed, Scalar, Value, einsum, parenthesised
 from sparank_gen.ir import node as ir
 from sparank_gen.ir.node import BATCH, Node
-from sparank_gen.ir.pairs import cheapest_pair
+from sparank_gen.ir.pairs import cheapest_pair, is_small
 from sparank_gen.plan.stacking import has_matrices
 
 if TYPE_CHECKING:
@@ -141,14 +141,13 @@ def _contracted(lowering: Lowering, tensors: Sequence[Dense], over: Sequence[str
     axes = [frozenset(value.axes) for value in tensors]
     if len(tensors) == 1:
         return lowering.dense_over_axes("sum", tensors[0], over)
-    modality, union = lowering.program.modality_axes, frozenset().union(*axes)
     rest = tuple(axis for axis in lowering.result_axes(tensors) if axis not in over)
-    is_small = any(union - own <= modality for own in [*axes, set(rest)])
-    if not is_small and len(tensors) > 2 and lowering.usual is not None:
+    is_broadcast = is_small([*axes, rest], lowering.program)
+    if not is_broadcast and len(tensors) > 2 and lowering.usual is not None:
         # The library takes factors as they come.
         known = [frozenset(lowering.emitter.known(value.axes)) for value in tensors]
         return _pair_by_pair(lowering, tensors, *cheapest_pair(known, over, lowering.program, lowering.usual), over)
-    if not is_small or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
+    if not is_broadcast or (len(tensors) == 2 and _has_matrices(lowering, tensors[0], tensors[1], over)):
         rest = _as_multiplied(tensors, rest)
         return _matrix_product(tensors, over, rest) or _rows_summed(tensors, over) or einsum(_vector_first(tensors), rest)
     if len(tensors) == 2:
