@@ -40,7 +40,7 @@ def unusual_submodules(layer: nn.Module) -> list[nn.Module]:
     hooks = RemovableHandle.next_id
     if torch.compiler.is_compiling() or layer._hooks_known != hooks or not _are_plain(layer):
         unusual = [module for module in _submodules(layer) if _has_hooks(module) or not _is_of_torch(module)]
-        unusual += _further_modules(layer)
+        unusual.extend(_further_modules(layer))
         if not unusual and not torch.compiler.is_compiling():
             layer._hooks_known = hooks  # type: ignore[assignment]
             _plain.update((type(module), type(module).forward) for module in _submodules(layer))
