@@ -146,7 +146,7 @@ def test_kernels_are_operators(
     inputs = [x.to(device, torch.float32) for x in features(CASES[0]["n_modalities"], 3, CASES[0]["dim"])]
     with scheduled("mixture_of_experts", device, schedule):
         layer(inputs)
-        torch.library.opcheck(forward, (*calls[0][:-1], schedule == "split"))
+        torch.library.opcheck(forward.operator, (*calls[0][:-1], schedule == "split"))
         inputs[0].requires_grad_()
         out = layer(inputs)
         (gradient,) = torch.autograd.grad(out.sum(), inputs[:1], create_graph=True)

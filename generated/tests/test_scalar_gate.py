@@ -147,7 +147,7 @@ def test_kernels_are_operators(
     inputs = [x.to(device, torch.float32) for x in features(CASES[0]["n_modalities"], 3, CASES[0]["dim"])]
     with scheduled("scalar_gate", device, schedule):
         layer(inputs)
-        torch.library.opcheck(forward, calls[0])
+        torch.library.opcheck(forward.operator, calls[0])
         inputs[0].requires_grad_()
         out = layer(inputs)
         (gradient,) = torch.autograd.grad(out.sum(), inputs[:1], create_graph=True)

@@ -168,7 +168,7 @@ def test_is_an_operator(mode: str, count: int, dtype: torch.dtype, monkeypatch: 
     monkeypatch.setattr(kernels, "forward", lambda *given: calls.append(given) or forward(*given))
     layer = make(mode, count, 32, dtype, "triton").requires_grad_(False)
     layer(features(count, 48, 32, dtype))
-    torch.library.opcheck(forward, calls[0])
+    torch.library.opcheck(forward.operator, calls[0])
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton"])

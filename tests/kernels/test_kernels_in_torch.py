@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparank_fusion import FusionLayer, list_modes
 from sparank_fusion.kernels import forced
@@ -109,7 +111,46 @@ def test_the_backward_operator_takes_what_is_kept_or_nothing(monkeypatch: pytest
             out.sum().backward()
             kept, out_bar, weights_bar, h, *rest = calls[-1]
             assert len(kept) == (MODALITIES if schedule == "split" else 0)
-            torch.library.opcheck(backward, (kept, out_bar, weights_bar, [x.detach() for x in h], *rest))
+            torch.library.opcheck(backward.operator, (kept, out_bar, weights_bar, [x.detach() for x in h], *rest))
+
+
+class Seen(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_whatever_looks_at_operators_sees_them() -> None:
+    layer, features = layer_and_features("gate")
+    name = "sparank_fusion.gate_forward.default"
+    with torch.no_grad():
+        wanted = layer(features)
+        with Seen() as seen:
+            torch.testing.assert_close(layer(features), wanted, rtol=0, atol=0)
+        assert name in seen.names
+        with torch.profiler.profile() as profile:
+            layer(features)
+        assert "sparank_fusion::gate_forward" in {event.name for event in profile.events()}
+        traced = torch.jit.trace(layer, (features,))  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(traced([2 * x for x in features]), layer([2 * x for x in features]))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(x) for x in features]
+        assert layer(fakes).shape == wanted.shape
+    # Outside of its mode too, such a tensor has no memory to read.
+    assert layer.requires_grad_(False)([fakes[0], fakes[1]]).shape == wanted.shape
+
+
+def test_numbers_that_are_negated_where_they_are_read() -> None:
+    layer, features = layer_and_features("gate")
+    negated = [torch._neg_view(x) for x in features]
+    with torch.no_grad():
+        torch.testing.assert_close(layer(negated), layer([-x for x in features]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("penalty", [Tensor.square, Tensor.sin, Tensor.clone], ids=["square", "sine", "linear"])

@@ -71,7 +71,7 @@ def test_torch_is_told_of_reduced_precision_in_its_newer_way(setting: str, preci
         "from sparank_fusion import FusionLayer",
         "from sparank_fusion.kernels import precision",
         f"{setting} = {precision!r}",
-        f"assert precision(None) == {precision!r}",
+        f"assert precision(torch.float32, None) == {precision!r}",
         "FusionLayer(16, 2, 'gate', backend='triton')([torch.randn(5, 16) for _ in range(2)])",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

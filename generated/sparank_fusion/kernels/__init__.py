@@ -70,14 +70,16 @@ PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
 @torch.compiler.assume_constant_result
-def precision(product_dtype: torch.dtype | None) -> str:
-    """How kernels multiply matrices: in the type that autocast says, or in the weights' own.
+def precision(dtype: torch.dtype, product_dtype: torch.dtype | None) -> str:
+    """How kernels multiply matrices of a ``dtype``: in the type that autocast says, or in the weights' own.
 
     In that, float32 rounds as torch's own products do: as ``torch.backends.cuda.matmul.fp32_precision`` says, or, before
     torch has that, ``torch.get_float32_matmul_precision``, which is an error where the other was set.
     """
     if product_dtype is not None:
         return str(product_dtype).removeprefix("torch.")
+    if dtype is not torch.float32:
+        return "ieee"
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     return PRECISIONS[torch.get_float32_matmul_precision()]

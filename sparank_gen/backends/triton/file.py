@@ -237,7 +237,8 @@ def _constants(
     found += [(lane.size, f"next_power_of_2({extent.code(symbols)})") for extent, lane in lanes.items()]
     found += [(constant, code) for code, constant in numbers.constants.items()]
     found += [(HAS_EXTRAS, "return_extras")] if mode.extras else []
-    return (*found, (ALIGN, "alignment(h)"), ("ACC", "acc(h[0])"), ("PRECISION", "precision(product_dtype)"))
+    found += [(ALIGN, "alignment(h)"), ("ACC", "acc(h[0])"), ("PRECISION", "precision(h[0].dtype, product_dtype)")]
+    return tuple(found)
 
 
 def _forward(

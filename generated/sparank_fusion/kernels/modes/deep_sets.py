@@ -1445,7 +1445,7 @@ def _constants(
         "K_LANES": next_power_of_2(hidden),
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 

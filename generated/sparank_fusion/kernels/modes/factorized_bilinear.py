@@ -556,7 +556,7 @@ def _constants(
         "K_LANES": next_power_of_2(factors),
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 

@@ -471,7 +471,7 @@ def _constants(
         "HAS_EXTRAS": return_extras,
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 

@@ -756,7 +756,7 @@ def _constants(
         "R_LANES": next_power_of_2(rank),
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 

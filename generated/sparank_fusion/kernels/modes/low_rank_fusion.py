@@ -480,7 +480,7 @@ def _constants(
         "R_LANES": next_power_of_2(terms),
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 

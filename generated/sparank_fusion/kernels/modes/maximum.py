@@ -124,7 +124,7 @@ def _constants(
         "I_LANES": next_power_of_2(dim),
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 

@@ -183,7 +183,7 @@ def _constants(
         "P_LANES": next_power_of_2(max(dims) + 1),
         "ALIGN": alignment(h),
         "ACC": acc(h[0]),
-        "PRECISION": precision(product_dtype),
+        "PRECISION": precision(h[0].dtype, product_dtype),
     }
 
 
