@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as registry
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
@@ -27,6 +27,13 @@ from sparank_fusion.functions import calls_submodules
 # The place of the weight, after the input, in a function that is the whole map of a submodule.
 MAPS: dict[Callable[..., Any], int] = {F.linear: 1, F.layer_norm: 2}
 CONTAINERS = (nn.ModuleList, nn.Sequential)
+# What :func:`torch.nn.modules.module.register_module_forward_hook` and its like fill: hooks of all modules.
+HOOKS_OF_ALL = (
+    registry._global_forward_pre_hooks,
+    registry._global_forward_hooks,
+    registry._global_backward_pre_hooks,
+    registry._global_backward_hooks,
+)
 # Classes that were found to compute what their parameters say, and by which function.
 _plain: dict[type[nn.Module], Callable[..., Any]] = {}
 
@@ -87,7 +94,7 @@ def _further_modules(layer: nn.Module) -> Iterator[nn.Module]:
 def _has_hooks(module: nn.Module) -> bool:
     """Whether a call would run hooks; a list of modules has no call."""
     is_called = type(module).forward is not nn.Module.forward
-    has_global = not torch.compiler.is_compiling() and _has_any_global_hook()
+    has_global = not torch.compiler.is_compiling() and any(HOOKS_OF_ALL)
     return is_called and bool(module._forward_hooks or _changing_hooks(module) or has_global)
 
 
