@@ -226,12 +226,32 @@ def test_importing_the_package_imports_no_triton() -> None:
     assert run(code).stdout == "False\n"
 
 
-@pytest.mark.parametrize("hidden, message", [("sys.modules['triton'] = None;", "triton is not installed"), ("", "there is no GPU")])
+NO_TRITON = "triton 3.4 or newer is not installed"
+
+
+@pytest.mark.parametrize("hidden, message", [("sys.modules['triton'] = None;", NO_TRITON), ("", "there is no GPU")])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_asking_for_kernels_where_none_can_run(hidden: str, message: str) -> None:
     found = run(f"import sys; {hidden} import sparank_fusion; sparank_fusion.FusionLayer(8, 2, 'gate', backend='triton')")
     assert found.returncode == 1
     assert f"RuntimeError: backend='triton' was asked for, and {message}" in found.stderr.strip().splitlines()[-1]
+
+
+def test_a_triton_that_is_too_old(tmp_path: Path) -> None:
+    """Before 3.4 there is none of what kernels are written in: `auto` runs torch there."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").touch()
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import sparank_fusion.runtime
+sparank_fusion.runtime.is_built_for_gpus = lambda: True
+print(sparank_fusion.FusionLayer(8, 2, 'gate')._may_use_kernels)
+sparank_fusion.FusionLayer(8, 2, 'gate', backend='triton')
+"""
+    found = run(code)
+    assert found.stdout == "False\n"
+    assert NO_TRITON in found.stderr.strip().splitlines()[-1]
 
 
 def factors(node: ast.expr) -> list[ast.expr]:

@@ -185,6 +185,11 @@ def test_a_machine_that_cannot_compile_kernels(missing: str, monkeypatch: pytest
     assert f"compiling kernels needs {missing}" in refused("gate", *SMALL)
 
 
+def test_a_triton_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparank_fusion.runtime.has_triton", lambda: False)
+    assert "compiling kernels needs triton 3.4 or newer" in refused("gate", *SMALL)
+
+
 def test_a_tensor_moves_once() -> None:
     features, weight = torch.empty(4, 8, dtype=torch.bfloat16), torch.empty(8, 8)
     assert bytes_moved([(features, features), (8, 8), weight, weight, 4]) == 2 * 32 + 4 * 64

@@ -9,6 +9,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -497,7 +498,7 @@ def require_backend(backend: str) -> None:
         return
     if not has_triton():
         raise RuntimeError(
-            "backend='triton' was asked for, and triton is not installed; use 'auto' or 'torch'"
+            "backend='triton' was asked for, and triton 3.4 or newer is not installed; use 'auto' or 'torch'"
         )
     if not has_gpu() and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
@@ -519,8 +520,11 @@ def is_built_for_gpus() -> bool:
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether triton can be imported, and is new enough: 3.4 is the first with what kernels are written in, and with a module
+    ``triton.knobs``. It is looked for and not imported, which takes long."""
+    found = importlib.util.find_spec("triton")
+    folders = found and found.submodule_search_locations or ()
+    return any(Path(folder, "knobs.py").is_file() for folder in folders)
 
 
 def _with_size(tensor: Tensor, dim: int, size: int) -> Tensor:

@@ -19,7 +19,7 @@ from sparank_fusion.runtime import has_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-NO_TRITON = pytest.mark.skipif(not has_triton(), reason="triton is not installed")
+NO_TRITON = pytest.mark.skipif(not has_triton(), reason="triton 3.4 or newer is not installed")
 NO_INTERPRETER = pytest.mark.skipif(
     not INTERPRETED, reason="kernels run on a CPU with TRITON_INTERPRET=1 alone"
 )

@@ -95,11 +95,14 @@ def reports(config: Config, name: str | None, case: Case) -> Iterator[Report]:
     """The kernels of a mode, or of every mode that takes so many modalities, compiled.
 
     Raises:
-        SpecErrors, UsageError: when the specs or the call are wrong, or the machine lacks torch or triton.
+        SpecErrors, UsageError: when the specs or the call are wrong, or the machine lacks torch or triton, or has an
+            older triton than kernels need.
     """
     modes = _chosen(load_modes(config), name, case.modalities)
     _require_libraries()
     _import_package(config)
+    if not importlib.import_module(f"{config.package}.runtime").has_triton():
+        raise UsageError("compiling kernels needs triton 3.4 or newer")
     for mode in modes:
         yield _report(config, mode, case)
 

@@ -22,7 +22,7 @@ from sparank_fusion.runtime import has_triton
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
-    pytest.mark.skipif(not has_triton(), reason="triton is not installed"),
+    pytest.mark.skipif(not has_triton(), reason="triton 3.4 or newer is not installed"),
 ]
 
 DEVICE = "cuda"
