@@ -185,8 +185,8 @@ def test_a_program_for_each_tile_of_rows_and_columns() -> None:
 @pytest.mark.parametrize(("dim", "serves"), [(255, True), (256, False)])
 def test_rows_that_no_program_holds_are_left_to_torch(dim: int, serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """256 ** 2 numbers of an outer product fit into as many registers; kernels that are asked for run in any case."""
-    for name in ("has_gpu", "is_built_for_gpus"):
-        monkeypatch.setattr(f"sparank_fusion.runtime.{name}", lambda: True)
+    for name in ("backends.has_gpu", "runtime.is_built_for_gpus"):
+        monkeypatch.setattr(f"sparank_fusion.{name}", lambda: True)
     assert FusionLayer(dim, 2, "tensor_fusion")._may_use_kernels == serves
     assert FusionLayer(dim, 2, "tensor_fusion", backend="triton")._may_use_kernels
     assert FusionLayer(100_000, 2, "product")._may_use_kernels

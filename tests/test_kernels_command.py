@@ -186,7 +186,7 @@ def test_a_machine_that_cannot_compile_kernels(missing: str, monkeypatch: pytest
 
 
 def test_a_triton_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparank_fusion.runtime.has_triton", lambda: False)
+    monkeypatch.setattr("sparank_fusion.backends.has_triton", lambda: False)
     assert "compiling kernels needs triton 3.4 or newer" in refused("gate", *SMALL)
 
 

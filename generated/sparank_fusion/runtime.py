@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 import numbers
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sparank_fusion.backends import has_triton, is_built_for_gpus, require_backend
 from sparank_fusion.functions import (
     is_full_precision,
     is_recorded,
@@ -28,7 +26,6 @@ from sparank_fusion.submodules import calling, has_parametrized, unusual_submodu
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Fuse = Callable[[Tensors, bool, bool], tuple[Tensor, ...]]
 
-BACKENDS = ("auto", "torch", "triton")
 CACHE_BYTES = 8 << 20
 MOST_BYTES = 32 << 20
 # An operation on fewer rows takes about as long as its call.
@@ -488,43 +485,6 @@ def require_multiple(whole: int, part: int, text: str) -> None:
     """Raise a ValueError unless ``part`` divides ``whole``; ``text`` names both."""
     if part < 1 or whole % part:
         raise ValueError(f"expected {text}, got {whole} and {part}")
-
-
-def require_backend(backend: str) -> None:
-    """Raise unless ``backend`` names a backend that can run here."""
-    if backend not in BACKENDS:
-        raise ValueError(f"expected backend to be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend != "triton":
-        return
-    if not has_triton():
-        raise RuntimeError(
-            "backend='triton' was asked for, and triton 3.4 or newer is not installed; use 'auto' or 'torch'"
-        )
-    if not has_gpu() and os.environ.get("TRITON_INTERPRET") != "1":
-        raise RuntimeError(
-            "backend='triton' was asked for, and there is no GPU; use 'auto' or 'torch', or set TRITON_INTERPRET=1"
-            " before Python starts to run kernels in Triton's interpreter"
-        )
-
-
-@functools.cache
-def has_gpu() -> bool:
-    """Whether there is a GPU that kernels can run on."""
-    return torch.cuda.is_available()
-
-
-def is_built_for_gpus() -> bool:
-    """Whether torch can have GPUs here; whether there is one only its driver says, after which a process is not to be forked."""
-    return bool(torch.backends.cuda.is_built())
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether triton can be imported, and is new enough: 3.4 is the first with what kernels are written in, and with a module
-    ``triton.knobs``. It is looked for and not imported, which takes long."""
-    found = importlib.util.find_spec("triton")
-    folders = found and found.submodule_search_locations or ()
-    return any(Path(folder, "knobs.py").is_file() for folder in folders)
 
 
 def _with_size(tensor: Tensor, dim: int, size: int) -> Tensor:

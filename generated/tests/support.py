@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparank_fusion.runtime import has_triton
+from sparank_fusion.backends import has_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")

@@ -235,6 +235,7 @@ class Renderer:
         return {
             f"{package}/__init__.py": self.render("torch/init.py.j2", source, **context),
             f"{package}/functions.py": self.render("torch/functions.py.j2", source),
+            f"{package}/backends.py": self.render("torch/backends.py.j2", source),
             f"{package}/gradients.py": self.render("torch/gradients.py.j2", source),
             f"{package}/submodules.py": self.render("torch/submodules.py.j2", source),
             f"{package}/layer.py": self.render("torch/layer.py.j2", source, **context),

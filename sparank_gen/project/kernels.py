@@ -101,7 +101,7 @@ def reports(config: Config, name: str | None, case: Case) -> Iterator[Report]:
     modes = _chosen(load_modes(config), name, case.modalities)
     _require_libraries()
     _import_package(config)
-    if not importlib.import_module(f"{config.package}.runtime").has_triton():
+    if not importlib.import_module(f"{config.package}.backends").has_triton():
         raise UsageError("compiling kernels needs triton 3.4 or newer")
     for mode in modes:
         yield _report(config, mode, case)

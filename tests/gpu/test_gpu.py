@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sparank_fusion import FusionLayer, list_modes
+from sparank_fusion.backends import has_triton
 from sparank_fusion.layer import mode_class
-from sparank_fusion.runtime import has_triton
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
