@@ -6,7 +6,7 @@ N ?= 10000
 # One process for each core; a process that is done takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: demo test bench bench-scale bench-plans fuzz build check clean gpu-test gpu-bench
+.PHONY: demo test test-torch bench bench-scale bench-plans fuzz build check clean gpu-test gpu-bench
 
 demo: .venv/installed
 	$(BIN)/sparank-gen build
@@ -20,6 +20,15 @@ test: .venv/installed
 	$(BIN)/sparank-gen check
 	$(PYTEST)
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels generated/tests -k "kernels or triton or mutants"
+
+# The tests of what is generated, with another torch and the triton that it brings: make test-torch TORCH=2.4.0
+test-torch: export OMP_NUM_THREADS := 1
+test-torch:
+	$(PYTHON) -m venv .venv-$(TORCH)
+	.venv-$(TORCH)/bin/python -m pip install --quiet torch==$(TORCH) numpy pytest hypothesis pytest-xdist --editable .
+	.venv-$(TORCH)/bin/python -m pip install --quiet --no-deps sparank==0.1.7
+	.venv-$(TORCH)/bin/python -m pytest --numprocesses=auto --dist=worksteal generated/tests $(addprefix tests/test_, \
+		drop_in_*.py own_gradients.py package_functions.py paper_layers.py present.py submodules.py widths.py)
 
 bench: .venv/installed
 	@failed=0; for part in layer generator; do $(BIN)/python tests/bench/$$part.py || failed=1; done; exit $$failed

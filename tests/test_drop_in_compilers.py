@@ -22,6 +22,7 @@ from published import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 WIDE = 128
+EXPORTS_NO_STRINGS = torch.__version__.startswith("2.4.")
 OTHER_BATCHES = (9, 1, 0, 5000)
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_flag = pytest.mark.parametrize("return_gates", [False, True], ids=["alone", "with weights"])
@@ -65,6 +66,8 @@ def test_compile(mode: str) -> None:
 @each_mode
 def test_export(mode: str, training: bool, return_gates: bool) -> None:
     """With a free batch size."""
+    if return_gates and EXPORTS_NO_STRINGS:
+        pytest.skip("torch 2.4 exports no string among results")
     cell = small(mode, dim=WIDE)
     ours, published = (layer.train(training) for layer in twins(cell))
     batch = torch.export.Dim("batch")

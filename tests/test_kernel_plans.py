@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine import require_triton
 from torch.nn import functional as F
 
 from sparank_fusion import FusionLayer, list_modes
@@ -19,7 +20,7 @@ from sparank_gen.ir.expand import expand
 from sparank_gen.plan.schedule import working_set
 from sparank_gen.spec.load import parse_spec
 
-pytest.importorskip("triton", reason="triton is not installed")
+require_triton()
 GENERATED = Path(__file__).parents[1] / "generated"
 ENVIRONMENT = {"PYTHONPATH": str(GENERATED)}
 
@@ -226,7 +227,7 @@ def test_importing_the_package_imports_no_triton() -> None:
     assert run(code).stdout == "False\n"
 
 
-NO_TRITON = "triton 3.4 or newer is not installed"
+NO_TRITON = "kernels need triton 3.4 or newer"
 
 
 @pytest.mark.parametrize("hidden, message", [("sys.modules['triton'] = None;", NO_TRITON), ("", "there is no GPU")])

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from machine import require_triton
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+require_triton()
+
+import triton
 
 from sparank_fusion import kernels
 from sparank_fusion.kernels import Chip, Tile, column_tiles, launch, row_tiles, tiles, walking_tiles

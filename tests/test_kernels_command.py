@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from machine import require_compiled_kernels
 from project_helper import REPOSITORY, invoke
 
 from sparank_fusion import list_modes
@@ -17,10 +17,7 @@ from sparank_fusion.layer import mode_class
 from sparank_gen.backends.triton.aot import Compiled
 from sparank_gen.plan.cost import Cost, bytes_moved
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
+require_compiled_kernels()
 
 SMALL = ("--dim", "16", "--modalities", "2")
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 import re
 
 import pytest
+from machine import require_compiled_kernels
 
 from sparank_fusion import list_modes
 from sparank_fusion.layer import mode_class
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
+require_compiled_kernels()
 
 from sparank_gen.backends.triton.aot import TARGETS, Compiled, assembled, compile_launch, compiled, launches
 

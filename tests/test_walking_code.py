@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from machine import require_compiled_kernels
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("kernels are interpreted in this process, and not compiled", allow_module_level=True)
+require_compiled_kernels()
 
 from sparank_gen.backends.triton.aot import TARGETS, assembled, launches
 

@@ -21,7 +21,8 @@ def require_backend(backend: str) -> None:
         return
     if not has_triton():
         raise RuntimeError(
-            "backend='triton' was asked for, and triton 3.4 or newer is not installed; use 'auto' or 'torch'"
+            "backend='triton' was asked for, and kernels need triton 3.4 or newer, which is not installed; use 'auto' or"
+            " 'torch'"
         )
     if not has_gpu() and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(

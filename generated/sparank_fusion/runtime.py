@@ -408,7 +408,7 @@ class FusionModule(nn.Module):
             if feature.ndim != 2 or feature.shape[1] != self.dims[position]:
                 raise ValueError(f"{expected}, got shape {tuple(feature.shape)} at position {position}")
         first = features[0]
-        parameter = next(self.parameters(), None)
+        parameters = list(self.parameters())
         autocast = runs_under_autocast(first)
         for position, feature in enumerate(features):
             if feature.shape[0] != first.shape[0]:
@@ -422,7 +422,7 @@ class FusionModule(nn.Module):
                     raise ValueError(
                         f"expected features of one {name}, got {wanted} at position 0 and {found} at position {position}"
                     )
-                held = getattr(parameter, name, found)
+                held = getattr(parameters[0], name) if parameters else found
                 if held != found and not (name == "dtype" and autocast):
                     raise ValueError(f"expected features of the parameters' {name} {held}, got {found}")
 
