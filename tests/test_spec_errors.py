@@ -479,9 +479,9 @@ BAD_SYNTAX = {
     "signs": ("-" * 10_000 + "h[0,i]", None, "split it into statements"),
     "long sum": (" + ".join(["h[0,i]"] * 900), " + ".join(["h[0,i]"] * 699), "nested too deeply"),
 }
-if sys.version_info >= (3, 11):
-    # Before, Python's parser does not give up on it, and it is one more long sum.
-    BAD_SYNTAX["longer sum"] = (" + ".join(["h[0,i]"] * 10_000), None, "split it into statements")
+# Python's parser gives up on it from 3.11 on; before, it is one more long sum.
+GIVEN_UP = (None, "split it into statements") if sys.version_info >= (3, 11) else (" + ".join(["h[0,i]"] * 9_799), "nested too deeply")
+BAD_SYNTAX["longer sum"] = (" + ".join(["h[0,i]"] * 10_000), *GIVEN_UP)
 STATEMENTS = {
     "import": ("import os", "import os", "not a definition"),
     "bare call": ("print(1)", "print(1)", "not a definition"),
